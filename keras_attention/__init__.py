@@ -1,0 +1,92 @@
+"""Attention layers for Keras 3, from a single layer to a served model.
+
+Importing this package loads neither Keras nor a backend: each public name is imported
+from its module when it is first used (PEP 562).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. The imports below say the same once more,
+# for type checkers; tests/public_api_test.py compares the two.
+_DEFINED_IN = {
+    "AdditiveAttention": "layers.additive_attention",
+    "BertEncoder": "models.bert",
+    "DecoderBlock": "blocks.decoder_block",
+    "DotProductAttention": "layers.dot_product_attention",
+    "EncoderBlock": "blocks.encoder_block",
+    "FeedForward": "layers.feed_forward",
+    "GPTDecoder": "models.gpt",
+    "GlobalAttention": "layers.global_attention",
+    "KVCache": "ops.cache",
+    "LocalAttention": "layers.local_attention",
+    "MultiHeadAttention": "layers.multi_head_attention",
+    "PositionEmbedding": "layers.position_embedding",
+    "SentenceEncoder": "models.sentence_encoder",
+    "SinusoidalEncoding": "layers.sinusoidal_encoding",
+    "WordPieceTokenizer": "text.wordpiece",
+    "attention_maps": "explain.record",
+    "export_model": "export.api",
+    "from_pretrained": "weights.pretrained",
+    "save_pretrained": "weights.pretrained",
+    "verify_artifact": "export.api",
+}
+# Public name -> the module it stands for.
+_MODULES = {"masks": "ops.masks"}
+
+__all__ = [*_DEFINED_IN, *_MODULES]  # noqa: PLE0604  # pyright: ignore
+
+if TYPE_CHECKING:
+    from keras_attention.blocks.decoder_block import DecoderBlock as DecoderBlock
+    from keras_attention.blocks.encoder_block import EncoderBlock as EncoderBlock
+    from keras_attention.explain.record import attention_maps as attention_maps
+    from keras_attention.export.api import export_model as export_model
+    from keras_attention.export.api import verify_artifact as verify_artifact
+    from keras_attention.layers.additive_attention import (
+        AdditiveAttention as AdditiveAttention,
+    )
+    from keras_attention.layers.dot_product_attention import (
+        DotProductAttention as DotProductAttention,
+    )
+    from keras_attention.layers.feed_forward import FeedForward as FeedForward
+    from keras_attention.layers.global_attention import (
+        GlobalAttention as GlobalAttention,
+    )
+    from keras_attention.layers.local_attention import LocalAttention as LocalAttention
+    from keras_attention.layers.multi_head_attention import (
+        MultiHeadAttention as MultiHeadAttention,
+    )
+    from keras_attention.layers.position_embedding import (
+        PositionEmbedding as PositionEmbedding,
+    )
+    from keras_attention.layers.sinusoidal_encoding import (
+        SinusoidalEncoding as SinusoidalEncoding,
+    )
+    from keras_attention.models.bert import BertEncoder as BertEncoder
+    from keras_attention.models.gpt import GPTDecoder as GPTDecoder
+    from keras_attention.models.sentence_encoder import (
+        SentenceEncoder as SentenceEncoder,
+    )
+    from keras_attention.ops import masks as masks
+    from keras_attention.ops.cache import KVCache as KVCache
+    from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.weights.pretrained import from_pretrained as from_pretrained
+    from keras_attention.weights.pretrained import save_pretrained as save_pretrained
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    elif name in _DEFINED_IN:
+        module = importlib.import_module(f"{__name__}.{_DEFINED_IN[name]}")
+        value = getattr(module, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,180 @@
+"""One layer of a decoder."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.blocks.encoder_block import (
+    build_once,
+    padding_mask_of,
+    with_layers,
+)
+from keras_attention.blocks.residual import Residual
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class DecoderBlock(keras.layers.Layer):
+    """Causal self-attention, maybe attention to an encoder, then feed-forward.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.1; `norm="pre"`:
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+
+    Args:
+        attention: The self-attention: an attention layer whose output has the size
+            of its query.
+        feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
+        cross_attention: Attention to an encoder's sequence, or `None`.
+        norm: Layer normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
+            (after the residual; the original Transformer).
+        epsilon: Of the layer normalisations.
+        dropout: Rate of dropout on the output of each sub-layer.
+        seed: Seed of that dropout.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        x: `[B, T, E]`.
+        encoder_sequence: `[B, S, E']`; needed if and only if there is a
+            `cross_attention`.
+        padding_mask: Bool `[B, T]`, `True` at real tokens; the mask that Keras
+            carries on `x` when not given.
+        encoder_padding_mask: Bool `[B, S]`, likewise.
+        attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`, beside the causal
+            one.
+        cache: The self-attention's `KVCache` of past tokens.
+        positions: Int `[T]` or `[B, T]`; they continue the cache when not given.
+        training: Whether dropout is active.
+
+    Returns:
+        `[B, T, E]`; with a `cache` also the new cache.
+
+    Example:
+    >>> block = ka.DecoderBlock(
+    ...     attention=ka.MultiHeadAttention(num_heads=2, key_dim=4),
+    ...     feed_forward=ka.FeedForward(intermediate_dim=32),
+    ... )
+    >>> tuple(block(np.random.rand(2, 5, 8).astype("float32")).shape)
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        attention: keras.layers.Layer,
+        feed_forward: keras.layers.Layer,
+        cross_attention: keras.layers.Layer | None = None,
+        *,
+        norm: str = "pre",
+        epsilon: float = 1e-5,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.attention = attention
+        self.feed_forward = feed_forward
+        self.cross_attention = cross_attention
+        self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
+        self.supports_masking = True
+        residual = {"norm": norm, "epsilon": epsilon, "dropout": dropout, "seed": seed}
+        residual["dtype"] = self.dtype_policy
+        self.attention_residual = Residual(name="attention_residual", **residual)
+        self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
+        self.cross_residual = None
+        if cross_attention is not None:
+            self.cross_residual = Residual(name="cross_residual", **residual)
+
+    def build(self, x_shape, encoder_sequence_shape=None):
+        self._check_encoder(encoder_sequence_shape)
+        build_once(self.attention, x_shape, x_shape)
+        build_once(self.feed_forward, x_shape)
+        build_once(self.attention_residual, x_shape)
+        build_once(self.feed_forward_residual, x_shape)
+        if self.cross_attention is not None:
+            build_once(self.cross_attention, x_shape, encoder_sequence_shape)
+            build_once(self.cross_residual, x_shape)
+        self.built = True
+
+    def call(
+        self,
+        x,
+        encoder_sequence=None,
+        *,
+        padding_mask=None,
+        encoder_padding_mask=None,
+        attention_mask=None,
+        cache=None,
+        positions=None,
+        training=None,
+    ):
+        self._check_encoder(encoder_sequence)
+        keep = padding_mask_of(x, padding_mask)
+        x, cache = self._attend_to_self(
+            x,
+            keep,
+            attention_mask=attention_mask,
+            cache=cache,
+            positions=positions,
+            training=training,
+        )
+        if self.cross_attention is not None:
+            entered = self.cross_residual.enter(x)
+            attended = self.cross_attention(
+                query=entered,
+                value=encoder_sequence,
+                query_mask=keep,
+                value_mask=padding_mask_of(encoder_sequence, encoder_padding_mask),
+                training=training,
+            )
+            x = self.cross_residual.leave(x, attended, training)
+        fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
+        x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
+        return x if cache is None else (x, cache)
+
+    def _attend_to_self(self, x, keep, *, attention_mask, cache, positions, training):
+        entered = self.attention_residual.enter(x)
+        # Only multi-head attention knows these two.
+        steps = {"cache": cache, "positions": positions}
+        attended = self.attention(
+            query=entered,
+            value=entered,
+            query_mask=keep,
+            value_mask=keep,
+            attention_mask=attention_mask,
+            use_causal_mask=True,
+            training=training,
+            **{name: step for name, step in steps.items() if step is not None},
+        )
+        if cache is not None:
+            attended, cache = attended
+        return self.attention_residual.leave(x, attended, training), cache
+
+    def _check_encoder(self, given):
+        if (self.cross_attention is None) == (given is None):
+            return
+        raise ValueError(
+            "A DecoderBlock needs an `encoder_sequence` if and only if it was built "
+            "with a `cross_attention`. Received: "
+            f"cross_attention={self.cross_attention}, "
+            f"encoder_sequence {'not given' if given is None else 'given'}"
+        )
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "attention": serialize(self.attention),
+            "feed_forward": serialize(self.feed_forward),
+            "cross_attention": serialize(self.cross_attention),
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "dropout": self.dropout,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(
+            **with_layers(config, "attention", "feed_forward", "cross_attention")
+        )

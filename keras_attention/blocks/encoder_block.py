@@ -1,0 +1,135 @@
+"""One layer of an encoder."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.blocks.residual import Residual
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class EncoderBlock(keras.layers.Layer):
+    """Self-attention, then a feed-forward network, each with a residual.
+
+    Any attention layer of this library fits: swapping the kind changes one argument.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.1; `norm="pre"`:
+    Xiong et al., 2020 (arXiv:2002.04745).
+
+    Args:
+        attention: An attention layer whose output has the size of its query.
+        feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
+        norm: Layer normalisation `"post"` (after the residual; BERT) or `"pre"`
+            (before the sub-layer; GPT-2).
+        epsilon: Of the layer normalisations.
+        dropout: Rate of dropout on the output of each sub-layer.
+        seed: Seed of that dropout.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        x: `[B, T, E]`.
+        padding_mask: Bool `[B, T]`, `True` at real tokens; the mask that Keras
+            carries on `x` when not given.
+        attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`; `True` = may look.
+        attention_bias: Float `[B, T, T]`, added to the scores.
+        training: Whether dropout is active.
+
+    Returns:
+        `[B, T, E]`.
+
+    Example:
+    >>> block = ka.EncoderBlock(
+    ...     attention=ka.MultiHeadAttention(num_heads=2, key_dim=4),
+    ...     feed_forward=ka.FeedForward(intermediate_dim=32),
+    ... )
+    >>> tuple(block(np.random.rand(2, 5, 8).astype("float32")).shape)
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        attention: keras.layers.Layer,
+        feed_forward: keras.layers.Layer,
+        *,
+        norm: str = "post",
+        epsilon: float = 1e-5,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.attention = attention
+        self.feed_forward = feed_forward
+        self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
+        self.supports_masking = True
+        residual = {"norm": norm, "epsilon": epsilon, "dropout": dropout, "seed": seed}
+        residual["dtype"] = self.dtype_policy
+        self.attention_residual = Residual(name="attention_residual", **residual)
+        self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
+
+    def build(self, x_shape):
+        build_once(self.attention, x_shape, x_shape)
+        build_once(self.feed_forward, x_shape)
+        build_once(self.attention_residual, x_shape)
+        build_once(self.feed_forward_residual, x_shape)
+        self.built = True
+
+    def call(
+        self,
+        x,
+        padding_mask=None,
+        attention_mask=None,
+        attention_bias=None,
+        training=None,
+    ):
+        keep = padding_mask_of(x, padding_mask)
+        entered = self.attention_residual.enter(x)
+        attended = self.attention(
+            query=entered,
+            value=entered,
+            query_mask=keep,
+            value_mask=keep,
+            attention_mask=attention_mask,
+            attention_bias=attention_bias,
+            training=training,
+        )
+        x = self.attention_residual.leave(x, attended, training)
+        fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
+        return self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "attention": serialize(self.attention),
+            "feed_forward": serialize(self.feed_forward),
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "dropout": self.dropout,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**with_layers(config, "attention", "feed_forward"))
+
+
+def build_once(layer: keras.layers.Layer, *shapes: Any) -> None:
+    """Builds a layer unless it is built: users may pass layers with weights."""
+    if not layer.built:
+        layer.build(*shapes)
+
+
+def padding_mask_of(x: Any, padding_mask: Any) -> Any:
+    """The explicit mask, else the one Keras carries on `x`, else `None`."""
+    return getattr(x, "_keras_mask", None) if padding_mask is None else padding_mask
+
+
+def with_layers(config: dict, *names: str) -> dict:
+    """A config with the layers under `names` rebuilt."""
+    rebuild = keras.saving.deserialize_keras_object
+    layers = {name: rebuild(config[name]) for name in names if config[name]}
+    return {**config, **layers}

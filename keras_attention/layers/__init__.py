@@ -1,0 +1,1 @@
+"""Maths with weights: one public class a file."""

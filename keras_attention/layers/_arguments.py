@@ -1,0 +1,271 @@
+"""What callers hand to an attention layer: unpacked, checked, combined.
+
+Every way a mask can arrive, and everything a user can get wrong, is handled here and
+only here.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops import masks
+from keras_attention.ops.cache import KVCache
+from keras_attention.ops.positions import first_positions, standardize_positions
+from keras_attention.ops.shapes import describe, differ
+
+
+def standardize_shapes(query_shape, value_shape, key_shape):
+    if query_shape and isinstance(query_shape[0], list | tuple):
+        query_shape, value_shape, *rest = query_shape
+        key_shape = rest[0] if rest else None
+    if value_shape is None:
+        raise ValueError(_VALUE_MISSING.format("value_shape=None"))
+    return query_shape, value_shape, key_shape or value_shape
+
+
+_VALUE_MISSING = (
+    "Attention needs a query and a value: `layer(query, value)`, "
+    "`layer(query, value, key)` or `layer([query, value, key])`; for "
+    "self-attention pass the sequence twice: `layer(x, x)`. Received: {}"
+)
+
+
+def unpack(query, value, key, *, query_mask, value_mask, key_mask, name):
+    """Brings both call forms to one and finds every padding mask.
+
+    Keras hands over the mask it carries on a tensor only where that argument's
+    mask is not given, and not for tensors in a list. Both are put right here.
+
+    Returns:
+        `query, value, key, query_mask, key_mask, key_mask`; the last two are one:
+        a key is visible if neither its key nor its value is padding.
+    """
+    if isinstance(query, list | tuple):
+        if value is not None or len(query) not in (2, 3):
+            raise ValueError(_VALUE_MISSING.format(f"{len(query)} tensors in a list"))
+        query, value, key = (*query, None)[:3]
+        given = query_mask if isinstance(query_mask, list | tuple) else [query_mask]
+        listed = (*given, None, None)[:3]
+        query_mask = listed[0]
+        value_mask = listed[1] if value_mask is None else value_mask
+        key_mask = listed[2] if key_mask is None else key_mask
+    if value is None:
+        raise ValueError(_VALUE_MISSING.format("value=None"))
+    other_key = key is not None and key is not value
+    key = value if key is None else key
+    _check_inputs(query, value, key, name)
+    query_mask = _padding_mask(query, query_mask, "query")
+    value_mask = _padding_mask(value, value_mask, "value")
+    if other_key or key_mask is not None:
+        value_mask = _both(value_mask, _padding_mask(key, key_mask, "key"))
+    return query, value, key, query_mask, value_mask, value_mask
+
+
+def _check_inputs(query, value, key, name):
+    for argument, tensor in {"query": query, "value": value, "key": key}.items():
+        if len(tensor.shape) != 3:
+            raise ValueError(
+                f"`{argument}` of layer '{name}' must have shape [batch, length, "
+                f"features]. Received: {argument}={describe(tensor)}"
+            )
+    if differ(key.shape[1], value.shape[1]):
+        raise ValueError(
+            "`key` and `value` must have the same length: they describe the same "
+            f"positions. Received: key={describe(key)}, value={describe(value)}"
+        )
+    for other in (key, value):
+        if differ(query.shape[0], other.shape[0]):
+            raise ValueError(
+                "`query`, `key` and `value` must have the same batch size. Received: "
+                f"query={describe(query)}, key={describe(key)}, "
+                f"value={describe(value)}"
+            )
+
+
+def _padding_mask(tensor, explicit, argument):
+    """The explicit mask AND the one Keras carries on the tensor; or `None`."""
+    implicit = getattr(tensor, "_keras_mask", None)
+    if explicit is None or explicit is implicit:
+        return implicit
+    name = f"{argument}_mask"
+    mask = masks.require_bool(explicit, name, rank=2, shape="[batch, length]")
+    for axis, what in ((0, "batch size"), (1, "length")):
+        if differ(mask.shape[axis], tensor.shape[axis]):
+            raise ValueError(
+                f"`{name}` must have the {what} of `{argument}`. Received: "
+                f"{name}={describe(mask)}, {argument}={describe(tensor)}"
+            )
+    return _both(mask, implicit)
+
+
+def _both(left, right):
+    if left is None or right is None or left is right:
+        return right if left is None else left
+    return left & right
+
+
+def clear_padding(tensor: Any, keep: Any) -> Any:
+    """0 where `keep` is False: 0 x NaN is NaN, so a weight of 0 is not enough."""
+    return tensor if keep is None else ops.where(keep[..., None], tensor, 0)
+
+
+def combine_masks(
+    query: Any,
+    key: Any,
+    *,
+    query_mask: Any = None,
+    key_mask: Any = None,
+    attention_mask: Any = None,
+    use_causal_mask: bool = False,
+    window: tuple[int, int] | None = None,
+    query_positions: Any = None,
+    key_positions: Any = None,
+    max_rank: int = 4,
+) -> Any:
+    """One bool mask out of everything that hides keys, or `None`.
+
+    Args:
+        query: `[B, T, ...]`.
+        key: `[B, S, ...]`.
+        query_mask: Bool `[B, T]`; padding queries see nothing.
+        key_mask: Bool `[B, S]`; padding keys are seen by nobody.
+        attention_mask: A mask of the algebra, or bool `[B, T, S]`, or
+            `[B, N, T, S]` if `max_rank` is 4.
+        use_causal_mask: Whether keys after the query are hidden.
+        window: Positions `(behind, ahead)` that stay visible.
+        query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when `None`.
+        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; likewise.
+        max_rank: 4 for layers with heads, else 3.
+
+    Returns:
+        Bool `[B, T, S]` (each axis possibly 1), or `[B, N, T, S]`.
+    """
+    algebra = masks.causal if use_causal_mask else None
+    if window is not None:
+        band = masks.window(*window)
+        algebra = band if algebra is None else algebra & band
+    if isinstance(attention_mask, masks.Mask):
+        algebra = attention_mask if algebra is None else algebra & attention_mask
+        attention_mask = None
+    mask = None
+    if algebra is not None or key_positions is not None:
+        _check_alignment(algebra, query, key, query_positions, key_positions)
+        mask = _build(algebra, query, key, query_positions, key_positions)
+    if attention_mask is not None:
+        given = _check_attention_mask(attention_mask, query, key, max_rank)
+        mask = join_masks(mask, given)
+    if key_mask is not None:
+        mask = join_masks(mask, key_mask[:, None, :])
+    if query_mask is not None:
+        mask = join_masks(mask, query_mask[:, :, None])
+    return mask
+
+
+def _build(algebra, query, key, query_positions, key_positions):
+    algebra = masks.full if algebra is None else algebra
+    if query_positions is None:
+        query_positions = first_positions(ops.shape(query)[1])
+    if key_positions is None:
+        key_positions = first_positions(ops.shape(key)[1])
+        mask = algebra.build(query_positions, key_positions)
+    else:
+        mask = algebra.visible(query_positions, key_positions)
+    return mask[None] if len(mask.shape) == 2 else mask  # [B or 1, T, S]
+
+
+def _check_alignment(algebra, query, key, query_positions, key_positions):
+    """Refuses to guess where the queries stand among keys of another length."""
+    guessing = query_positions is None and key_positions is None
+    if algebra is not None and guessing and differ(query.shape[1], key.shape[1]):
+        raise ValueError(
+            "Masks are built from positions, and with queries and keys of different "
+            "lengths the position of the first query is unknown. Pass `positions=` "
+            "or `cache=` (MultiHeadAttention), or the finished bool mask as "
+            f"`attention_mask=`. Received: query={describe(query)}, "
+            f"key={describe(key)}"
+        )
+
+
+def join_masks(left, right):
+    """AND of two masks, of which either may have a head axis."""
+    if left is None:
+        return right
+    if len(left.shape) < len(right.shape):
+        left = left[:, None]
+    elif len(right.shape) < len(left.shape):
+        right = right[:, None]
+    return left & right
+
+
+def _check_attention_mask(mask, query, key, max_rank):
+    shapes = "[batch, query length, key length]"
+    shapes += ", or [batch, heads, query length, key length]" if max_rank > 3 else ""
+    mask = masks.require_bool(mask, "attention_mask")
+    if not 3 <= len(mask.shape) <= max_rank:
+        hint = (
+            " A mask of padding, [batch, key length], is passed as `value_mask=`; a "
+            "mask for all rows of the batch, [query length, key length], as "
+            "`attention_mask=mask[None]`."
+        )
+        raise ValueError(
+            f"`attention_mask` must have shape {shapes}."
+            f"{hint if len(mask.shape) == 2 else ''} "
+            f"Received: attention_mask={describe(mask)}"
+        )
+    _check_fits(mask, query, key, "attention_mask", shapes)
+    return mask
+
+
+def check_bias(bias: Any, query: Any, key: Any, *, max_rank: int = 4) -> Any:
+    """Returns `attention_bias` as a float tensor of rank 3 or `max_rank`."""
+    if bias is None:
+        return None
+    bias = ops.convert_to_tensor(bias)
+    dtype = keras.backend.standardize_dtype(bias.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            "`attention_bias` is added to the scores and must be float. To hide keys, "
+            f"pass a bool `attention_mask=`. Received: attention_bias={describe(bias)}"
+        )
+    shapes = "[batch, query length, key length]"
+    shapes += ", or [batch, heads, query length, key length]" if max_rank > 3 else ""
+    if not 3 <= len(bias.shape) <= max_rank:
+        raise ValueError(
+            f"`attention_bias` must have shape {shapes} (axes may be 1). "
+            f"Received: attention_bias={describe(bias)}"
+        )
+    _check_fits(bias, query, key, "attention_bias", shapes)
+    return bias
+
+
+def _check_fits(tensor, query, key, name, shapes):
+    wanted = (query.shape[0], query.shape[1], key.shape[1])
+    actual = (tensor.shape[0], tensor.shape[-2], tensor.shape[-1])
+    for got, want in zip(actual, wanted, strict=True):
+        if got != 1 and differ(got, want):
+            raise ValueError(
+                f"`{name}` must have shape {shapes}, here with batch {wanted[0]}, "
+                f"query length {wanted[1]} and key length {wanted[2]} (axes may be "
+                f"1). Received: {name}={describe(tensor)}"
+            )
+
+
+def cached_positions(
+    cache: KVCache, positions: Any, query: Any, keep: Any
+) -> tuple[Any, Any]:
+    """Positions `[B, T]` of queries and of the keys they add to the cache.
+
+    Returns:
+        `(query positions, positions of the new keys)`; the new keys' positions
+        are -1 at padding.
+    """
+    batch, length = ops.shape(query)[:2]
+    if keep is None:
+        keep = ops.ones((batch, length), dtype="bool")
+    if positions is None:
+        new = cache.next_positions(keep)
+        return new, new
+    positions = standardize_positions(positions, length=length)
+    positions = ops.broadcast_to(positions, (batch, length))
+    return positions, ops.where(keep, positions, -1)

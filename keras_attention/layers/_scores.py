@@ -1,0 +1,274 @@
+"""Score functions with weights: how well a query fits each key.
+
+Each is a small layer called as `score(query, key)`: `[B, T, E]`, `[B, S, E']` to
+scores `[B, T, S]` in float32 (float64 for float64 inputs). Attention layers hold
+one; none of them branches on its kind.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.base import AttentionInputs
+from keras_attention.layers.projection import Projection
+from keras_attention.ops.attend import attend, dot_product_attention, score_dtype
+
+
+class Score(keras.layers.Layer):
+    """Base of the score functions.
+
+    Attributes:
+        multiplies: Whether the score is a product `project(query) · project_key(key)
+            · scale`, so that attention over it is dot-product attention.
+    """
+
+    multiplies = False
+
+    def build(self, query_shape, key_shape):
+        self.build_weights(query_shape[-1], key_shape[-1])
+        self.built = True
+
+    def build_weights(self, query_size: int, key_size: int) -> None:
+        """Creates the weights. None by default."""
+
+    def factors(self, query: Any, key: Any) -> tuple[Any, Any]:
+        """What is multiplied, for a score that is a product."""
+        return query, key
+
+    @property
+    def scale(self) -> float:
+        """Factor on the product."""
+        return 1.0
+
+    def call(self, query, key):
+        query, key = self.factors(query, key)
+        dtype = score_dtype(query, key)
+        query, key = ops.cast(query, dtype) * self.scale, ops.cast(key, dtype)
+        return ops.matmul(query, ops.swapaxes(key, -2, -1))  # [B, T, S]
+
+
+class DotScore(Score):
+    """q · k (Luong 2015, "dot")."""
+
+    multiplies = True
+
+    def build_weights(self, query_size, key_size):
+        require_same_size(query_size, key_size, "dot")
+
+
+class ScaledDotScore(DotScore):
+    """q · k / sqrt(E) (Vaswani 2017)."""
+
+    def build_weights(self, query_size, key_size):
+        super().build_weights(query_size, key_size)
+        self._scale = query_size**-0.5
+
+    @property
+    def scale(self):
+        return self._scale
+
+
+class CosineScore(DotScore):
+    """Cosine of the angle between q and k, times `temperature`, a learned scale."""
+
+    def build_weights(self, query_size, key_size):
+        super().build_weights(query_size, key_size)
+        self.temperature = self.add_weight(
+            name="temperature", shape=(), initializer="ones"
+        )
+
+    def factors(self, query, key):
+        dtype = score_dtype(query, key)
+        query = _normalize(ops.cast(query, dtype)) * ops.cast(self.temperature, dtype)
+        return query, _normalize(ops.cast(key, dtype))
+
+
+class GeneralScore(Score):
+    """q · W k (Luong 2015, "general")."""
+
+    multiplies = True
+
+    def build_weights(self, query_size, key_size):
+        self.key_projection = Projection(
+            (query_size,), use_bias=False, name="key", dtype=self.dtype_policy
+        )
+        self.key_projection.build((None, None, key_size))
+
+    def factors(self, query, key):
+        return query, self.key_projection(key)
+
+
+class AdditiveScore(Score):
+    """v · tanh(W q + U k + b) (Bahdanau 2014); "concat" of Luong 2015.
+
+    Luong writes v · tanh(W [q; k]): one matrix over the concatenation is two
+    matrices side by side, so both papers' score is this one (Luong without b).
+
+    Args:
+        units: Size of the hidden layer.
+        normalize: Whether v is a direction times a learned length.
+        use_bias: Whether b is there.
+        **kwargs: Those of `keras.layers.Layer`.
+    """
+
+    def __init__(self, units, *, normalize=False, use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.normalize, self.use_bias = units, normalize, use_bias
+
+    def build_weights(self, query_size, key_size):
+        dtype = self.dtype_policy
+        self.query_projection = Projection(
+            (self.units,), use_bias=self.use_bias, name="query", dtype=dtype
+        )
+        self.key_projection = Projection(
+            (self.units,), use_bias=False, name="key", dtype=dtype
+        )
+        self.query_projection.build((None, None, query_size))
+        self.key_projection.build((None, None, key_size))
+        self.score_vector = self.add_weight(
+            name="score_vector", shape=(self.units,), initializer=_vector_initializer
+        )
+        if self.normalize:
+            length = keras.initializers.Constant(self.units**-0.5)
+            self.score_length = self.add_weight(
+                name="score_length", shape=(), initializer=length
+            )
+
+    def call(self, query, key):
+        query = self.query_projection(query)[:, :, None, :]  # [B, T, 1, U]
+        key = self.key_projection(key)[:, None, :, :]  # [B, 1, S, U]
+        dtype = score_dtype(query, key)
+        hidden = ops.tanh(ops.cast(query, dtype) + ops.cast(key, dtype))
+        vector = ops.cast(self.score_vector, dtype)
+        if self.normalize:
+            vector = _normalize(vector) * ops.cast(self.score_length, dtype)
+        return ops.sum(hidden * vector, axis=-1)  # [B, T, S]
+
+
+class LocationScore(Score):
+    """W q: one score a position, whatever stands there (Luong 2015, "location").
+
+    Args:
+        max_length: Longest key sequence.
+        **kwargs: Those of `keras.layers.Layer`.
+    """
+
+    def __init__(self, max_length, **kwargs):
+        super().__init__(**kwargs)
+        if max_length is None:
+            raise ValueError(
+                "The 'location' score has one weight vector per key position: give "
+                "`max_length`, the longest key sequence. Received: max_length=None"
+            )
+        self.max_length = max_length
+
+    def build_weights(self, query_size, key_size):
+        self.position_projection = Projection(
+            (self.max_length,), use_bias=False, name="position", dtype=self.dtype_policy
+        )
+        self.position_projection.build((None, None, query_size))
+
+    def call(self, query, key):
+        length = key.shape[1]
+        if length is not None and length > self.max_length:
+            raise ValueError(
+                "The 'location' score knows max_length positions. Build the layer "
+                "with a larger `max_length` or shorten the keys. Received: "
+                f"max_length={self.max_length}, key of length {length}"
+            )
+        scores = self.position_projection(query)[:, :, : ops.shape(key)[1]]
+        return ops.cast(scores, score_dtype(scores))  # [B, T, S]
+
+
+def attend_with_score(
+    score: Score, inputs: AttentionInputs, *, dropout: Any, weight_factor: Any = None
+) -> tuple[Any, Any]:
+    """Attention of one head by a score function.
+
+    A score that is a product goes through the dot-product core, which runtimes have
+    an operator for; the numbers are the same either way.
+
+    Args:
+        score: The score function.
+        inputs: What to attend to.
+        dropout: Called with the weights, or `None`.
+        weight_factor: `[B, T, S]`, multiplies the weights after the softmax.
+
+    Returns:
+        `(output [B, T, V], weights [B, T, S] or None)`.
+    """
+    if not score.multiplies or weight_factor is not None:
+        return attend(
+            scores=score(inputs.query, inputs.key),
+            value=inputs.value,
+            mask=inputs.mask,
+            bias=inputs.bias,
+            weight_factor=weight_factor,
+            dropout=dropout,
+        )
+    query, key = score.factors(inputs.query, inputs.key)
+    mask, bias = inputs.mask, inputs.bias
+    output, weights = dot_product_attention(
+        query=query,
+        key=key,
+        value=inputs.value,
+        scale=score.scale,
+        mask=None if mask is None else mask[:, None],
+        bias=None if bias is None else bias[:, None],
+        dropout=dropout,
+        return_weights=inputs.need_weights,
+    )
+    return output, None if weights is None else weights[:, 0]
+
+
+def make_score(kind: str, *, units: int | None, max_length: int | None, dtype: Any):
+    """The score function of that name.
+
+    Args:
+        kind: `"dot"`, `"scaled_dot"`, `"cosine"`, `"general"`, `"concat"` or
+            `"location"`.
+        units: Hidden size of `"concat"`.
+        max_length: Longest key sequence of `"location"`.
+        dtype: Dtype policy.
+    """
+    makers = {
+        "dot": lambda: DotScore(name="score", dtype=dtype),
+        "scaled_dot": lambda: ScaledDotScore(name="score", dtype=dtype),
+        "cosine": lambda: CosineScore(name="score", dtype=dtype),
+        "general": lambda: GeneralScore(name="score", dtype=dtype),
+        "concat": lambda: AdditiveScore(
+            units, use_bias=False, name="score", dtype=dtype
+        ),
+        "location": lambda: LocationScore(max_length, name="score", dtype=dtype),
+    }
+    return makers[kind]()
+
+
+def check_score(score: str, allowed: tuple[str, ...]) -> str:
+    """Returns `score` if it is one of `allowed`."""
+    if score not in allowed:
+        names = ", ".join(repr(name) for name in allowed)
+        raise ValueError(f"`score` must be one of {names}. Received: score={score!r}")
+    return score
+
+
+def require_same_size(query_size: int, key_size: int, score: str) -> None:
+    """Refuses a product of vectors of different sizes."""
+    if query_size != key_size:
+        raise ValueError(
+            f"The '{score}' score multiplies query and key, so their last axes must "
+            "be equal. Use score='general', which learns a matrix between them, or "
+            f"project one. Received: query size {query_size}, key size {key_size}"
+        )
+
+
+def _normalize(x: Any) -> Any:
+    squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(squares, 1e-12))
+
+
+def _vector_initializer(shape, dtype=None):
+    """Glorot uniform for a vector that maps `units` features to one score."""
+    initializer = keras.initializers.GlorotUniform()
+    return ops.reshape(initializer((*shape, 1), dtype=dtype), shape)

@@ -1,0 +1,83 @@
+"""Additive attention (Bahdanau)."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers._scores import AdditiveScore, attend_with_score
+from keras_attention.layers.base import AttentionInputs, AttentionLayer
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class AdditiveAttention(AttentionLayer):
+    """Additive attention: score = v · tanh(W q + U k + b), all learned.
+
+    Use it between an encoder and a recurrent decoder, or wherever queries and keys
+    live in different spaces or sizes. Unlike `keras.layers.AdditiveAttention`, which
+    learns v only, it is the alignment model of the paper.
+
+    Reference: Bahdanau et al., "Neural Machine Translation by Jointly Learning to
+    Align and Translate", 2014 (arXiv:1409.0473); `normalize` is the weight
+    normalisation of Salimans & Kingma, 2016 (arXiv:1602.07868) on v.
+
+    Args:
+        units: Size of the hidden layer of the alignment model.
+        normalize: Whether v is a learned length times a direction.
+        dropout: Rate of dropout on the attention weights.
+        seed: Seed of that dropout.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`.
+        value: `[B, S, V]`.
+        key: `[B, S, E']`; `value` when not given.
+        query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at real
+            tokens. Masks that Keras carries on the tensors are found by themselves.
+        attention_mask: Bool `[B, T, S]` or a mask of `ka.masks`; `True` = may look.
+        attention_bias: Float `[B, T, S]`, added to the scores.
+        use_causal_mask: Whether keys after the query are hidden.
+        return_attention_scores: Whether the weights are returned too.
+        training: Whether dropout is active.
+
+    Returns:
+        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `return_attention_scores=True` also the weights `[B, T, S]`.
+
+    Example:
+    >>> layer = ka.AdditiveAttention(units=16)
+    >>> decoder_state = np.random.rand(2, 1, 8).astype("float32")
+    >>> annotations = np.random.rand(2, 5, 12).astype("float32")
+    >>> context = layer(decoder_state, annotations)
+    >>> tuple(context.shape)
+    (2, 1, 12)
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        normalize: bool = False,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(dropout=dropout, seed=seed, **kwargs)
+        if units < 1:
+            raise ValueError(f"`units` must be 1 or more. Received: units={units}")
+        self.units = units
+        self.normalize = normalize
+        self._score = AdditiveScore(
+            units, normalize=normalize, name="score", dtype=self.dtype_policy
+        )
+
+    def build_weights(self, query_shape, value_shape, key_shape):
+        if not self._score.built:
+            self._score.build(query_shape, key_shape)
+
+    def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
+        dropout = self.active_dropout(inputs.training)
+        return attend_with_score(self._score, inputs, dropout=dropout)
+
+    def get_config(self):
+        config = {"units": self.units, "normalize": self.normalize}
+        return {**super().get_config(), **config}

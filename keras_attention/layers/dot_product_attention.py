@@ -1,0 +1,71 @@
+"""Dot-product attention with one head and no projections of its own."""
+
+from typing import Any
+
+import keras
+
+from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers.base import AttentionInputs, AttentionLayer
+
+SCORES = ("scaled_dot", "dot", "general", "cosine")
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class DotProductAttention(AttentionLayer):
+    """Dot-product attention: one head, the inputs themselves as queries and keys.
+
+    Use it where queries and keys already live in one space; for learned projections
+    and several heads use `MultiHeadAttention`.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762) for `"scaled_dot"`; Luong et
+    al., 2015 (arXiv:1508.04025) for `"dot"` and `"general"`; Graves et al., 2014
+    (arXiv:1410.5401) for `"cosine"`.
+
+    Args:
+        score: `"scaled_dot"`: q · k / sqrt(E). `"dot"`: q · k. `"general"`: q · W k
+            with a learned W, for queries and keys of different sizes. `"cosine"`:
+            the cosine of q and k times a learned scale.
+        dropout: Rate of dropout on the attention weights.
+        seed: Seed of that dropout.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments: those of every attention layer, see `AdditiveAttention`.
+
+    Returns:
+        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `return_attention_scores=True` also the weights `[B, T, S]`.
+
+    Example:
+    >>> layer = ka.DotProductAttention()
+    >>> x = np.random.rand(2, 5, 8).astype("float32")
+    >>> output, weights = layer(
+    ...     x, x, use_causal_mask=True, return_attention_scores=True
+    ... )
+    >>> tuple(output.shape), tuple(weights.shape)
+    ((2, 5, 8), (2, 5, 5))
+    """
+
+    def __init__(
+        self,
+        score: str = "scaled_dot",
+        *,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(dropout=dropout, seed=seed, **kwargs)
+        self.score = check_score(score, SCORES)
+        self._score = make_score(
+            score, units=None, max_length=None, dtype=self.dtype_policy
+        )
+
+    def build_weights(self, query_shape, value_shape, key_shape):
+        if not self._score.built:
+            self._score.build(query_shape, key_shape)
+
+    def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
+        dropout = self.active_dropout(inputs.training)
+        return attend_with_score(self._score, inputs, dropout=dropout)
+
+    def get_config(self):
+        return {**super().get_config(), "score": self.score}

@@ -1,0 +1,102 @@
+"""The position-wise feed-forward network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_attention.layers.projection import Projection
+from keras_attention.ops.activations import get_activation
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class FeedForward(keras.layers.Layer):
+    """Two linear maps with an activation between, on each position by itself.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.3.
+
+    Args:
+        intermediate_dim: Size between the two maps.
+        activation: `"gelu"` (exact), `"gelu_tanh"`, any name of
+            `keras.activations`, or a callable.
+        dropout: Rate of dropout after the activation.
+        kernel_initializer: Of both kernels.
+        seed: Seed of the dropout.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: `[..., E]`.
+        training: Whether dropout is active.
+
+    Returns:
+        `[..., E]`.
+
+    Example:
+    >>> layer = ka.FeedForward(intermediate_dim=32)
+    >>> tuple(layer(np.ones((2, 5, 8), "float32")).shape)
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        activation: str | Callable = "gelu",
+        *,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.activation = get_activation(activation)
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.seed = seed
+        self.supports_masking = True
+        self._dropout_layer = keras.layers.Dropout(
+            dropout, seed=seed, dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape):
+        self.intermediate = Projection(
+            (self.intermediate_dim,),
+            kernel_initializer=self.kernel_initializer,
+            name="intermediate",
+            dtype=self.dtype_policy,
+        )
+        self.output_projection = Projection(
+            (input_shape[-1],),
+            kernel_initializer=self.kernel_initializer,
+            name="output",
+            dtype=self.dtype_policy,
+        )
+        self.intermediate.build(input_shape)
+        self.output_projection.build((*input_shape[:-1], self.intermediate_dim))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = self.activation(self.intermediate(inputs))  # [..., F]
+        x = self._dropout_layer(x, training=training)
+        return self.output_projection(x)  # [..., E]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "intermediate_dim": self.intermediate_dim,
+            "activation": serialize_activation(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+        }
+
+
+def serialize_activation(activation: Callable) -> Any:
+    """An activation as a config entry."""
+    name = getattr(activation, "__name__", None)
+    if name in ("gelu", "gelu_tanh") and get_activation(name) is activation:
+        return name
+    return keras.activations.serialize(activation)

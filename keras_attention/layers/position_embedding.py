@@ -1,0 +1,88 @@
+"""Learned position embeddings."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops.lookup import lookup
+from keras_attention.ops.positions import standardize_positions
+from keras_attention.ops.shapes import describe
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a learned vector of each position to its features.
+
+    Returns the input *plus* the embedding and keeps the Keras mask on it.
+
+    Reference: Gehring et al., "Convolutional Sequence to Sequence Learning", 2017
+    (arXiv:1705.03122); Devlin et al., 2018 (arXiv:1810.04805).
+
+    Args:
+        max_sequence_length: Number of positions that have a vector.
+        initializer: Of the table.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: `[B, T, E]`.
+        positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when not given.
+
+    Returns:
+        `[B, T, E]`.
+
+    Raises:
+        ValueError: If the sequence is longer than the table, or an explicit position
+            is outside it. In a compiled graph the runtime raises its own error.
+
+    Example:
+    >>> layer = ka.PositionEmbedding(max_sequence_length=16)
+    >>> tuple(layer(np.zeros((2, 5, 8), "float32")).shape)
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        max_sequence_length: int,
+        *,
+        initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.max_sequence_length = max_sequence_length
+        self.initializer = keras.initializers.get(initializer)
+        self.supports_masking = True
+
+    def build(self, inputs_shape):
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.max_sequence_length, inputs_shape[-1]),
+            initializer=self.initializer,
+        )
+        self.built = True
+
+    def call(self, inputs, positions=None):
+        length = inputs.shape[1]
+        if positions is None and length is not None:
+            self._check_length(inputs, length)
+        positions = standardize_positions(positions, length=ops.shape(inputs)[1])
+        rows = lookup(self.embeddings, positions, what="positions")  # [(B,) T, E]
+        return inputs + ops.cast(rows, inputs.dtype)  # [B, T, E]
+
+    def _check_length(self, inputs, length):
+        if length > self.max_sequence_length:
+            raise ValueError(
+                f"The sequence is longer than the {self.max_sequence_length} positions "
+                f"'{self.name}' has vectors for. Truncate it, or build the layer with "
+                f"a larger `max_sequence_length`. Received: inputs={describe(inputs)}"
+            )
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "max_sequence_length": self.max_sequence_length,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

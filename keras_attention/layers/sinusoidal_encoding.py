@@ -1,0 +1,84 @@
+"""Sinusoidal position encoding."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops.positions import (
+    check_even,
+    check_layout,
+    sinusoids,
+    standardize_positions,
+)
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class SinusoidalEncoding(keras.layers.Layer):
+    """Adds sines and cosines of each position to its features.
+
+    Returns the input *plus* the encoding and keeps the Keras mask on it. Angles are
+    computed in float32 from integer positions whatever the layer's dtype, so
+    positions up to 1e5 and more stay distinct and right in half precision.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.5.
+
+    Args:
+        max_wavelength: Longest wavelength over 2π.
+        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
+            `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: `[B, T, E]`, E even.
+        positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when not given.
+
+    Returns:
+        `[B, T, E]`.
+
+    Example:
+    >>> layer = ka.SinusoidalEncoding()
+    >>> encoded = layer(np.zeros((1, 2, 4), "float32"))
+    >>> np.array(encoded)[0].round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.8399999737739563, 0.5400000214576721, 0.009999999776482582, 1.0]]
+    """  # noqa: E501
+
+    def __init__(
+        self,
+        max_wavelength: float = 10000.0,
+        layout: str = "interleaved",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if max_wavelength <= 0:
+            raise ValueError(
+                "`max_wavelength` must be positive. "
+                f"Received: max_wavelength={max_wavelength}"
+            )
+        self.max_wavelength = max_wavelength
+        self.layout = check_layout(layout)
+        self.supports_masking = True
+
+    def build(self, inputs_shape):
+        check_even(inputs_shape[-1], self.name)
+        self.built = True
+
+    def call(self, inputs, positions=None):
+        positions = standardize_positions(positions, length=ops.shape(inputs)[1])
+        encoding = sinusoids(
+            positions,
+            inputs.shape[-1],
+            max_wavelength=self.max_wavelength,
+            layout=self.layout,
+        )
+        return inputs + ops.cast(encoding, inputs.dtype)  # [B, T, E]
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "max_wavelength": self.max_wavelength,
+            "layout": self.layout,
+        }

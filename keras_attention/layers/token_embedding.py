@@ -1,0 +1,74 @@
+"""Token embeddings that refuse ids outside the vocabulary."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops.linear import linear
+from keras_attention.ops.lookup import lookup
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class TokenEmbedding(keras.layers.Layer):
+    """One learned vector a token; optionally the output head with the same table.
+
+    Unlike `keras.layers.Embedding` it refuses ids outside the vocabulary, negative
+    ones too, instead of reading a wrong row.
+
+    Args:
+        vocabulary_size: Number of tokens.
+        embedding_dim: Size of each vector.
+        initializer: Of the table.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        token_ids: Integers of any shape, from 0 to `vocabulary_size - 1`.
+        reverse: Whether to map features `[..., embedding_dim]` to one logit a token
+            instead, by the same table (Press & Wolf, 2017, arXiv:1608.05859).
+
+    Returns:
+        `[..., embedding_dim]`, or `[..., vocabulary_size]` for `reverse=True`.
+
+    Example:
+    >>> layer = TokenEmbedding(vocabulary_size=100, embedding_dim=8)
+    >>> tuple(layer(np.array([[1, 2, 3]])).shape)
+    (1, 3, 8)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_dim: int,
+        *,
+        initializer: Any = "uniform",
+        **kwargs: Any,
+    ):
+        # Ids are integers: Keras must not cast them to the compute dtype.
+        super().__init__(autocast=False, **kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.embedding_dim = embedding_dim
+        self.initializer = keras.initializers.get(initializer)
+        self._allow_non_tensor_positional_args = True
+
+    def build(self, token_ids_shape=None):
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.vocabulary_size, self.embedding_dim),
+            initializer=self.initializer,
+        )
+        self.built = True
+
+    def call(self, token_ids, reverse=False):
+        if reverse:
+            table = ops.cast(self.embeddings, token_ids.dtype)
+            return linear(token_ids, ops.transpose(table))  # [..., V]
+        return ops.cast(lookup(self.embeddings, token_ids), self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "embedding_dim": self.embedding_dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

@@ -1,0 +1,1 @@
+"""Blocks composed into models."""

@@ -1,0 +1,217 @@
+"""BERT: a bidirectional encoder."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.blocks.encoder_block import EncoderBlock
+from keras_attention.blocks.heads import FirstTokenPooler
+from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.layer_normalization import LayerNormalization
+from keras_attention.layers.multi_head_attention import MultiHeadAttention
+from keras_attention.layers.position_embedding import PositionEmbedding
+from keras_attention.layers.token_embedding import TokenEmbedding
+from keras_attention.models.inputs import standardize_ids
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class BertEncoder(keras.Model):
+    """BERT-shaped encoder: embeddings, post-norm encoder blocks, a pooler.
+
+    Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
+    for Language Understanding", 2018 (arXiv:1810.04805). Defaults follow it.
+
+    Args:
+        vocabulary_size: Number of tokens.
+        num_layers: Number of encoder blocks.
+        num_heads: Attention heads in each.
+        hidden_dim: Size of the token vectors, a multiple of `num_heads`.
+        intermediate_dim: Size inside the feed-forward networks.
+        max_sequence_length: Number of positions that have a vector.
+        num_segments: Number of segment (token type) vectors.
+        dropout: Rate of dropout on embeddings and sub-layers.
+        attention_dropout: Rate of dropout on attention weights; `dropout` when
+            `None`.
+        activation: Of the feed-forward networks; `"gelu"` is the exact one.
+        layer_norm_epsilon: Of the layer normalisations.
+        pooler: Whether there is a pooler.
+        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        token_ids: Int `[B, T]`, or a dict of all three inputs.
+        segment_ids: Int `[B, T]`; 0 when not given.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens; all real when
+            not given.
+        training: Whether dropout is active.
+
+    Returns:
+        A dict: `sequence_output` `[B, T, hidden_dim]` and, with a pooler,
+        `pooled_output` `[B, hidden_dim]`.
+
+    Example:
+    >>> encoder = ka.BertEncoder(
+    ...     vocabulary_size=100,
+    ...     num_layers=2,
+    ...     num_heads=2,
+    ...     hidden_dim=16,
+    ...     intermediate_dim=32,
+    ... )
+    >>> outputs = encoder(np.array([[1, 2, 3]]))
+    >>> tuple(outputs["sequence_output"].shape)
+    (1, 3, 16)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        hidden_dim: int = 768,
+        intermediate_dim: int = 3072,
+        *,
+        max_sequence_length: int = 512,
+        num_segments: int = 2,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation: Any = "gelu",
+        layer_norm_epsilon: float = 1e-12,
+        pooler: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        check_divisible(hidden_dim, num_heads)
+        self.vocabulary_size = vocabulary_size
+        self.num_layers, self.num_heads = num_layers, num_heads
+        self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
+        self.max_sequence_length = max_sequence_length
+        self.num_segments = num_segments
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.pooler_wanted = pooler
+        self._make_embeddings()
+        self.blocks = [self._make_block(index) for index in range(num_layers)]
+        self.pooler = None
+        if pooler:
+            self.pooler = FirstTokenPooler(
+                kernel_initializer=initializer(),
+                name="pooler",
+                dtype=self.dtype_policy,
+            )
+        self.build()
+
+    def _make_embeddings(self):
+        common = {"initializer": initializer(), "dtype": self.dtype_policy}
+        self.token_embedding = TokenEmbedding(
+            self.vocabulary_size, self.hidden_dim, name="token_embedding", **common
+        )
+        self.segment_embedding = TokenEmbedding(
+            self.num_segments, self.hidden_dim, name="segment_embedding", **common
+        )
+        self.position_embedding = PositionEmbedding(
+            self.max_sequence_length, name="position_embedding", **common
+        )
+        self.embedding_normalization = LayerNormalization(
+            epsilon=self.layer_norm_epsilon,
+            name="embedding_normalization",
+            dtype=self.dtype_policy,
+        )
+        self.embedding_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy
+        )
+
+    def _make_block(self, index):
+        rate = self.attention_dropout
+        return EncoderBlock(
+            attention=MultiHeadAttention(
+                self.num_heads,
+                self.hidden_dim // self.num_heads,
+                dropout=self.dropout if rate is None else rate,
+                kernel_initializer=initializer(),
+                name="attention",
+                dtype=self.dtype_policy,
+            ),
+            feed_forward=FeedForward(
+                self.intermediate_dim,
+                self.activation,
+                kernel_initializer=initializer(),
+                name="feed_forward",
+                dtype=self.dtype_policy,
+            ),
+            norm="post",
+            epsilon=self.layer_norm_epsilon,
+            dropout=self.dropout,
+            name=f"block_{index}",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.hidden_dim)
+        self.token_embedding.build()
+        self.segment_embedding.build()
+        self.position_embedding.build(shape)
+        self.embedding_normalization.build(shape)
+        for block in self.blocks:
+            block.build(shape)
+        if self.pooler is not None:
+            self.pooler.build(shape)
+        self.built = True
+
+    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
+        inputs = standardize_ids(
+            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
+        )
+        x = self._embed(inputs, training)
+        for block in self.blocks:
+            x = block(x, padding_mask=inputs["padding_mask"], training=training)
+        outputs = {"sequence_output": x}  # [B, T, E]
+        if self.pooler is not None:
+            outputs["pooled_output"] = self.pooler(x)  # [B, E]
+        return outputs
+
+    def _embed(self, inputs, training):
+        x = self.token_embedding(inputs["token_ids"])  # [B, T, E]
+        segment_ids = inputs["segment_ids"]
+        if segment_ids is None:
+            segment_ids = ops.zeros_like(inputs["token_ids"])
+        x = x + self.segment_embedding(segment_ids)
+        x = self.position_embedding(x)
+        x = self.embedding_normalization(x)
+        return self.embedding_dropout(x, training=training)
+
+    def get_config(self):
+        config = {
+            "vocabulary_size": self.vocabulary_size,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "max_sequence_length": self.max_sequence_length,
+            "num_segments": self.num_segments,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation": self.activation,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "pooler": self.pooler_wanted,
+        }
+        return {**base_config(self), **config}
+
+
+def base_config(model: keras.Model) -> dict:
+    """The part of a config that every Keras layer has."""
+    return keras.layers.Layer.get_config(model)
+
+
+def initializer() -> keras.initializers.Initializer:
+    """BERT's and GPT-2's: a normal distribution with deviation 0.02, truncated."""
+    return keras.initializers.TruncatedNormal(stddev=0.02)
+
+
+def check_divisible(hidden_dim: int, num_heads: int) -> None:
+    """Refuses heads that do not divide the hidden size."""
+    if hidden_dim % num_heads:
+        raise ValueError(
+            "`hidden_dim` must be a multiple of `num_heads`. Received: "
+            f"hidden_dim={hidden_dim}, num_heads={num_heads}"
+        )

@@ -1,0 +1,131 @@
+"""Sentence embeddings from an encoder."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_attention.blocks.heads import mean_of_tokens
+from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.attend import score_dtype
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class SentenceEncoder(keras.Model):
+    """One vector a sentence: the mean of an encoder's token vectors, normalised.
+
+    Reference: Reimers & Gurevych, "Sentence-BERT", 2019 (arXiv:1908.10084).
+
+    Args:
+        encoder: A `BertEncoder`.
+        tokenizer: A `WordPieceTokenizer`, for `encode` and for exports that take
+            text; or `None`.
+        normalize: Whether vectors have length 1.
+        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        token_ids: Int `[B, T]`, or a dict of `token_ids`, `segment_ids`,
+            `padding_mask`.
+        segment_ids: Int `[B, T]`; 0 when not given.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        training: Whether dropout is active.
+
+    Returns:
+        A dict: `sentence_embedding` `[B, E]`, 0 for a row without any token, and
+        `sequence_output` `[B, T, E]`.
+
+    Example:
+    >>> encoder = ka.BertEncoder(
+    ...     vocabulary_size=100,
+    ...     num_layers=2,
+    ...     num_heads=2,
+    ...     hidden_dim=16,
+    ...     intermediate_dim=32,
+    ... )
+    >>> model = ka.SentenceEncoder(encoder)
+    >>> tuple(model(np.array([[1, 2, 3]]))["sentence_embedding"].shape)
+    (1, 16)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        tokenizer: Any = None,
+        *,
+        normalize: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.normalize = normalize
+        self.built = True
+
+    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
+        inputs = standardize_ids(
+            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
+        )
+        sequence = self.encoder(inputs, training=training)["sequence_output"]
+        embedding = mean_of_tokens(sequence, inputs["padding_mask"])  # [B, E]
+        if self.normalize:
+            embedding = _unit_length(embedding)
+        return {"sentence_embedding": embedding, "sequence_output": sequence}
+
+    def encode(
+        self, texts: list[str], *, batch_size: int = 32, verbose: bool | str = "auto"
+    ) -> np.ndarray:
+        """Embeds texts, similar lengths together.
+
+        Args:
+            texts: Any number of texts.
+            batch_size: Texts computed at a time.
+            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+
+        Returns:
+            `[len(texts), E]` float32, in the order of `texts`.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "`encode` needs a tokenizer: build the model with `tokenizer=`, or "
+                "load it with `ka.from_pretrained`. Received: tokenizer=None"
+            )
+        if isinstance(texts, str):
+            raise ValueError(
+                "`texts` must be a list of texts; wrap a single one in a list. "
+                f"Received: texts={texts!r}"
+            )
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        starts = range(0, len(texts), batch_size)
+        show = len(starts) >= 10 if verbose == "auto" else bool(verbose)
+        bar = keras.utils.Progbar(len(starts), verbose=int(show), unit_name="batch")
+        vectors = np.zeros((len(texts), self.encoder.hidden_dim), "float32")
+        for done, start in enumerate(starts, 1):
+            rows = order[start : start + batch_size]
+            inputs = self.tokenizer([texts[row] for row in rows])
+            outputs = self(inputs, training=False)
+            vectors[rows] = ops.convert_to_numpy(outputs["sentence_embedding"])
+            bar.update(done)
+        return vectors
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **keras.layers.Layer.get_config(self),
+            "encoder": serialize(self.encoder),
+            "tokenizer": serialize(self.tokenizer),
+            "normalize": self.normalize,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        rebuild = keras.saving.deserialize_keras_object
+        parts = {name: rebuild(config[name]) for name in ("encoder", "tokenizer")}
+        return cls(**{**config, **parts})
+
+
+def _unit_length(x: Any) -> Any:
+    dtype = score_dtype(x)
+    wide = ops.cast(x, dtype)
+    squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+    return ops.cast(wide / ops.maximum(ops.sqrt(squares), 1e-12), x.dtype)

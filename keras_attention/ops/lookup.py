@@ -1,0 +1,39 @@
+"""Rows of a table by id, never a wrong row for a wrong id."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops.shapes import concrete
+
+
+def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:
+    """`table[ids]`, refusing ids outside the table.
+
+    Where the ids are known now, a wrong one is an error that names it. In a graph an
+    id below 0, which many runtimes quietly read from the end of the table, becomes
+    one beyond it, which they refuse.
+
+    Args:
+        table: `[V, E]`.
+        ids: Integers of any shape.
+        what: What they are, for the message.
+
+    Returns:
+        `[..., E]`.
+    """
+    size = table.shape[0]
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if "int" not in dtype:
+        raise ValueError(f"`{what}` must be integers. Received: {what} of {dtype}")
+    values = concrete(ids)
+    if values is not None:
+        wrong = values[(values < 0) | (values >= size)]
+        if wrong.size:
+            raise ValueError(
+                f"`{what}` must be from 0 to {size - 1}: the table has {size} rows. "
+                f"Received: {what} with {wrong.size} outside, the first {wrong[0]}"
+            )
+        return ops.take(table, ids, axis=0)
+    return ops.take(table, ops.where(ids < 0, size, ids), axis=0)

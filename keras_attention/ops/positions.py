@@ -1,0 +1,133 @@
+"""Integer positions, and what is computed from them in float32.
+
+Positions are explicit integers: a cached step, a left-padded prompt and a full
+sequence differ in their positions only.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+EMPTY = -1
+"""Position of a slot that holds no token."""
+
+
+def first_positions(length: Any) -> Any:
+    """0, 1, 2, … `[length]` int32."""
+    return ops.arange(length, dtype="int32")
+
+
+def positions_of_tokens(keep: Any) -> Any:
+    """Numbers the real tokens of each row, whichever side the padding is on.
+
+    Args:
+        keep: Bool `[B, T]`, `True` at real tokens.
+
+    Returns:
+        Int32 `[B, T]`: 0 at a row's first real token, 1 at the next, …;
+        `EMPTY` at padding.
+    """
+    counts = ops.cumsum(ops.cast(keep, "int32"), axis=-1)
+    return ops.where(keep, counts - 1, EMPTY)  # [B, T]
+
+
+def sinusoids(
+    positions: Any,
+    size: int,
+    *,
+    max_wavelength: float = 10000.0,
+    layout: str = "interleaved",
+) -> Any:
+    """Sines and cosines of positions, wavelengths from 2π to 2π·max_wavelength.
+
+    Args:
+        positions: Integer tensor of any shape, values from 0 to 2**31 - 1.
+        size: Number of features, even.
+        max_wavelength: The largest wavelength over 2π.
+        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
+            `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
+
+    Returns:
+        `[..., size]` float32, within 1e-6 of exact at positions up to 1e5 and
+        beyond.
+
+    Reference: Vaswani et al., "Attention Is All You Need", 2017.
+    """
+    sine, cosine = _sine_and_cosine(positions, _turns(size, max_wavelength))
+    if layout == "concatenated":
+        return ops.concatenate([sine, cosine], axis=-1)  # [..., size]
+    pairs = ops.stack([sine, cosine], axis=-1)  # [..., size / 2, 2]
+    return ops.reshape(pairs, (*ops.shape(pairs)[:-2], size))  # [..., size]
+
+
+def _turns(size: int, max_wavelength: float) -> np.ndarray:
+    """Turns (fractions of 2π) per position, one per pair of features."""
+    exponents = np.arange(0, size, 2, dtype="float64") / size
+    return float(max_wavelength) ** -exponents / (2.0 * math.pi)
+
+
+_DIGITS = 10  # a position is cut into digits of 10 bits
+
+
+def _sine_and_cosine(positions: Any, turns: np.ndarray) -> tuple[Any, Any]:
+    """Sine and cosine of 2π·positions·turns without losing large positions.
+
+    One float32 product loses the fraction of a turn at large positions, and no
+    runtime is sure to have float64. So a position is cut into 10-bit digits, the
+    turns of each digit's place are reduced modulo 1 in float64 beforehand, and
+    each partial product is reduced modulo 1 before they are added.
+    """
+    positions = ops.cast(positions, "int32")
+    total = 0.0
+    for place in range(4):
+        digit = (positions // 2 ** (_DIGITS * place)) % 2**_DIGITS
+        digit = ops.cast(digit, "float32")[..., None]
+        step = np.mod(turns * 2.0 ** (_DIGITS * place), 1.0)
+        # The step again in two parts, the first exact in a product with a digit.
+        high = np.round(step * 2**13) / 2**13
+        for part in (high, step - high):
+            product = digit * ops.convert_to_tensor(part.astype("float32"))
+            total = total + (product - ops.round(product))
+    angle = (total - ops.round(total)) * (2.0 * math.pi)
+    return ops.sin(angle), ops.cos(angle)
+
+
+def check_layout(layout: str) -> str:
+    """Returns `layout` if it names a layout of sinusoids."""
+    if layout not in ("interleaved", "concatenated"):
+        raise ValueError(
+            "`layout` must be 'interleaved' or 'concatenated'. "
+            f"Received: layout={layout!r}"
+        )
+    return layout
+
+
+def check_even(size: int | None, layer: str) -> int:
+    """Returns `size` if sines and cosines can be paired in it."""
+    if size is None or size % 2:
+        raise ValueError(
+            f"`{layer}` pairs sines with cosines, so the last axis must have an "
+            f"even, known size. Received: size={size}"
+        )
+    return size
+
+
+def standardize_positions(positions: Any, *, length: Any) -> Any:
+    """Explicit positions as int32 `[T]` or `[B, T]`; 0, 1, 2, … when `None`."""
+    if positions is None:
+        return first_positions(length)
+    positions = ops.convert_to_tensor(positions)
+    if "int" not in keras.backend.standardize_dtype(positions.dtype):
+        raise ValueError(
+            "`positions` must be integers, `[T]` or `[B, T]`. "
+            f"Received: positions of dtype {positions.dtype}"
+        )
+    if len(positions.shape) not in (1, 2):
+        raise ValueError(
+            "`positions` must have shape `[T]` or `[B, T]`. "
+            f"Received: positions of shape {tuple(positions.shape)}"
+        )
+    return ops.cast(positions, "int32")

@@ -1,0 +1,31 @@
+"""Small questions about tensors that eager code and graph code answer alike."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def concrete(x: Any) -> np.ndarray | None:
+    """The values of `x` where they are known now, else `None` (inside a graph)."""
+    if x is None or isinstance(x, keras.KerasTensor):
+        return None
+    if isinstance(x, np.ndarray | np.generic | int | float | bool | list | tuple):
+        return np.asarray(x)
+    try:
+        return ops.convert_to_numpy(x)
+    except Exception:  # each backend has its own error for a traced tensor
+        return None
+
+
+def describe(x: Any) -> str:
+    """`x` for an error message: its dtype and shape, or the value itself."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{keras.backend.standardize_dtype(x.dtype)} of shape {tuple(x.shape)}"
+    return f"{x!r} (of type {type(x).__name__})"
+
+
+def differ(left: int | None, right: int | None) -> bool:
+    """Whether two static sizes are both known and not the same."""
+    return left is not None and right is not None and left != right
