@@ -1,0 +1,334 @@
+/*
+ * Asks a SavedModel with the C API of TensorFlow: no Python, no server.
+ *
+ *   client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME TEXT...
+ *
+ * The texts are one batch. Each row of the output is printed as one line of JSON.
+ * The signature must have one input, a batch of strings.
+ *
+ * Which tensors of the graph belong to the signature stands in the MetaGraphDef that
+ * the loader returns. Three nested maps are all that is read of it, so this file walks
+ * the protobuf wire format itself (see `next_field`) instead of needing libprotobuf,
+ * and no tensor name has to be guessed or passed by hand.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tensorflow/c/c_api.h"
+#include "tensorflow/c/tf_tstring.h"
+
+/* ---- protobuf wire format ---- */
+
+typedef struct {
+  const uint8_t *at, *end;
+} Bytes;
+
+typedef struct {
+  uint64_t number; /* of the field */
+  uint64_t value;  /* of a varint */
+  Bytes bytes;     /* of anything with a length; empty otherwise */
+} Field;
+
+static int read_varint(Bytes *in, uint64_t *value) {
+  *value = 0;
+  for (int shift = 0; shift < 64 && in->at < in->end; shift += 7) {
+    uint8_t byte = *in->at++;
+    *value |= (uint64_t)(byte & 0x7f) << shift;
+    if (!(byte & 0x80)) return 1;
+  }
+  return 0;
+}
+
+/* Reads one field and moves on. 0 at the end, and where the bytes make no sense. */
+static int next_field(Bytes *in, Field *field) {
+  uint64_t key, length = 0;
+  memset(field, 0, sizeof *field);
+  if (in->at >= in->end || !read_varint(in, &key)) return 0;
+  field->number = key >> 3;
+  switch (key & 7) {
+    case 0:
+      return read_varint(in, &field->value);
+    case 1:
+      length = 8;
+      break;
+    case 2:
+      if (!read_varint(in, &length)) return 0;
+      break;
+    case 5:
+      length = 4;
+      break;
+    default:
+      return 0;
+  }
+  if (length > (uint64_t)(in->end - in->at)) return 0;
+  field->bytes.at = in->at;
+  in->at += length;
+  field->bytes.end = in->at;
+  return 1;
+}
+
+static int get_field(Bytes in, uint64_t number, Field *field) {
+  while (next_field(&in, field))
+    if (field->number == number) return 1;
+  return 0;
+}
+
+static int is_text(Bytes bytes, const char *text) {
+  size_t size = strlen(text);
+  return (size_t)(bytes.end - bytes.at) == size && !memcmp(bytes.at, text, size);
+}
+
+/* Looks up a key of a map: a repeated field of entries {1: key, 2: value}. */
+static int get_from_map(Bytes message, uint64_t map, const char *key, Bytes *value) {
+  Field entry, part;
+  while (next_field(&message, &entry)) {
+    if (entry.number != map || !get_field(entry.bytes, 1, &part)) continue;
+    if (!is_text(part.bytes, key) || !get_field(entry.bytes, 2, &part)) continue;
+    *value = part.bytes;
+    return 1;
+  }
+  return 0;
+}
+
+static void print_keys(Bytes message, uint64_t map) {
+  Field entry, key;
+  while (next_field(&message, &entry))
+    if (entry.number == map && get_field(entry.bytes, 1, &key))
+      fprintf(stderr, " %.*s", (int)(key.bytes.end - key.bytes.at),
+              (const char *)key.bytes.at);
+  fprintf(stderr, "\n");
+}
+
+/* Numbers of the fields in meta_graph.proto. */
+enum { SIGNATURE_DEF = 5, INPUTS = 1, OUTPUTS = 2, NAME = 1, DTYPE = 2 };
+
+/* ---- tensors ---- */
+
+/* "name:index" of a TensorInfo -> the tensor in the graph. */
+static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
+  Field name;
+  char text[512];
+  if (!get_field(info, NAME, &name)) return 0;
+  size_t size = (size_t)(name.bytes.end - name.bytes.at);
+  if (size >= sizeof text) return 0;
+  memcpy(text, name.bytes.at, size);
+  text[size] = '\0';
+  char *colon = strrchr(text, ':');
+  tensor->index = colon ? atoi(colon + 1) : 0;
+  if (colon) *colon = '\0';
+  tensor->oper = TF_GraphOperationByName(graph, text);
+  return tensor->oper != NULL && tensor->index >= 0 &&
+         tensor->index < TF_OperationNumOutputs(tensor->oper);
+}
+
+static TF_Tensor *strings_tensor(char **texts, int count) {
+  int64_t shape[] = {count};
+  TF_Tensor *tensor =
+      TF_AllocateTensor(TF_STRING, shape, 1, sizeof(TF_TString) * (size_t)count);
+  if (tensor == NULL) return NULL;
+  TF_TString *strings = TF_TensorData(tensor);
+  for (int i = 0; i < count; ++i) {
+    TF_StringInit(&strings[i]);
+    TF_StringCopy(&strings[i], texts[i], strlen(texts[i]));
+  }
+  return tensor;
+}
+
+/* A tensor that this program allocated does not own what its strings point to. */
+static void delete_strings_tensor(TF_Tensor *tensor) {
+  if (tensor == NULL) return;
+  TF_TString *strings = TF_TensorData(tensor);
+  int64_t count = TF_TensorElementCount(tensor);
+  for (int64_t i = 0; i < count; ++i) TF_StringDealloc(&strings[i]);
+  TF_DeleteTensor(tensor);
+}
+
+static void print_string(const TF_TString *string) {
+  const char *at = TF_StringGetDataPointer(string);
+  putchar('"');
+  for (size_t left = TF_StringGetSize(string); left > 0; --left, ++at) {
+    unsigned char byte = (unsigned char)*at;
+    if (byte == '"' || byte == '\\')
+      printf("\\%c", byte);
+    else if (byte < 0x20)
+      printf("\\u%04x", byte);
+    else
+      putchar(byte);
+  }
+  putchar('"');
+}
+
+/* JSON has no NaN and no infinity. Nine digits give a float32 back exactly. */
+static void print_float(double value, int digits) {
+  if (isfinite(value))
+    printf("%.*g", digits, value);
+  else
+    printf("null");
+}
+
+static int print_element(const TF_Tensor *tensor, int64_t i) {
+  const void *data = TF_TensorData(tensor);
+  switch (TF_TensorType(tensor)) {
+    case TF_FLOAT:
+      print_float(((const float *)data)[i], 9);
+      return 1;
+    case TF_DOUBLE:
+      print_float(((const double *)data)[i], 17);
+      return 1;
+    case TF_INT32:
+      printf("%" PRId32, ((const int32_t *)data)[i]);
+      return 1;
+    case TF_INT64:
+      printf("%" PRId64, ((const int64_t *)data)[i]);
+      return 1;
+    case TF_BOOL:
+      printf(((const unsigned char *)data)[i] ? "true" : "false");
+      return 1;
+    case TF_STRING:
+      print_string(&((const TF_TString *)data)[i]);
+      return 1;
+    default:
+      return 0;
+  }
+}
+
+/* Prints the part of the tensor that begins at element `first`, from `axis` on. */
+static int print_part(const TF_Tensor *tensor, int axis, int64_t first) {
+  if (axis == TF_NumDims(tensor)) return print_element(tensor, first);
+  int64_t stride = 1, size = TF_Dim(tensor, axis);
+  for (int a = axis + 1; a < TF_NumDims(tensor); ++a) stride *= TF_Dim(tensor, a);
+  putchar('[');
+  for (int64_t i = 0; i < size; ++i) {
+    if (i) printf(", ");
+    if (!print_part(tensor, axis + 1, first + i * stride)) return 0;
+  }
+  putchar(']');
+  return 1;
+}
+
+static int print_rows(const TF_Tensor *tensor) {
+  if (TF_NumDims(tensor) == 0) {
+    if (!print_part(tensor, 0, 0)) return 0;
+    putchar('\n');
+    return 1;
+  }
+  int64_t stride = 1;
+  for (int a = 1; a < TF_NumDims(tensor); ++a) stride *= TF_Dim(tensor, a);
+  for (int64_t row = 0; row < TF_Dim(tensor, 0); ++row) {
+    if (!print_part(tensor, 1, row * stride)) return 0;
+    putchar('\n');
+  }
+  return 1;
+}
+
+/* ---- the call ---- */
+
+static int ok(const TF_Status *status, const char *what) {
+  if (TF_GetCode(status) == TF_OK) return 1;
+  fprintf(stderr, "client: %s: %s\n", what, TF_Message(status));
+  return 0;
+}
+
+/* The one string input and the named output of the signature. */
+static int find_signature(TF_Graph *graph, const TF_Buffer *meta_graph,
+                          const char *signature, const char *output,
+                          TF_Output *fed, TF_Output *fetched) {
+  Bytes meta = {meta_graph->data, (const uint8_t *)meta_graph->data + meta_graph->length};
+  Bytes definition, info;
+  Field entry, input, field, dtype;
+  int inputs = 0;
+  if (!get_from_map(meta, SIGNATURE_DEF, signature, &definition)) {
+    fprintf(stderr, "client: no signature '%s'. Expected one of:", signature);
+    print_keys(meta, SIGNATURE_DEF);
+    return 0;
+  }
+  Bytes rest = definition;
+  while (next_field(&rest, &field))
+    if (field.number == INPUTS) entry = field, ++inputs;
+  if (inputs != 1 || !get_field(entry.bytes, 2, &input) ||
+      !get_field(input.bytes, DTYPE, &dtype) || dtype.value != TF_STRING) {
+    fprintf(stderr, "client: '%s' does not take texts alone. Its inputs:", signature);
+    print_keys(definition, INPUTS);
+    return 0;
+  }
+  if (!get_from_map(definition, OUTPUTS, output, &info)) {
+    fprintf(stderr, "client: no output '%s'. Expected one of:", output);
+    print_keys(definition, OUTPUTS);
+    return 0;
+  }
+  if (!find_tensor(graph, input.bytes, fed) || !find_tensor(graph, info, fetched)) {
+    fprintf(stderr, "client: the signature names tensors that are not in the graph\n");
+    return 0;
+  }
+  return 1;
+}
+
+static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph,
+               char **arguments, int count, TF_Status *status) {
+  TF_Output fed, fetched;
+  TF_Tensor *answer = NULL;
+  if (!find_signature(graph, meta_graph, arguments[1], arguments[2], &fed, &fetched))
+    return 0;
+  TF_Tensor *texts = strings_tensor(arguments + 3, count - 3);
+  if (texts == NULL) {
+    fprintf(stderr, "client: out of memory\n");
+    return 0;
+  }
+  TF_SessionRun(session, NULL, &fed, &texts, 1, &fetched, &answer, 1, NULL, 0, NULL,
+                status);
+  int done = ok(status, "asking the model");
+  if (done && !print_rows(answer)) {
+    fprintf(stderr, "client: cannot print numbers of TF_DataType %d\n",
+            (int)TF_TensorType(answer));
+    done = 0;
+  }
+  if (answer != NULL) TF_DeleteTensor(answer); /* strings of the runtime: too */
+  delete_strings_tensor(texts);
+  return done;
+}
+
+static int load_and_ask(char **arguments, int count, TF_Status *status) {
+  const char *tags[] = {"serve"};
+  TF_Graph *graph = TF_NewGraph();
+  TF_Buffer *meta_graph = TF_NewBuffer();
+  TF_SessionOptions *options = TF_NewSessionOptions();
+  TF_Session *session = TF_LoadSessionFromSavedModel(
+      options, NULL, arguments[0], tags, 1, graph, meta_graph, status);
+  int done = ok(status, "loading the SavedModel") &&
+             ask(session, graph, meta_graph, arguments, count, status);
+  if (session != NULL) {
+    TF_CloseSession(session, status);
+    done = ok(status, "closing the session") && done;
+    TF_DeleteSession(session, status);
+    done = ok(status, "deleting the session") && done;
+  }
+  TF_DeleteSessionOptions(options);
+  TF_DeleteBuffer(meta_graph);
+  TF_DeleteGraph(graph);
+  return done;
+}
+
+int main(int argc, char **argv) {
+  TF_Status *status = TF_NewStatus();
+  int done = 1, first = 1;
+  /* A library stays loaded to the end: its kernels are in use. */
+  for (; done && first + 1 < argc && !strcmp(argv[first], "--library"); first += 2) {
+    TF_Library *library = TF_LoadLibrary(argv[first + 1], status);
+    done = ok(status, argv[first + 1]);
+    if (library != NULL) TF_DeleteLibraryHandle(library);
+  }
+  if (done && argc - first < 4) {
+    fprintf(stderr,
+            "usage: client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME "
+            "TEXT...\n");
+    done = 0;
+  } else if (done) {
+    done = load_and_ask(argv + first, argc - first, status);
+  }
+  TF_DeleteStatus(status);
+  if (fflush(stdout) != 0 || ferror(stdout)) done = 0;
+  return done ? EXIT_SUCCESS : EXIT_FAILURE;
+}

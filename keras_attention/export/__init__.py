@@ -1,0 +1,1 @@
+"""Artefacts: SavedModel and ONNX, written, verified, opened, described."""

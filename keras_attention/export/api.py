@@ -1,0 +1,220 @@
+"""`export_model` and `verify_artifact`: the two doors of this package."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_attention.export import jobs
+from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
+from keras_attention.export.manifest import check_files, read_manifest, write_manifest
+from keras_attention.export.publish import staging
+from keras_attention.export.signatures import Signature
+from keras_attention.export.verify import TOLERANCE, Report, verify_folder
+
+FORMATS = ("saved_model", "onnx")
+
+
+class VerificationError(RuntimeError):
+    """An artefact does not say what the model says. It was not kept."""
+
+
+def export_model(
+    model: keras.Model,
+    path: str | Path,
+    format: str = "saved_model",
+    *,
+    version: int | None = None,
+    signatures: Sequence[str | Signature] | None = None,
+    opset: int = 23,
+    tolerance: float = TOLERANCE,
+) -> Path:
+    """Exports a model, proves the export, and only then puts it in place.
+
+    The artefact is written beside its final place, opened in a fresh process by the
+    runtime it is meant for, and compared with the model over a grid: batch 1 and 3,
+    lengths 1, odd and long, padding on both sides, rows that are all padding, hostile
+    texts. If all agree it appears under its final name at once, with manifest.json
+    (signatures, versions, sha256 of every file, the errors measured) beside it. If
+    not, it is removed and the error says which case failed.
+
+    Args:
+        model: A model of this library, or any built functional Keras model.
+        path: For `"saved_model"` the base folder: the artefact is its numeric version
+            folder, as TF Serving wants it. For `"onnx"` the artefact's folder.
+        format: `"saved_model"` or `"onnx"`.
+        version: Of a SavedModel; one above the highest there when `None`.
+        signatures: Names of the model's signatures to export, or your own
+            `Signature`s. By default a SavedModel has all, ONNX the first that takes
+            ids; each ONNX signature is a file of its own, `NAME.onnx`.
+        opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
+        tolerance: Largest error allowed, absolute up to values of 1, relative above.
+
+    Returns:
+        The folder of the artefact.
+
+    Raises:
+        VerificationError: If the artefact differs from the model.
+        FileExistsError: If the version or folder exists already; it stays as it is.
+        ValueError: If the model or an argument cannot be exported, with the reason.
+
+    Example:
+
+    ```python
+    model = ka.from_pretrained("all-MiniLM-L6-v2")
+    ka.export_model(model, "served/minilm")  # served/minilm/1
+    ka.export_model(model, "minilm-onnx", format="onnx")  # minilm-onnx/embed_ids.onnx
+    ```
+    """
+    if format not in FORMATS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(FORMATS)}. Received: format={format!r}"
+        )
+    if format == "onnx" and version is not None:
+        raise ValueError(
+            "`version` is for SavedModels: an ONNX artefact is the folder itself. "
+            f"Received: version={version}"
+        )
+    _check_backend()
+    chosen = _choose(model, signatures, format)
+    final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
+    weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
+    with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
+        libraries = _write(model, chosen, folder, format, opset)
+        save_cases(_answered(chosen), folder / CASES_NAME)
+        report = verify_folder(folder, tolerance=tolerance)
+        if not report.passed:
+            raise VerificationError(
+                "The exported artefact does not agree with the model, so it was "
+                f"removed. Expected errors up to {tolerance:g}. Received:\n{report}"
+            )
+        write_manifest(
+            folder,
+            format=format,
+            signatures=chosen,
+            weights_bytes=weights_bytes,
+            verification=[vars(result) for result in report.results],
+            op_libraries=libraries,
+        )
+    return final
+
+
+def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report:
+    """Verifies an exported artefact again, here and now.
+
+    Checks every file against the sha256 of manifest.json, then asks the artefact, in
+    a fresh process, every case that travels with it. Needs the runtime, not the model
+    and not Keras.
+
+    Args:
+        path: The artefact's folder; of a base folder the highest version is taken.
+        tolerance: As for `export_model`.
+
+    Returns:
+        The results; `report.passed` says whether all cases agree.
+
+    Raises:
+        FileNotFoundError: If there is no artefact.
+        ValueError: If a file is missing, changed or not listed.
+    """
+    folder = artifact_folder(path)
+    check_files(folder, read_manifest(folder))
+    return verify_folder(folder, tolerance=tolerance)
+
+
+def artifact_folder(path: str | Path) -> Path:
+    """The artefact at `path`: the folder itself, or its highest version."""
+    path = Path(path)
+    versions = _versions(path)
+    return path / str(max(versions)) if versions else path
+
+
+def _versions(base: Path) -> list[int]:
+    if not base.is_dir():
+        return []
+    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
+
+
+def _versioned(base: Path, version: int | None) -> Path:
+    if version is None:
+        version = max(_versions(base), default=0) + 1
+    if version < 0:
+        raise ValueError(
+            f"`version` must be 0 or more: it names a folder. Received: {version}"
+        )
+    return base / str(version)
+
+
+def _choose(
+    model: keras.Model, wanted: Sequence[str | Signature] | None, format: str
+) -> list[Signature]:
+    if wanted is not None and all(isinstance(one, Signature) for one in wanted):
+        chosen = [one for one in wanted if isinstance(one, Signature)]
+    else:
+        known = {one.name: one for one in jobs.signatures_of(model)}
+        chosen = _by_name(known, wanted, format)
+    texts = [one.name for one in chosen if one.takes_text]
+    if format == "onnx" and texts:
+        raise ValueError(
+            "ONNX has no tokenizers: a signature that takes text can only be a "
+            f"SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
+        )
+    return chosen
+
+
+def _by_name(
+    known: dict[str, Signature], wanted: Iterable[Any] | None, format: str
+) -> list[Signature]:
+    if wanted is None:
+        if format == "saved_model":
+            return list(known.values())
+        return [one for one in known.values() if not one.takes_text][:1]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(
+            f"The model has the signatures {', '.join(known)}. "
+            f"Received: signatures={list(wanted)}"
+        )
+    return [known[name] for name in wanted]
+
+
+def _write(
+    model: keras.Model, chosen: list[Signature], folder: Path, format: str, opset: int
+) -> list[str]:
+    """Writes the artefact; returns the op libraries its loaders need."""
+    if format == "onnx":
+        from keras_attention.export.onnx import write_onnx
+
+        for signature in chosen:
+            write_onnx(signature, folder / f"{signature.name}.onnx", opset=opset)
+        return []
+    from keras_attention.export.saved_model import op_libraries, write_saved_model
+
+    write_saved_model(
+        chosen,
+        folder,
+        variables=model.weights,
+        assets_and_resources=jobs.resources_of(model),
+    )
+    return op_libraries(folder)
+
+
+def _answered(chosen: list[Signature]):
+    for signature in chosen:
+        yield from answered(
+            grid(signature), signature.function, keras.ops.convert_to_numpy
+        )
+
+
+def _bytes_of(weight: Any) -> int:
+    return int(weight.value.dtype.size) * int(keras.ops.size(weight))
+
+
+def _check_backend() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Exports are written by TensorFlow. Save the model as .keras, and export "
+            "it in a process with KERAS_BACKEND=tensorflow. "
+            f"Received: backend {keras.backend.backend()!r}"
+        )

@@ -1,0 +1,167 @@
+"""The grid an artefact is verified on, and what the model says on it.
+
+The cases travel with the artefact, so that it can be verified again on a machine that
+has the runtime and nothing else. Needs neither TensorFlow nor Keras.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CASES_NAME = "verification.npz"
+
+TEXTS: dict[str, list[str]] = {
+    "one text": ["The weather is lovely today."],
+    "texts of three lengths": ["Hi!", "", "It's so sunny outside, isn't it? " * 4],
+    "hostile texts": [
+        "ÀÉÎÕÜ ñ ç ß ŉ ﬁ İstanbul ΣΊΣΥΦΟΣ",
+        "日本語テキスト 한국어 ไทย العربية עברית",
+        "👩‍👩‍👧‍👦 🏳️‍🌈\u200b\ufeff\u0000\x07\t\r\n​\ufffd tail",
+    ],
+    "10,000 characters": ["word " * 2000, "x" * 10_000],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question to an artefact and the model's answer.
+
+    Attributes:
+        signature: Which signature is asked.
+        name: What is special about it.
+        inputs: Name to array; text as a list of strings.
+        expected: Name to array: what the model says.
+        exact_zeros: Outputs whose zeros must be exactly 0.
+    """
+
+    signature: str
+    name: str
+    inputs: dict[str, Any]
+    expected: dict[str, np.ndarray] = field(default_factory=dict)
+    exact_zeros: tuple[str, ...] = ()
+
+
+def grid(signature: Any) -> Iterator[Case]:
+    """The cases of one signature, without answers yet.
+
+    Batch 1 and 3; lengths 1, odd and long; no padding, padding right and left, and
+    a row that is all padding.
+
+    Args:
+        signature: A `Signature`.
+    """
+    if signature.takes_text:
+        for name, texts in TEXTS.items():
+            yield Case(signature.name, name, {"text": texts}, {}, signature.exact_zeros)
+        return
+    for seed, (name, sizes, keep) in enumerate(_shapes_and_padding(signature)):
+        random = np.random.default_rng(seed)
+        inputs = {
+            key: _values(key, info, signature, sizes, keep, random)
+            for key, info in signature.inputs.items()
+        }
+        yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
+
+
+def _shapes_and_padding(signature):
+    outputs = signature.outputs.values()
+    axes = {a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)}
+    masked = any(info.dtype == "bool" for info in signature.inputs.values())
+    # Maps grow with the square of the length: a shorter long case keeps files small.
+    longest = 33 if any(len(info.shape) > 3 for info in outputs) else 129
+    longest = min([longest, *signature.max_lengths.values()])
+    lengths = [1, 7, longest] if axes - {"batch"} else [1]
+    for batch in (1, 3) if "batch" in axes else (1,):
+        for length in lengths:
+            sizes = {**dict.fromkeys(axes, length), "batch": batch}
+            for padding in ("no", "right", "left") if masked else ("no",):
+                keep = _keep(batch, length, padding)
+                yield f"batch {batch}, length {length}, {padding} padding", sizes, keep
+    if masked:
+        sizes = {**dict.fromkeys(axes, 7), "batch": 3}
+        keep = _keep(3, 7, "right")
+        keep[1] = False
+        yield "one row of three is all padding", sizes, keep
+        sizes = {**dict.fromkeys(axes, 5), "batch": 1}
+        yield "the only row is all padding", sizes, np.zeros((1, 5), bool)
+
+
+def _keep(batch: int, length: int, padding: str) -> np.ndarray:
+    """Bool `[batch, length]`: row b loses about a third of its tokens a row."""
+    keep = np.ones((batch, length), bool)
+    for row in range(batch):
+        lost = 0 if padding == "no" else (row + 1) * length // 4
+        keep[row, length - lost :] = False
+    return keep[:, ::-1].copy() if padding == "left" else keep
+
+
+def _values(name, info, signature, sizes, keep, random):
+    shape = tuple(sizes[a] if isinstance(a, str) else a for a in info.shape)
+    if info.dtype == "bool":
+        if shape == keep.shape:
+            return keep
+        return random.random(shape) < 0.7
+    if "int" in info.dtype:
+        values = random.integers(0, signature.limits.get(name, 2), shape)
+        values = values * keep if shape == keep.shape else values
+        return values.astype(info.dtype)
+    return random.standard_normal(shape).astype(info.dtype)
+
+
+def answered(cases: Iterable[Case], function: Callable, to_numpy: Callable):
+    """The cases with the model's answers.
+
+    Args:
+        cases: Of one signature.
+        function: The signature's function.
+        to_numpy: Backend tensor to array.
+    """
+    for case in cases:
+        answers = function(**case.inputs)
+        expected = {name: to_numpy(value) for name, value in answers.items()}
+        yield Case(case.signature, case.name, case.inputs, expected, case.exact_zeros)
+
+
+def save_cases(cases: Iterable[Case], file: Path) -> None:
+    """Writes cases into one compressed NumPy file."""
+    arrays: dict[str, np.ndarray] = {}
+    index = []
+    for number, case in enumerate(cases):
+        texts = {k: v for k, v in case.inputs.items() if isinstance(v, list)}
+        entry = {"signature": case.signature, "name": case.name, "texts": texts}
+        index.append({**entry, "exact_zeros": list(case.exact_zeros)})
+        for key, value in case.inputs.items():
+            if key not in texts:
+                arrays[f"{number}/in/{key}"] = value
+        for key, value in case.expected.items():
+            arrays[f"{number}/out/{key}"] = value
+    text = json.dumps(index).encode()
+    np.savez_compressed(file, index=np.frombuffer(text, np.uint8), **arrays)
+
+
+def load_cases(file: Path) -> list[Case]:
+    """Reads what `save_cases` wrote."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "The cases to verify the artefact on cannot be read: the file is damaged "
+            f"or missing. Export again. Received: {file}: {error}"
+        ) from error
+    cases = []
+    for number, entry in enumerate(json.loads(arrays["index"].tobytes())):
+        inputs, expected = dict(entry["texts"]), {}
+        for name, array in arrays.items():
+            owner, _, rest = name.partition("/")
+            if owner == str(number):
+                side, _, key = rest.partition("/")
+                (inputs if side == "in" else expected)[key] = array
+        zeros = tuple(entry["exact_zeros"])
+        cases.append(Case(entry["signature"], entry["name"], inputs, expected, zeros))
+    return cases

@@ -1,0 +1,245 @@
+"""What each model of this library can be asked once it is exported."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_attention.explain.record import attention_maps, record_attention
+from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.models.bert import BertEncoder
+from keras_attention.models.gpt import GPTDecoder
+from keras_attention.models.sentence_encoder import SentenceEncoder
+
+SEQUENCE = ("batch", "sequence")
+TEXT = {"text": TensorInfo("string", ("batch",))}
+
+
+def signatures_of(model: keras.Model) -> list[Signature]:
+    """The signatures of a model; the first takes what its users have at hand.
+
+    Args:
+        model: A model of this library, or any built functional Keras model.
+    """
+    for kind, make in _JOBS.items():
+        if isinstance(model, kind):
+            return make(model)
+    if getattr(model, "inputs", None) and getattr(model, "outputs", None):
+        return [_functional(model)]
+    raise ValueError(
+        "What this model takes is not known. Pass a model of this library, a "
+        "functional Keras model, or your own `signatures=[Signature(...)]`. "
+        f"Received: model={model!r}"
+    )
+
+
+def resources_of(model: keras.Model) -> list[Any]:
+    """What the signatures read beside the weights: the tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return [] if tokenizer is None else [tokenizer]
+
+
+def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
+    limits = _limits(model.encoder, segments=False)
+    size = model.encoder.hidden_dim
+    tokens = {"sequence_output": TensorInfo("float32", (*SEQUENCE, size))}
+    embedding = {"sentence_embedding": TensorInfo("float32", ("batch", size))}
+    maps = _maps_outputs(model.encoder)
+
+    def embed(**ids):
+        return {"sentence_embedding": model(ids, training=False)["sentence_embedding"]}
+
+    def encode(**ids):
+        outputs = model.encoder(ids, training=False)
+        return {"sequence_output": outputs["sequence_output"]}
+
+    def attend(**ids):
+        return _maps(model.encoder, ids)
+
+    zeros = {"exact_zeros": tuple(maps)}
+    empty = {"exact_zeros": ("sentence_embedding",)}  # of a row that is all padding
+    ids = _ids(segments=False)
+    signatures = [
+        Signature("embed_ids", embed, ids, embedding, **limits, **empty),
+        Signature("encode_ids", encode, ids, tokens, **limits),
+        Signature("attention_ids", attend, ids, maps, **limits, **zeros),
+    ]
+    if model.tokenizer is None:
+        return signatures
+    return [
+        _from_text("serving_default", embed, embedding, model.tokenizer, tokens=False),
+        _from_text("encode_text", encode, tokens, model.tokenizer),
+        _from_text("attention_text", attend, maps, model.tokenizer, **zeros),
+        *signatures,
+    ]
+
+
+def _from_text(
+    name: str,
+    function: Callable,
+    outputs: dict[str, TensorInfo],
+    tokenizer: Any,
+    *,
+    tokens: bool = True,
+    **settings: Any,
+) -> Signature:
+    """The same job from raw strings; with the ids, where outputs are per token."""
+
+    def from_text(text):
+        ids = tokenizer(text)
+        ids = {name: ids[name] for name in _ids(segments=False)}
+        return {**function(**ids), **(ids if tokens else {})}
+
+    outputs = {**outputs, **(_ids(segments=False) if tokens else {})}
+    return Signature(name, from_text, TEXT, outputs, **settings)
+
+
+def _bert_encoder(model: BertEncoder) -> list[Signature]:
+    limits = _limits(model, segments=True)
+    outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
+    if model.pooler is not None:
+        outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
+    maps = _maps_outputs(model)
+
+    def encode(**ids):
+        return dict(model(ids, training=False))
+
+    def attend(**ids):
+        return _maps(model, ids)
+
+    ids = _ids(segments=True)
+    zeros = {"exact_zeros": tuple(maps)}
+    return [
+        Signature("serving_default", encode, ids, outputs, **limits),
+        Signature("attention", attend, ids, maps, **limits, **zeros),
+    ]
+
+
+def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
+    limits = _limits(model, segments=False)
+    outputs = {"logits": TensorInfo("float32", (*SEQUENCE, model.vocabulary_size))}
+    maps = _maps_outputs(model)
+
+    def predict(**ids):
+        return {"logits": model(ids, training=False)["logits"]}
+
+    def attend(**ids):
+        return _maps(model, ids)
+
+    ids = _ids(segments=False)
+    zeros = {"exact_zeros": tuple(maps)}
+    return [
+        Signature("serving_default", predict, ids, outputs, **limits),
+        Signature("attention", attend, ids, maps, **limits, **zeros),
+    ]
+
+
+_JOBS = {
+    SentenceEncoder: _sentence_encoder,
+    BertEncoder: _bert_encoder,
+    GPTDecoder: _gpt_decoder,
+}
+
+
+def _ids(*, segments: bool) -> dict[str, TensorInfo]:
+    ids = {"token_ids": TensorInfo("int32", SEQUENCE)}
+    if segments:
+        ids["segment_ids"] = TensorInfo("int32", SEQUENCE)
+    return {**ids, "padding_mask": TensorInfo("bool", SEQUENCE)}
+
+
+def _limits(model: Any, *, segments: bool) -> dict[str, Any]:
+    limits = {"token_ids": model.vocabulary_size}
+    if segments:
+        limits["segment_ids"] = model.num_segments
+    return {"limits": limits, "max_lengths": {"sequence": model.max_sequence_length}}
+
+
+def _maps(model: Any, ids: dict[str, Any]) -> dict[str, Any]:
+    _, maps = record_attention(model, ids, training=False)
+    return {output_name(name): weights for name, weights in maps.items()}
+
+
+def _maps_outputs(model: Any) -> dict[str, TensorInfo]:
+    """The attention maps of a model, found by running it once on two tokens."""
+    maps = attention_maps(model, keras.ops.zeros((1, 2), "int32"))
+    axes = ("sequence", "sequence")
+    return {
+        output_name(name): TensorInfo("float32", ("batch", *m.shape[1:-2], *axes))
+        for name, m in maps.items()
+    }
+
+
+def output_name(layer: str) -> str:
+    """A layer's name as the name of an output: `block_0/attention` has a slash."""
+    return layer.replace("/", "_").replace("#", "_")
+
+
+def _functional(model: keras.Model) -> Signature:
+    """One signature over the inputs and outputs of a functional model."""
+    inputs = {_input_name(tensor): tensor for tensor in model.inputs}
+    described = {
+        name: TensorInfo(tensor.dtype, _axes(tensor.shape))
+        for name, tensor in inputs.items()
+    }
+    names = _output_names(model)
+    outputs = {
+        name: TensorInfo(tensor.dtype, _axes(tensor.shape))
+        for name, tensor in zip(names, model.outputs, strict=True)
+    }
+
+    def predict(**tensors):
+        arranged = keras.tree.map_structure(
+            lambda tensor: tensors[_input_name(tensor)], model.input
+        )
+        results = keras.tree.flatten(model(arranged, training=False))
+        return dict(zip(names, results, strict=True))
+
+    return Signature(
+        "serving_default",
+        predict,
+        described,
+        outputs,
+        limits=_embedding_limits(model, described),
+    )
+
+
+def _input_name(tensor: Any) -> str:
+    return tensor.name.split(":")[0]
+
+
+def _axes(shape: tuple[int | None, ...]) -> tuple[int | str, ...]:
+    """Names for dynamic axes: the batch, and one name an axis for the rest."""
+    names = ["batch", "sequence", *(f"axis_{i}" for i in range(2, len(shape)))]
+    return tuple(
+        name if size is None else size for name, size in zip(names, shape, strict=False)
+    )
+
+
+def _output_names(model: keras.Model) -> list[str]:
+    """Keys of a dict of outputs, else the names of the layers they come from."""
+    if isinstance(model.output, dict):
+        return list(model.output)
+    names = [tensor._keras_history.operation.name for tensor in model.outputs]
+    repeated = [name for name in names if names.count(name) > 1]
+    return [
+        f"{name}_{index}" if name in repeated else name
+        for index, name in enumerate(names)
+    ]
+
+
+def _embedding_limits(
+    model: keras.Model, inputs: dict[str, TensorInfo]
+) -> dict[str, int]:
+    """Vocabulary sizes of integer inputs that go straight into an embedding."""
+    limits = {}
+    for layer in model.layers:
+        size = getattr(layer, "vocabulary_size", getattr(layer, "input_dim", None))
+        if size is None or not getattr(layer, "_inbound_nodes", None):
+            continue
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                name = _input_name(tensor)
+                if name in inputs and "int" in inputs[name].dtype:
+                    limits[name] = min(limits.get(name, size), size)
+    return limits

@@ -1,0 +1,343 @@
+"""What each named region becomes in ONNX: a table and one small function an operator.
+
+Each function is handed a `RegionCall`: a call of a region met in the TensorFlow graph,
+already removed from tf2onnx's graph. It adds ONNX nodes that compute the same and write
+to the same output names. At the end stand the few TensorFlow operators outside regions
+that tf2onnx translates wrongly or not at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from keras_attention.ops.attend import BLOCKED
+
+UNUSED = "unused_output"
+"""Part of the name of outputs that ONNX leaves nameless, which tf2onnx cannot."""
+
+
+@dataclass(frozen=True)
+class RegionCall:
+    """One call of a region, in tf2onnx's terms.
+
+    Attributes:
+        graph: `tf2onnx.graph.Graph`.
+        scope: Prefix of the names of new nodes.
+        tensors: Names of the region's tensor arguments; `None` for an absent one.
+        settings: The region's settings.
+        outputs: Names the results must have.
+        shapes: Static shapes of the results, -1 for a dynamic axis.
+        dtypes: Their ONNX dtypes.
+    """
+
+    graph: Any
+    scope: str
+    tensors: list[str | None]
+    settings: dict[str, Any]
+    outputs: list[str]
+    shapes: list[list[int] | None]
+    dtypes: list[int]
+
+    def add(self, operator: str, inputs: list[str], **node: Any) -> str:
+        """Adds a node and returns the name of its first output."""
+        name = self._new_name(operator)
+        return self.graph.make_node(operator, inputs, name=name, **node).output[0]
+
+    def finish(self, operator: str, inputs: list[str | None], **attr: Any) -> None:
+        """Adds the node whose only output is the region's."""
+        self.add(
+            operator,
+            [name or "" for name in inputs],
+            attr=attr,
+            outputs=self.outputs,
+            shapes=self.shapes,
+            dtypes=self.dtypes,
+        )
+
+    def constant(self, values: Any) -> str:
+        """Adds a constant and returns its name."""
+        return self.graph.make_const(self._new_name("Const"), values).output[0]
+
+    def cast(self, tensor: str, dtype: int) -> str:
+        """The tensor in another dtype; itself if it has that one already."""
+        if self.graph.get_dtype(tensor) == dtype:
+            return tensor
+        shapes = [self.graph.get_shape(tensor)]
+        attr = {"to": dtype}
+        return self.add("Cast", [tensor], attr=attr, shapes=shapes, dtypes=[dtype])
+
+    def size(self, tensor: str, axis: int) -> str:
+        """The size of one axis as an int64 tensor of shape `[1]`."""
+        known = self.static_size(tensor, axis)
+        if known is not None:
+            return self.constant(np.array([known], np.int64))
+        attr = {"start": axis, "end": axis + 1}
+        dtypes = [TensorProto.INT64]
+        return self.add("Shape", [tensor], attr=attr, shapes=[[1]], dtypes=dtypes)
+
+    def static_size(self, tensor: str, axis: int) -> int | None:
+        """The size of one axis where it is known, else `None`."""
+        shape = self.graph.get_shape(tensor)
+        return None if shape is None or shape[axis] < 0 else shape[axis]
+
+    def _new_name(self, operator: str) -> str:
+        from tf2onnx import utils
+
+        return utils.make_name(f"{self.scope}/{operator}")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How a region is written.
+
+    Attributes:
+        since_opset: Lowest opset that has the ONNX operators used.
+        emit: Adds the nodes.
+    """
+
+    since_opset: int
+    emit: Callable[[RegionCall], None]
+
+
+def emit_attention(call: RegionCall) -> None:
+    """`Attention` in the form that takes heads side by side, `[B, T, N * H]`."""
+    query, key, value, mask, bias = call.tensors
+    inputs = [call.cast(tensor, TensorProto.FLOAT) for tensor in (query, key, value)]
+    blocked = _attention_mask(call, query, key, mask, bias)
+    if blocked is not None:
+        inputs.append(blocked)
+    settings = call.settings
+    # is_causal is never written: runtimes disagree on what it means when queries and
+    # keys differ in number. Causal masks arrive as masks.
+    attr = {
+        "q_num_heads": settings["num_heads"],
+        "kv_num_heads": settings["num_key_value_heads"],
+        "scale": settings["scale"],
+    }
+    result, *weights = call.outputs
+    raised = call.dtypes[0] != TensorProto.FLOAT  # half precision: computed in float32
+    outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]
+    if weights:
+        # The fourth output, after two for a cache, in the state "after the softmax".
+        attr["qk_matmul_output_mode"] = 3
+        outputs += [f"{result}/{UNUSED}/{index}" for index in range(2)] + weights
+        shapes += [None, None, call.shapes[1]]
+        if call.static_size(key, 1) is None:
+            inputs[0] = _with_hidden_sizes(call, inputs[0])
+    dtypes = [TensorProto.FLOAT] * len(outputs)
+    node = {"attr": attr, "outputs": outputs, "shapes": shapes, "dtypes": dtypes}
+    call.add("Attention", inputs, **node)
+    if raised:
+        node = {"attr": {"to": call.dtypes[0]}, "outputs": [result]}
+        node |= {"shapes": call.shapes[:1], "dtypes": call.dtypes[:1]}
+        call.add("Cast", outputs[:1], **node)
+
+
+def _with_hidden_sizes(call, query):
+    """The same tensor, with batch and length that shape inference cannot see.
+
+    For a dynamic number of keys, ONNX 1.23 infers weights of shape [B, N, T, 0]. ONNX
+    Runtime believes it. It warns at each run, which is harmless; but two layers with
+    different numbers of keys then seem to have weights of one size, one gets the
+    memory of the other, and the run fails. Axes of unknown size are never equated.
+    """
+    sizes, zeros = call.add("Shape", [query]), call.constant(np.zeros(3, np.int64))
+    sizes = call.add("Max", [sizes, zeros])  # inference does not see through Max
+    node = {"shapes": [call.graph.get_shape(query)], "dtypes": [TensorProto.FLOAT]}
+    return call.add("Reshape", [query, sizes], **node)
+
+
+def _attention_mask(call, query, key, mask, bias):
+    """One mask for `Attention`: bool as it is, or a bias with -inf where forbidden."""
+    if mask is None and bias is None:
+        return None
+    if bias is None:
+        return _to_scores_shape(call, mask, query, key)
+    lowest = call.constant(np.array(BLOCKED, np.float32))
+    bias = call.add("Max", [call.cast(bias, TensorProto.FLOAT), lowest])
+    if mask is not None:
+        forbidden = call.constant(np.array(-np.inf, np.float32))
+        bias = call.add("Where", [mask, bias, forbidden])
+    return _to_scores_shape(call, bias, query, key)
+
+
+def _to_scores_shape(call, mask, query, key):
+    """`[B or 1, N or 1, T, S]`: runtimes do not broadcast the last two axes."""
+    rank = len(call.graph.get_shape(mask))
+    wanted = [call.static_size(query, 1), call.static_size(key, 1)]
+    known = [call.static_size(mask, -2), call.static_size(mask, -1)] if rank > 1 else []
+    if rank == 4 and known == wanted and None not in known:
+        return mask
+    ones = call.constant(np.ones(2, np.int64))
+    sizes = [ones, call.size(query, 1), call.size(key, 1)]
+    shape = call.add("Concat", sizes, attr={"axis": 0})
+    return call.add("Expand", [mask, shape])
+
+
+def emit_layer_normalization(call: RegionCall) -> None:
+    """`LayerNormalization` over the last axis."""
+    x, gamma, beta = call.tensors
+    dtype = call.dtypes[0]
+    if gamma is None:  # the operator cannot do without
+        size = call.static_size(x, -1)
+        gamma = call.constant(np.ones(size, np.float32))
+    inputs = [call.cast(tensor, dtype) for tensor in (x, gamma, beta) if tensor]
+    call.finish("LayerNormalization", inputs, axis=-1, epsilon=call.settings["epsilon"])
+
+
+def emit_rms_normalization(call: RegionCall) -> None:
+    """`RMSNormalization` over the last axis."""
+    inputs = [call.cast(tensor, call.dtypes[0]) for tensor in call.tensors]
+    call.finish("RMSNormalization", inputs, axis=-1, epsilon=call.settings["epsilon"])
+
+
+def emit_gelu(call: RegionCall) -> None:
+    """`Gelu`, exact or by tanh."""
+    approximate = "tanh" if call.settings["approximate"] else "none"
+    call.finish("Gelu", call.tensors, approximate=approximate)
+
+
+def emit_linear(call: RegionCall) -> None:
+    """`MatMul`, then `Add` for a bias."""
+    x, kernel, bias = call.tensors
+    dtype = call.dtypes[0]
+    inputs = [call.cast(x, dtype), call.cast(kernel, dtype)]
+    if bias is None:
+        call.finish("MatMul", inputs)
+        return
+    y = call.add("MatMul", inputs, shapes=call.shapes, dtypes=[dtype])
+    call.finish("Add", [y, call.cast(bias, dtype)])
+
+
+OPERATORS = {
+    "attention": Operator(23, emit_attention),
+    "layer_normalization": Operator(17, emit_layer_normalization),
+    "rms_normalization": Operator(23, emit_rms_normalization),
+    "gelu": Operator(20, emit_gelu),
+    "linear": Operator(13, emit_linear),
+}
+"""Region name to operator. A region that is not here is exported by its body."""
+
+
+def _erfc(ctx, node, name, args):
+    """`1 - Erf(x)`: ONNX has no Erfc, which TensorFlow's exact GELU uses."""
+    x = node.input[0]
+    erf = ctx.make_node(
+        "Erf", [x], dtypes=node.output_dtypes, shapes=node.output_shapes
+    )
+    _replace(ctx, node, "Sub", [_like(ctx, 1, x), erf.output[0]])
+
+
+def _select(ctx, node, name, args):
+    """`Where`: tf2onnx prefers `x * m + y * !m`, which lets NaN and inf through."""
+    from tf2onnx.onnx_opset.controlflow import Select
+
+    if ctx.get_dtype(node.output[0]) == TensorProto.BOOL:
+        Select.version_7(ctx, node)  # bool has no NaN, and not every runtime's Where
+        return
+    node.set_attr("handles_nan", 1)
+    Select.version_9(ctx, node)
+    del node.attr["handles_nan"]
+
+
+def _floor_div(ctx, node, name, args):
+    """Integers rounded down: tf2onnx rounds them towards zero."""
+    from tf2onnx.onnx_opset.math import FloorDiv
+
+    if ctx.get_dtype(node.input[0]) not in INTEGERS:
+        FloorDiv.version_6(ctx, node)
+        return
+    x, y = node.input
+    types = {"dtypes": node.output_dtypes, "shapes": node.output_shapes}
+    rest = ctx.make_node("Mod", [x, y], **types)
+    multiple = ctx.make_node("Sub", [x, rest.output[0]], **types)
+    _replace(ctx, node, "Div", [multiple.output[0], y])
+
+
+def _floor_mod(ctx, node, name, args):
+    """`Mod`, which has the sign of the divisor, as in Python."""
+    from tf2onnx.onnx_opset.math import FloorMod
+
+    if ctx.get_dtype(node.input[0]) not in INTEGERS:
+        FloorMod.version_7(ctx, node)
+        return
+    _replace(ctx, node, "Mod", list(node.input))
+
+
+def _bitcast(ctx, node, name, args):
+    """The sign bit of a float32, which `keras.ops.argmax` asks for; nothing else."""
+    users = ctx.find_output_consumers(node.output[0])
+    masks = [i for user in users for i in user.inputs if user.type == "BitwiseAnd"]
+    masks = [mask for mask in masks if mask.is_const()]
+    wanted = all(mask.get_tensor_value() == SIGN_BIT for mask in masks)
+    if ctx.get_dtype(node.input[0]) != TensorProto.FLOAT or not wanted or not masks:
+        raise ValueError("ONNX has Bitcast from opset 26 on, and tf2onnx not yet")
+    x = node.input[0]
+    zero = _like(ctx, 0, x)
+    reciprocal = ctx.make_node("Reciprocal", [x]).output[0]  # -inf for -0.0
+    signs = [ctx.make_node("Less", [each, zero]).output[0] for each in (x, reciprocal)]
+    sign = ctx.make_node("Or", signs).output[0]
+    values = [_like(ctx, value, node.output[0]) for value in (SIGN_BIT, 0)]
+    _replace(ctx, node, "Where", [sign, *values])
+
+
+INTEGERS = {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
+SIGN_BIT = np.iinfo(np.int32).min
+
+
+def _like(ctx, value, tensor):
+    """A scalar constant in the dtype of a tensor."""
+    from tf2onnx import utils
+
+    dtype = helper.tensor_dtype_to_np_dtype(ctx.get_dtype(tensor))
+    return ctx.make_const(utils.make_name("Const"), np.array(value, dtype)).output[0]
+
+
+def _replace(ctx, node, operator, inputs):
+    """Puts an ONNX node of that operator in the place of a TensorFlow node."""
+    outputs, shapes, dtypes = list(node.output), node.output_shapes, node.output_dtypes
+    name = node.name
+    ctx.remove_node(name)
+    types = {"shapes": shapes, "dtypes": dtypes}
+    ctx.make_node(operator, inputs, name=name, outputs=outputs, **types)
+
+
+TENSORFLOW_OPERATORS = {
+    "Bitcast": _bitcast,
+    "Erfc": _erfc,
+    "FloorDiv": _floor_div,
+    "FloorMod": _floor_mod,
+    "Select": _select,
+    "SelectV2": _select,
+}
+"""TensorFlow operators outside regions that are translated here, not by tf2onnx."""
+
+
+def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, list]]:
+    """What tf2onnx is to call for operators it does not translate itself.
+
+    Args:
+        labels: Name of a marked TensorFlow function to `name`, `settings` and
+            `present` (which tensor arguments are not `None`) of its region.
+    """
+
+    def marked_call(ctx, node, name, args):
+        label = labels[node.get_attr_value("f").decode()]
+        given = iter(node.input)
+        call = RegionCall(
+            graph=ctx,
+            scope=name.rpartition("/")[0] or label["name"],
+            tensors=[next(given) if there else None for there in label["present"]],
+            settings=label["settings"],
+            outputs=list(node.output),
+            shapes=node.output_shapes,
+            dtypes=node.output_dtypes,
+        )
+        ctx.remove_node(node.name)
+        OPERATORS[label["name"]].emit(call)
+
+    calls = {"PartitionedCall": marked_call, "StatefulPartitionedCall": marked_call}
+    return {name: (each, []) for name, each in (TENSORFLOW_OPERATORS | calls).items()}

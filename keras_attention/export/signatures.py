@@ -1,0 +1,66 @@
+"""What an artefact can be asked: named functions from named tensors to tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name-free description of one input or output.
+
+    Attributes:
+        dtype: E.g. `"int32"`, `"bool"`, `"float32"`, `"string"`.
+        shape: One entry an axis: an int, or the name of a dynamic axis such as
+            `"batch"` or `"sequence"`. Axes of one name have one size.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def spec_shape(self) -> list[int | None]:
+        """The shape as TensorFlow writes it: `None` for a dynamic axis."""
+        return [axis if isinstance(axis, int) else None for axis in self.shape]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One callable of an artefact.
+
+    Attributes:
+        name: E.g. `"serving_default"`.
+        function: Called with the inputs as keyword arguments (tensors); returns a
+            dict of tensors with exactly the names of `outputs`. Written in
+            TensorFlow or Keras ops, so that it can be traced.
+        inputs: Name to description.
+        outputs: Name to description.
+        limits: For integer inputs: name to the exclusive upper bound of its
+            values (ids of a vocabulary). Lower bound 0.
+        max_lengths: Name of a dynamic axis to its largest size, e.g.
+            `{"sequence": 512}`.
+        exact_zeros: Outputs whose zeros mean something (weights of hidden keys): they
+            must be exactly 0 in every artefact.
+    """
+
+    name: str
+    function: Callable[..., dict[str, Any]]
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    limits: dict[str, int] = field(default_factory=dict)
+    max_lengths: dict[str, int] = field(default_factory=dict)
+    exact_zeros: tuple[str, ...] = ()
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether any input is a string: such a signature cannot become ONNX."""
+        return any(info.dtype == "string" for info in self.inputs.values())
+
+    def tensor_specs(self) -> dict[str, tf.TensorSpec]:
+        """The inputs as `tf.TensorSpec`s."""
+        return {
+            name: tf.TensorSpec(info.spec_shape, info.dtype, name=name)
+            for name, info in self.inputs.items()
+        }

@@ -1,0 +1,147 @@
+"""Checks of what a tokenizer is given, with errors that say how to repair it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+_ROLES = ("unk", "cls", "sep", "pad", "mask")
+
+
+def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
+    """`{token: id}` of a vocabulary without repetitions."""
+    if not vocabulary:
+        raise ValueError(
+            "A vocabulary needs tokens, the special ones at least. Give a list of "
+            "strings or the path of a vocab.txt. Received: an empty vocabulary"
+        )
+    ids: dict[str, int] = {}
+    for place, token in enumerate(vocabulary):
+        if not isinstance(token, str):
+            raise ValueError(
+                "A vocabulary is a list of strings, the place of each is its id. "
+                "Turn a {token: id} dict into a list sorted by id. "
+                f"Received: {token!r} at place {place}"
+            )
+        if token in ids:
+            raise ValueError(
+                "Each token stands once in a vocabulary, or its id would be "
+                "ambiguous. Rename one of the two, such as '[unused1]'. "
+                f"Received: {token!r} at places {ids[token]} and {place}"
+            )
+        ids[token] = place
+    return ids
+
+
+def special_tokens(
+    given: Mapping[str, str | None], ids: Mapping[str, int]
+) -> dict[str, str | None]:
+    """The token of each role; `"mask"` may be missing."""
+    unknown = sorted(set(given) - set(_ROLES))
+    if unknown:
+        raise ValueError(
+            f"Special tokens are named by {', '.join(_ROLES)}. Rename or remove the "
+            f"others. Received: special_tokens with {unknown}"
+        )
+    tokens: dict[str, str | None] = {role: f"[{role.upper()}]" for role in _ROLES}
+    if "[MASK]" not in ids:
+        tokens["mask"] = None
+    tokens.update(given)
+    for role, token in tokens.items():
+        if token not in ids and not (role == "mask" and token is None):
+            raise ValueError(
+                f"The vocabulary lacks the special token {token!r} ({role}). Add it, "
+                f"or give the name it has: special_tokens={{{role!r}: …}}. "
+                f"Received: {len(ids)} tokens, the first are {list(ids)[:5]}"
+            )
+    return tokens
+
+
+def added_tokens(given: Sequence[str], ids: Mapping[str, int]) -> list[str]:
+    """Tokens to find in raw text: in the vocabulary, and none overlaps another."""
+    tokens = list(dict.fromkeys(given))
+    for token in tokens:
+        if not token or token not in ids:
+            raise ValueError(
+                "Added tokens are tokens of the vocabulary. Add it to the vocabulary "
+                f"or take it off the list. Received: added_tokens with {token!r}"
+            )
+    for one in tokens:
+        for other in tokens:
+            shared = [n for n in range(1, len(one)) if other.startswith(one[n:])]
+            if any(len(one) - n < len(other) for n in shared):
+                raise ValueError(
+                    "Added tokens must not overlap: the end of one is the start of "
+                    "another, so that a text could be cut in two ways. Leave one of "
+                    f"them out of added_tokens. Received: {one!r} and {other!r}"
+                )
+    return tokens
+
+
+def check_lengths(max_length: Any, max_input_chars_per_word: Any) -> None:
+    """Both lengths are integers with room for what has to go in."""
+    least = {"max_length": 3, "max_input_chars_per_word": 1}
+    values = {
+        "max_length": 3 if max_length is None else max_length,
+        "max_input_chars_per_word": max_input_chars_per_word,
+    }
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least[name]:
+            raise ValueError(
+                f"{name} is an integer of at least {least[name]}"
+                f"{' (the special tokens of a pair) or None' * (name == 'max_length')}"
+                f". Choose a larger one. Received: {name}={value!r}"
+            )
+
+
+def strings(texts: Any, name: str) -> tf.Tensor:
+    """Texts as a string tensor `[B]`."""
+    if isinstance(texts, str | bytes):
+        _refuse_scalar(name, repr(texts))
+    if not tf.is_tensor(texts):
+        try:
+            texts = tf.convert_to_tensor(texts, tf.string)
+        except (TypeError, ValueError, UnicodeError) as error:
+            raise ValueError(
+                f"The tokenizer takes {name} as strings [B], one a row: a list of str "
+                "or a string tensor. Token ids go to the model directly. "
+                f"Received: {name}={_shortened(texts)} ({type(texts).__name__})"
+            ) from error
+    if texts.dtype != tf.string:
+        raise ValueError(
+            f"The tokenizer takes {name} as strings [B]. Token ids go to the model "
+            f"directly. Received: {name} with dtype={texts.dtype.name}"
+        )
+    if texts.shape.rank == 0:
+        _refuse_scalar(name, "a scalar string tensor")
+    if isinstance(texts, tf.RaggedTensor) or texts.shape.rank not in (1, None):
+        raise ValueError(
+            f"The tokenizer takes {name} as strings [B], one a row. Flatten it first, "
+            f"such as with tf.reshape({name}, [-1]); for two texts a row use "
+            f"texts_pair. Received: {name} with shape={texts.shape}"
+        )
+    return texts
+
+
+def check_same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> None:
+    """As many second texts as first ones; known at once, or when the graph runs."""
+    message = (
+        "Each row needs both texts: texts and texts_pair must be equally many. Give "
+        "two lists of one length. Received:"
+    )
+    counts = texts.shape[0], texts_pair.shape[0]
+    if None not in counts and counts[0] != counts[1]:
+        raise ValueError(f"{message} {counts[0]} texts and {counts[1]} texts_pair")
+    tf.debugging.assert_equal(tf.size(texts), tf.size(texts_pair), message=message)
+
+
+def _refuse_scalar(name: str, received: str) -> None:
+    raise ValueError(
+        f"The tokenizer takes {name} as strings [B], one a row, and got a single one. "
+        f"Wrap it in a list: [text]. Received: {name}={received}"
+    )
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "…"

@@ -1,0 +1,1 @@
+"""Other libraries' checkpoints, read into our variables and written back."""

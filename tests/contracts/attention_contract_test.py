@@ -1,0 +1,567 @@
+"""What every attention layer promises. The kinds are listed in contracts/kinds.py."""
+
+import inspect
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from contracts.kinds import (
+    BY_NAME,
+    KEY,
+    KINDS,
+    QUERY,
+    UNITS,
+    VALUE,
+    B,
+    S,
+    T,
+    relative_error,
+    to_numpy,
+    weights_of,
+)
+from keras import ops
+from oracle import drawn
+
+MASK = np.stack(
+    [
+        drawn("""
+            1 . 1 1 .
+            . . . . .
+            1 1 1 1 1
+        """),
+        drawn("""
+            . 1 . 1 .
+            1 1 1 . .
+            . . . 1 1
+        """),
+    ]
+)
+QUERY_MASK = drawn("""
+    1 1 1
+    1 1 .
+""")
+KEY_MASK = drawn("""
+    1 1 1 1 1
+    1 1 1 . .
+""")
+MASKS = {"attention_mask": MASK, "query_mask": QUERY_MASK, "value_mask": KEY_MASK}
+SEEN = MASK & QUERY_MASK[..., None] & KEY_MASK[:, None, :]
+BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that may look at nothing
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+def expected_of(kind, layer, inputs):
+    return kind.oracle(
+        layer, *inputs, mask=MASK, query_mask=QUERY_MASK, key_mask=KEY_MASK
+    )
+
+
+def observed(kind, layer, inputs, **kwargs):
+    """Output and weights as numpy."""
+    return to_numpy(kind.call(layer, *inputs, return_attention_scores=True, **kwargs))
+
+
+def without_heads(weights):
+    """Weights `[B, T, S]`, those of all heads one after the other."""
+    return weights.reshape(-1, *weights.shape[-2:]) if weights.ndim == 4 else weights
+
+
+def per_head(seen, weights):
+    """`seen` in the shape of weights with or without heads."""
+    return np.broadcast_to(seen[:, None] if weights.ndim == 4 else seen, weights.shape)
+
+
+def context_free(layer, query):
+    """The output of a query whose context is 0."""
+    weights = weights_of(layer)
+    if "combine/kernel" in weights:
+        kernel = weights["combine/kernel"][VALUE:]
+        return np.tanh(np.asarray(query, "float64") @ kernel)
+    bias = weights.get("attention_output/bias")
+    return np.zeros((1, 1)) if bias is None else bias[None, None]
+
+
+# --- the numbers ---------------------------------------------------------------
+
+
+@every_kind
+def test_output_and_weights_are_those_of_the_paper(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    output, weights = expected_of(kind, layer, inputs)
+    actual, actual_weights = observed(kind, layer, inputs, **MASKS)
+    assert relative_error(actual, output) <= 1e-6
+    assert relative_error(actual_weights, weights) <= 1e-6
+
+
+@every_kind
+def test_without_any_mask_they_are_too(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    output, weights = kind.oracle(layer, *inputs, mask=np.ones((1, 1, 1), bool))
+    actual, actual_weights = observed(kind, layer, inputs)
+    assert relative_error(actual, output) <= 1e-6
+    assert relative_error(actual_weights, weights) <= 1e-6
+
+
+@every_kind
+def test_in_float64_they_are_exact_to_float64(kind):
+    layer, inputs = kind.built(dtype="float64"), kind.inputs(dtype="float64")
+    output, weights = expected_of(kind, layer, inputs)
+    actual, actual_weights = observed(kind, layer, inputs, **MASKS)
+    assert actual.dtype == "float64"
+    assert relative_error(actual, output) <= 1e-13
+    assert relative_error(actual_weights, weights) <= 1e-13
+
+
+LIMITS = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 6e-3}
+
+
+@pytest.mark.parametrize("policy", LIMITS)
+@every_kind
+def test_in_half_precision_they_are_as_exact_as_it_allows(kind, policy):
+    layer, inputs = kind.built(dtype=policy), kind.inputs()
+    output, _ = expected_of(kind, layer, inputs)
+    actual = kind.call(layer, *inputs, **MASKS)
+    assert keras.backend.standardize_dtype(actual.dtype) == layer.compute_dtype
+    assert relative_error(to_numpy(actual), output) <= LIMITS[policy]
+
+
+@pytest.mark.parametrize("policy", LIMITS)
+@every_kind
+def test_huge_inputs_stay_finite_in_half_precision(kind, policy):
+    layer = kind.make(dtype=policy)
+    query, value, key = kind.inputs()
+    output, weights = observed(kind, layer, [query * 900, value, key * 900], **MASKS)
+    assert np.isfinite(output.astype("float32")).all()
+    assert np.isfinite(weights).all()
+    assert (weights[~per_head(SEEN, weights)] == 0).all()
+
+
+@every_kind
+def test_weights_of_a_query_sum_to_one_or_are_all_zero(kind):
+    _, weights = observed(kind, kind.built(), kind.inputs(), **MASKS)
+    seen, sums = per_head(SEEN, weights), weights.sum(axis=-1)
+    assert (weights >= 0).all()
+    assert (weights[~seen] == 0).all()
+    if kind.sums_to_one and "window" not in kind.name and "local" not in kind.name:
+        assert np.allclose(sums, seen.any(axis=-1), atol=1e-6)
+    elif kind.sums_to_one:  # a window may leave nothing to see
+        assert np.logical_or(abs(sums - 1) <= 1e-6, sums == 0).all()
+    assert (sums <= 1 + 1e-6).all()
+    assert sums.max() > 0.1
+
+
+@every_kind
+def test_bias_multiplies_weights_by_its_exponential(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    bias = np.random.default_rng(3).normal(size=(B, T, S)).astype("float32")
+    _, weights = observed(kind, layer, inputs, **MASKS)
+    _, biased = observed(kind, layer, inputs, attention_bias=bias, **MASKS)
+    factor = np.exp(bias)
+    if weights.ndim == 4:
+        factor = factor[:, None]
+    expected = weights * factor
+    assert relative_error(biased, weights) > 0.01
+    if not kind.sums_to_one:  # the Gaussian comes after the softmax
+        assert np.array_equal(biased > 0, weights > 0)
+        return
+    total = expected.sum(axis=-1, keepdims=True)
+    expected = np.divide(expected, total, where=total > 0, out=np.zeros_like(expected))
+    assert relative_error(biased, expected) <= 1e-5
+
+
+@every_kind
+def test_gradients_are_those_of_finite_differences(kind):
+    layer, inputs = kind.built(dtype="float64"), kind.inputs(dtype="float64")
+    rng = np.random.default_rng(5)
+    inputs = [tf.Variable(x) for x in inputs]
+    moved = [*inputs, *(w.value for w in layer.trainable_weights)]
+    target = rng.normal(size=kind.call(layer, *inputs, **MASKS).shape)
+
+    def loss():
+        return tf.reduce_sum(kind.call(layer, *inputs, **MASKS) * target)
+
+    with tf.GradientTape() as tape:
+        value = loss()
+    gradients = tape.gradient(value, moved)
+    directions = [rng.normal(size=x.shape) for x in moved]
+    slope = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
+    step = 1e-6
+    ends = []
+    for sign in (1, -2):
+        for x, d in zip(moved, directions, strict=True):
+            x.assign_add(sign * step * d)
+        ends.append(float(loss()))
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-7, abs=1e-7)
+
+
+# --- nothing to see, nothing leaks -------------------------------------------------
+
+
+@every_kind
+def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
+    inputs = kind.inputs()
+    plain, dropping = kind.built(), kind.built(dropout=0.5)
+    assert BLIND.sum() == 3
+    output, weights = observed(kind, plain, inputs, **MASKS)
+    assert (weights[~per_head(~BLIND[..., None], weights)] == 0).all()
+    query = np.where(QUERY_MASK[..., None], inputs[0], 0)
+    expected = np.broadcast_to(context_free(plain, query), output.shape)
+    assert abs(output[BLIND] - expected[BLIND]).max() <= 1e-6
+    if "combine/kernel" not in weights_of(plain):
+        assert np.array_equal(output[BLIND], expected[BLIND])
+    for layer, return_scores in itertools.product((plain, dropping), (False, True)):
+        for training in (None, False):
+            again = kind.call(
+                layer,
+                *inputs,
+                return_attention_scores=return_scores,
+                training=training,
+                **MASKS,
+            )
+            again = again[0] if return_scores else again
+            assert np.array_equal(again, output)
+
+
+@every_kind
+def test_what_stands_at_padding_never_leaks(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    clean, clean_weights = observed(kind, layer, inputs, **MASKS)
+    keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
+    for poison in (np.nan, np.inf, -np.inf, 3e38, 17.0):
+        poisoned = [
+            np.where(k[..., None], x, poison).astype("float32")
+            for k, x in zip(keep, inputs, strict=True)
+        ]
+        output, weights = observed(kind, layer, poisoned, **MASKS)
+        assert np.array_equal(output, clean)
+        assert np.array_equal(weights, clean_weights)
+
+
+@every_kind
+def test_gradients_do_not_leak_into_or_out_of_padding(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
+
+    def gradients(poison):
+        tensors = [
+            tf.constant(np.where(k[..., None], x, poison).astype("float32"))
+            for k, x in zip(keep, inputs, strict=True)
+        ]
+        weights = [w.value for w in layer.trainable_weights]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            loss = tf.reduce_sum(tf.square(kind.call(layer, *tensors, **MASKS)))
+        found = tape.gradient(
+            loss, [*tensors, *weights], unconnected_gradients="zero"
+        )
+        return [tf.convert_to_tensor(g).numpy() for g in found]
+
+    clean, poisoned = gradients(0.0), gradients(np.nan)
+    for left, right in zip(clean, poisoned, strict=True):
+        assert np.array_equal(left, right)
+    for gradient, k in zip(poisoned, keep, strict=False):
+        assert (gradient[~k] == 0).all()
+    assert abs(poisoned[1]).max() > 0
+
+
+@every_kind
+def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
+    layer, inputs = kind.built(), [tf.constant(x) for x in kind.inputs()]
+    hidden = MASK & (np.arange(S) != 2)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        output = kind.call(layer, *inputs, attention_mask=hidden)
+        loss = tf.reduce_sum(tf.square(output))
+    _, value, key = tape.gradient(loss, inputs, unconnected_gradients="zero")
+    assert (value.numpy()[:, 2] == 0).all()
+    assert (key.numpy()[:, 2] == 0).all()
+    assert abs(value).numpy().max() > 0
+
+
+@every_kind
+def test_causal_shows_nothing_of_the_future(kind):
+    layer, inputs = kind.built(), kind.inputs(queries=S)
+    output = to_numpy(kind.call(layer, *inputs, use_causal_mask=True))
+    lower = np.tril(np.ones((1, S, S), bool))
+    explicit = to_numpy(kind.call(layer, *inputs, attention_mask=lower))
+    assert np.array_equal(output, explicit)
+    changed = [x.copy() for x in inputs]
+    for x in changed:
+        x[:, 3:] += 5.0
+    moved = to_numpy(kind.call(layer, *changed, use_causal_mask=True))
+    if "predictive" in kind.name:  # S * sigmoid(...) knows how long the source is
+        assert np.array_equal(moved[:, :3], output[:, :3])
+    assert relative_error(moved[:, :3], output[:, :3]) <= 1e-6
+    assert relative_error(moved[:, 3:], output[:, 3:]) > 1e-3
+
+
+# --- dropout -----------------------------------------------------------------------
+
+
+@every_kind
+def test_dropout_works_in_training_only_and_is_seeded(kind):
+    inputs = kind.inputs()
+    still = to_numpy(kind.call(kind.built(), *inputs))
+    runs = []
+    for seed in (11, 11, 12):
+        layer = kind.built(dropout=0.5, seed=seed)
+        runs.append(to_numpy(kind.call(layer, *inputs, training=True)))
+        assert np.array_equal(kind.call(layer, *inputs), still)
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+    assert not np.array_equal(runs[0], still)
+
+
+@every_kind
+def test_returned_weights_are_those_before_dropout(kind):
+    inputs = kind.inputs()
+    _, still = observed(kind, kind.built(), inputs)
+    _, weights = observed(kind, kind.built(dropout=0.5), inputs, training=True)
+    assert np.allclose(weights, still, atol=1e-7)
+
+
+# --- ways to call ------------------------------------------------------------------
+
+
+@every_kind
+def test_a_list_of_tensors_is_the_same_call(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    extra = {"positions": np.arange(T)} if kind.needs_positions else {}
+    masks = {**MASKS, "key_mask": KEY_MASK}
+    expected = to_numpy(kind.call(layer, *inputs, **masks))
+    listed = layer(list(inputs), **extra, **masks)
+    assert np.array_equal(listed, expected)
+    in_list = layer(
+        list(inputs),
+        query_mask=[QUERY_MASK, KEY_MASK, KEY_MASK],
+        attention_mask=MASK,
+        **extra,
+    )
+    assert np.array_equal(in_list, expected)
+
+
+@every_kind
+def test_two_tensors_use_the_value_as_key(kind):
+    rng = np.random.default_rng(1)
+    query, value = rng.normal(size=(B, T, 7)), rng.normal(size=(B, S, 7))
+    layer = kind.make()
+    expected = to_numpy(kind.call(layer, query, value, value, value_mask=KEY_MASK))
+    extra = {"positions": np.arange(T)} if kind.needs_positions else {}
+    assert np.array_equal(layer(query, value, value_mask=KEY_MASK, **extra), expected)
+    assert np.array_equal(layer([query, value], value_mask=KEY_MASK, **extra), expected)
+
+
+def embedded(size):
+    """Tensors that carry a Keras mask: id 0 is padding."""
+    query_ids = np.where(QUERY_MASK, [[3, 1, 4], [1, 5, 9]], 0)
+    value_ids = np.where(KEY_MASK, [[2, 7, 1, 8, 2], [8, 1, 8, 2, 8]], 0)
+    embedding = keras.layers.Embedding(10, size, mask_zero=True)
+    return embedding(query_ids), embedding(value_ids)
+
+
+@every_kind
+def test_masks_that_keras_carries_are_used_and_passed_on(kind):
+    query, value = embedded(QUERY)
+    layer = kind.make()
+    bare = [np.array(query), np.array(value), np.array(value)]
+    extra = {"positions": np.arange(T)} if kind.needs_positions else {}
+    expected = to_numpy(
+        layer(*bare, query_mask=QUERY_MASK, value_mask=KEY_MASK, **extra)
+    )
+    output = layer(query, value, **extra)
+    assert np.array_equal(output, expected)
+    assert np.array_equal(output._keras_mask, QUERY_MASK)
+    listed = layer([query, value], **extra)
+    assert np.array_equal(listed, expected)
+    assert np.array_equal(listed._keras_mask, QUERY_MASK)
+    output, _ = layer(query, value, return_attention_scores=True, **extra)
+    assert np.array_equal(output, expected)
+    assert np.array_equal(output._keras_mask, QUERY_MASK)
+    assert not np.array_equal(layer(*bare, **extra), expected)
+
+
+@every_kind
+def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
+    query, value = embedded(QUERY)
+    layer = kind.make()
+    more_query, more_key = drawn("1 . 1\n1 1 1"), drawn("1 1 . 1 1\n. 1 1 1 1")
+    extra = {"positions": np.arange(T)} if kind.needs_positions else {}
+    expected = to_numpy(
+        layer(
+            np.array(query),
+            np.array(value),
+            query_mask=QUERY_MASK & more_query,
+            value_mask=KEY_MASK & more_key,
+            attention_mask=MASK,
+            **extra,
+        )
+    )
+    explicit = {"query_mask": more_query, "attention_mask": MASK, **extra}
+    for name in ("value_mask", "key_mask"):
+        output = layer(query, value, **{name: more_key}, **explicit)
+        assert np.array_equal(output, expected)
+
+
+@every_kind
+def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
+    layer, inputs = kind.built(), kind.inputs()
+    output, weights = observed(kind, layer, inputs, **MASKS)
+    unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in inputs]
+    unknown += [tf.TensorSpec((None, None, None), tf.bool)]
+    unknown += [tf.TensorSpec((None, None), tf.bool)] * 2
+
+    @tf.function(input_signature=unknown)
+    def graph(query, value, key, attention_mask, query_mask, value_mask):
+        extra = {}
+        if kind.needs_positions:
+            extra["positions"] = tf.range(T)
+        return layer(
+            query,
+            value,
+            key,
+            attention_mask=attention_mask,
+            query_mask=query_mask,
+            value_mask=value_mask,
+            return_attention_scores=True,
+            **extra,
+        )
+
+    if kind.needs_positions:  # queries and keys of unknown length: cannot be placed
+        unknown[0] = tf.TensorSpec((None, T, QUERY))
+        unknown[1] = tf.TensorSpec((None, S, VALUE))
+        unknown[2] = tf.TensorSpec((None, S, KEY))
+    actual, actual_weights = graph(*inputs, *MASKS.values())
+    assert relative_error(actual, output) <= 1e-6
+    assert relative_error(actual_weights, weights) <= 1e-6
+
+
+# --- shapes ------------------------------------------------------------------------
+
+
+def functional(kind, layer, *, length=S, batch=None, scores=False):
+    """A model whose inputs are query, value, key and mask."""
+    inputs = [
+        keras.Input((T, QUERY), batch_size=batch),
+        keras.Input((length, VALUE), batch_size=batch),
+        keras.Input((length, kind.key_size), batch_size=batch),
+        keras.Input((T, length), dtype="bool", batch_size=batch),
+    ]
+    outputs = kind.call(
+        layer, *inputs[:3], attention_mask=inputs[3], return_attention_scores=scores
+    )
+    return keras.Model(inputs, outputs)
+
+
+@every_kind
+def test_symbolic_shapes_are_the_real_ones_in_cross_attention(kind):
+    model = functional(kind, kind.make(), scores=True)
+    real = model([*kind.inputs(), MASK])
+    for tensor, symbol in zip(real, model.outputs, strict=True):
+        assert (None, *tensor.shape[1:]) == tuple(symbol.shape)
+        assert keras.backend.standardize_dtype(tensor.dtype) == symbol.dtype
+    assert tuple(real[0].shape) == (B, T, kind.size or VALUE)
+    assert tuple(real[1].shape[-2:]) == (T, S)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (1, 1, S), (B, T, 1), (0, T, S), (B, 0, S), (B, T, 0)], ids=str
+)
+def test_sizes_of_one_and_zero_work(kind, sizes):
+    batch, queries, keys = sizes
+    layer = kind.built()
+    inputs = kind.inputs(batch=batch, queries=queries, keys=keys)
+    expected, expected_weights = kind.oracle(layer, *inputs, mask=np.ones((1, 1, 1)) > 0)
+    output, weights = observed(kind, layer, inputs)
+    assert relative_error(output, expected) <= 1e-6
+    assert relative_error(weights, expected_weights) <= 1e-6
+    keep = np.zeros((batch, keys), bool)
+    _, weights = observed(kind, layer, inputs, value_mask=keep)
+    assert (weights == 0).all()
+
+
+@every_kind
+def test_each_row_of_a_batch_stands_for_itself(kind):
+    layer, inputs = kind.built(), kind.inputs(batch=5)
+    whole = to_numpy(kind.call(layer, *inputs))
+    for row in range(5):
+        alone = kind.call(layer, *(x[row : row + 1] for x in inputs))
+        assert relative_error(alone, whole[row : row + 1]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k.by_content], ids=lambda kind: kind.name
+)
+def test_the_order_of_keys_does_not_matter(kind):
+    layer, (query, value, key) = kind.built(), kind.inputs()
+    order = np.array([3, 0, 4, 1, 2])
+    output, weights = observed(kind, layer, (query, value, key), attention_mask=MASK)
+    moved, moved_weights = observed(
+        kind,
+        layer,
+        (query, value[:, order], key[:, order]),
+        attention_mask=MASK[:, :, order],
+    )
+    assert relative_error(moved, output) <= 1e-6
+    assert relative_error(moved_weights, weights[..., order]) <= 1e-6
+
+
+# --- saving and training --------------------------------------------------------------
+
+
+@every_kind
+def test_the_config_holds_every_constructor_argument_through_json(kind):
+    layer = kind.make(dropout=0.25, seed=3, name="mine", dtype="mixed_bfloat16")
+    config = layer.get_config()
+    arguments = set(inspect.signature(type(layer)).parameters) - {"kwargs"}
+    assert arguments <= set(config)
+    through = json.loads(json.dumps(config))
+    again = type(layer).from_config(through)
+    assert json.dumps(again.get_config()) == json.dumps(config)
+    made_with = {**kind.make.keywords, "dropout": 0.25, "seed": 3, "name": "mine"}
+    for name, value in made_with.items():
+        assert config[name] == value
+    assert again.dtype_policy.name == "mixed_bfloat16"
+
+
+@every_kind
+def test_saving_and_loading_changes_no_bit(kind, tmp_path):
+    layer, data = kind.built(dropout=0.5), [*kind.inputs(), MASK]
+    model = functional(kind, layer, scores=True)
+    expected = to_numpy(model(data))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for actual, wanted in zip(to_numpy(loaded(data)), expected, strict=True):
+        assert np.array_equal(actual, wanted)
+    rebuilt = [x for x in loaded.layers if isinstance(x, type(layer))]
+    assert rebuilt[0].get_config() == layer.get_config()
+
+
+@every_kind
+def test_compiled_by_xla_it_is_the_same_and_every_weight_learns(kind):
+    layer, data = kind.built(dropout=0.1), [*kind.inputs(), MASK]
+    model = functional(kind, layer)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+    expected = to_numpy(model(data))
+    predicted = model.predict_on_batch(data)
+    assert relative_error(predicted, expected) <= 1e-6
+    before = [np.array(w) for w in layer.trainable_weights]
+    model.fit(data, expected + 1.0, batch_size=B, verbose=0)
+    for weight, old in zip(layer.trainable_weights, before, strict=True):
+        if weight.path.endswith("key/bias") and "multi" in kind.name:
+            continue  # softmax(x + c) = softmax(x): its gradient is 0
+        assert not np.array_equal(weight, old), weight.path
+        assert np.isfinite(np.array(weight)).all()
+
+
+def test_the_list_holds_every_constructor_choice():
+    layers = {name.split("-")[0] for name in BY_NAME}
+    assert layers == {"additive", "dot", "global", "local", "multi"}
+    assert len(BY_NAME) == len(KINDS) == 24
+    sizes = (B, T, S, QUERY, KEY, VALUE, UNITS)
+    assert len(set(sizes)) == len(sizes)
+    assert ops.shape(KINDS[0].inputs()[0]) == (B, T, QUERY)

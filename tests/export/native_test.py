@@ -1,0 +1,202 @@
+"""A C program gets from the artefact, for raw strings, what Python computes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attention.export.saved_model import op_libraries, write_saved_model
+from keras_attention.export.signatures import Signature, TensorInfo
+
+NATIVE = Path(__file__).parents[2] / "export/native"
+WORDS = ["[UNK]", "red", "green", "blue", "##er"]
+UNITS = 3
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("gcc") and shutil.which("make")),
+    reason="gcc or make is missing (Debian: apt install build-essential)",
+)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """Compile the client; a warning is an error here."""
+    build = tmp_path_factory.mktemp("build")
+    make = ["make", "-C", NATIVE, f"BUILD={build}", f"PYTHON={sys.executable}"]
+    done = subprocess.run(
+        [*make, "CC=gcc", "CFLAGS=-O1 -Wall -Wextra -Werror -pedantic"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    return build / "client"
+
+
+class LookupTokenizer(tf.Module):
+    """Words by a lookup table: operations of TensorFlow alone."""
+
+    def __init__(self):
+        super().__init__()
+        values = tf.range(len(WORDS), dtype=tf.int64)
+        init = tf.lookup.KeyValueTensorInitializer(tf.constant(WORDS), values)
+        self.table = tf.lookup.StaticHashTable(init, default_value=0)
+
+    def __call__(self, texts):
+        return self.table.lookup(tf.strings.split(texts)).to_tensor()
+
+
+class WordPieces(tf.Module):
+    """WordPiece by an operation of tensorflow-text."""
+
+    def __init__(self):
+        super().__init__()
+        import tensorflow_text
+
+        self.tokenizer = tensorflow_text.FastWordpieceTokenizer(
+            WORDS, token_out_type=tf.int64, support_detokenization=False
+        )
+
+    def __call__(self, texts):
+        return self.tokenizer.tokenize(texts).to_tensor()
+
+
+def signatures(embedding, tokenizer):
+    def encode(texts):
+        token_ids = tokenizer(texts)
+        return {
+            "vectors": tf.reduce_sum(embedding(token_ids), axis=1),
+            "token_ids": token_ids,
+            "is_known": tf.reduce_all(token_ids > 0, axis=1),
+            "texts_again": tf.strings.join([texts, "!"]),
+            "halves": tf.cast(tf.ones_like(token_ids), tf.float16),
+        }
+
+    texts = {"texts": TensorInfo("string", ("batch",))}
+    outputs = {
+        "vectors": TensorInfo("float32", ("batch", UNITS)),
+        "token_ids": TensorInfo("int64", ("batch", "sequence")),
+        "is_known": TensorInfo("bool", ("batch",)),
+        "texts_again": TensorInfo("string", ("batch",)),
+        "halves": TensorInfo("float16", ("batch", "sequence")),
+    }
+    decode = Signature(
+        "decode",
+        lambda token_ids: {"vectors": embedding(token_ids)},
+        {"token_ids": TensorInfo("int32", ("batch",))},
+        {"vectors": TensorInfo("float32", ("batch", UNITS))},
+    )
+    return [Signature("encode", encode, texts, outputs), decode]
+
+
+def save(folder, tokenizer):
+    keras.utils.set_random_seed(3)
+    embedding = keras.layers.Embedding(len(WORDS), UNITS)
+    embedding.build()
+    both = signatures(embedding, tokenizer)
+    write_saved_model(
+        both,
+        folder,
+        variables=embedding.variables,
+        assets_and_resources=[tokenizer],
+    )
+    return folder, both[0].function
+
+
+@pytest.fixture(scope="module")
+def lookup_model(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("lookup") / "1", LookupTokenizer())
+
+
+def ask(client, *arguments):
+    return subprocess.run(
+        [str(client), *map(str, arguments)],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def rows(done):
+    assert done.returncode == 0, done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.decode().splitlines()]
+
+
+# A quote, a backslash and a tab have to be escaped; the last is no ASCII.
+TEXTS = ["red green", 'blue "quoted" \\ \t red', "", "été 日本 blue"]
+
+
+@pytest.mark.parametrize("output", ["vectors", "token_ids", "is_known"])
+def test_c_gives_the_numbers_of_python(client, lookup_model, output):
+    folder, function = lookup_model
+    expected = function(tf.constant(TEXTS))[output].numpy()
+    got = rows(ask(client, folder, "encode", output, *TEXTS))
+    # Nine digits give a float32 back exactly.
+    np.testing.assert_array_equal(np.array(got, expected.dtype), expected)
+
+
+def test_c_gives_texts(client, lookup_model):
+    got = rows(ask(client, lookup_model[0], "encode", "texts_again", *TEXTS))
+    assert got == [text + "!" for text in TEXTS]
+
+
+def test_c_loads_the_operations_of_tensorflow_text(client, tmp_path):
+    text = pytest.importorskip("tensorflow_text")
+    folder, function = save(tmp_path / "1", WordPieces())
+    ops = Path(text.__file__).parent / "python" / "ops"
+    libraries = []
+    for name in op_libraries(folder):
+        libraries += ["--library", ops / name]
+    assert libraries
+    texts = ["redder", "blueer green"]
+    got = rows(ask(client, *libraries, folder, "encode", "vectors", *texts))
+    expected = function(tf.constant(texts))["vectors"].numpy()
+    np.testing.assert_array_equal(np.array(got, "float32"), expected)
+
+    done = ask(client, folder, "encode", "vectors", *texts)
+    assert done.returncode == 1
+    assert b"Op type not registered 'FastWordpieceTokenize" in done.stderr
+
+
+BAD_CALLS = {
+    "no such model": (["nowhere", "encode", "vectors", "a"], "nowhere"),
+    "no such signature": (["", "enc", "vectors", "a"], "no signature 'enc'. Expected"),
+    "no such output": (["", "encode", "v", "a"], "no output 'v'. Expected one of:"),
+    "a signature of ids": (["", "decode", "vectors", "a"], "does not take texts alone"),
+    "a dtype C cannot print": (["", "encode", "halves", "a"], "cannot print numbers"),
+    "no texts": (["", "encode", "vectors"], "usage: client"),
+    "no library": (["--library", "nowhere.so", "", "e", "v", "a"], "nowhere.so"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS.values(), ids=[*BAD_CALLS])
+def test_a_bad_call_ends_with_the_reason(client, lookup_model, call, message):
+    done = ask(client, *(part or lookup_model[0] for part in call))
+    assert done.returncode == 1
+    assert done.stdout == b"" or "print" in message
+    assert message in done.stderr.decode()
+
+
+def test_a_failing_check_in_the_graph_is_reported(client, tmp_path):
+    signature = Signature(
+        "encode",
+        lambda texts: {"lengths": tf.strings.length(texts)},
+        {"texts": TensorInfo("string", ("batch",))},
+        {"lengths": TensorInfo("int32", ("batch",))},
+        max_lengths={"batch": 2},
+    )
+    write_saved_model([signature], tmp_path / "1", variables=[])
+    assert rows(ask(client, tmp_path / "1", "encode", "lengths", "a", "bcd")) == [1, 3]
+    done = ask(client, tmp_path / "1", "encode", "lengths", "a", "b", "c")
+    assert done.returncode == 1
+    assert b"batch length is over the 2 positions of this model" in done.stderr
