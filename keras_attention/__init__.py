@@ -30,8 +30,10 @@ _DEFINED_IN = {
     "attention_maps": "explain.record",
     "export_model": "export.api",
     "from_pretrained": "weights.pretrained",
+    "load_model": "models.loading",
+    "plot_attention": "explain.plot",
     "save_pretrained": "weights.pretrained",
-    "verify_artifact": "export.api",
+    "verify_artifact": "export.verification",
 }
 # Public name -> the module it stands for.
 _MODULES = {"masks": "ops.masks"}
@@ -41,9 +43,10 @@ __all__ = [*_DEFINED_IN, *_MODULES]  # noqa: PLE0604  # pyright: ignore
 if TYPE_CHECKING:
     from keras_attention.blocks.decoder_block import DecoderBlock as DecoderBlock
     from keras_attention.blocks.encoder_block import EncoderBlock as EncoderBlock
+    from keras_attention.explain.plot import plot_attention as plot_attention
     from keras_attention.explain.record import attention_maps as attention_maps
     from keras_attention.export.api import export_model as export_model
-    from keras_attention.export.api import verify_artifact as verify_artifact
+    from keras_attention.export.verification import verify_artifact as verify_artifact
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,
     )
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     )
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
+    from keras_attention.models.loading import load_model as load_model
     from keras_attention.models.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
     )

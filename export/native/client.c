@@ -169,59 +169,58 @@ static void print_float(double value, int digits) {
     printf("null");
 }
 
-static int print_element(const TF_Tensor *tensor, int64_t i) {
+static int is_printable(TF_DataType dtype) {
+  return dtype == TF_FLOAT || dtype == TF_DOUBLE || dtype == TF_INT32 ||
+         dtype == TF_INT64 || dtype == TF_BOOL || dtype == TF_STRING;
+}
+
+static void print_element(const TF_Tensor *tensor, int64_t i) {
   const void *data = TF_TensorData(tensor);
   switch (TF_TensorType(tensor)) {
     case TF_FLOAT:
       print_float(((const float *)data)[i], 9);
-      return 1;
+      break;
     case TF_DOUBLE:
       print_float(((const double *)data)[i], 17);
-      return 1;
+      break;
     case TF_INT32:
       printf("%" PRId32, ((const int32_t *)data)[i]);
-      return 1;
+      break;
     case TF_INT64:
       printf("%" PRId64, ((const int64_t *)data)[i]);
-      return 1;
+      break;
     case TF_BOOL:
       printf(((const unsigned char *)data)[i] ? "true" : "false");
-      return 1;
-    case TF_STRING:
+      break;
+    default: /* TF_STRING, see is_printable */
       print_string(&((const TF_TString *)data)[i]);
-      return 1;
-    default:
-      return 0;
   }
 }
 
 /* Prints the part of the tensor that begins at element `first`, from `axis` on. */
-static int print_part(const TF_Tensor *tensor, int axis, int64_t first) {
-  if (axis == TF_NumDims(tensor)) return print_element(tensor, first);
+static void print_part(const TF_Tensor *tensor, int axis, int64_t first) {
+  if (axis == TF_NumDims(tensor)) {
+    print_element(tensor, first);
+    return;
+  }
   int64_t stride = 1, size = TF_Dim(tensor, axis);
   for (int a = axis + 1; a < TF_NumDims(tensor); ++a) stride *= TF_Dim(tensor, a);
   putchar('[');
   for (int64_t i = 0; i < size; ++i) {
     if (i) printf(", ");
-    if (!print_part(tensor, axis + 1, first + i * stride)) return 0;
+    print_part(tensor, axis + 1, first + i * stride);
   }
   putchar(']');
-  return 1;
 }
 
-static int print_rows(const TF_Tensor *tensor) {
-  if (TF_NumDims(tensor) == 0) {
-    if (!print_part(tensor, 0, 0)) return 0;
-    putchar('\n');
-    return 1;
-  }
-  int64_t stride = 1;
+static void print_rows(const TF_Tensor *tensor) {
+  int is_scalar = TF_NumDims(tensor) == 0;
+  int64_t rows = is_scalar ? 1 : TF_Dim(tensor, 0), stride = 1;
   for (int a = 1; a < TF_NumDims(tensor); ++a) stride *= TF_Dim(tensor, a);
-  for (int64_t row = 0; row < TF_Dim(tensor, 0); ++row) {
-    if (!print_part(tensor, 1, row * stride)) return 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    print_part(tensor, is_scalar ? 0 : 1, row * stride);
     putchar('\n');
   }
-  return 1;
 }
 
 /* ---- the call ---- */
@@ -280,7 +279,9 @@ static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph
   TF_SessionRun(session, NULL, &fed, &texts, 1, &fetched, &answer, 1, NULL, 0, NULL,
                 status);
   int done = ok(status, "asking the model");
-  if (done && !print_rows(answer)) {
+  if (done && is_printable(TF_TensorType(answer))) {
+    print_rows(answer);
+  } else if (done) {
     fprintf(stderr, "client: cannot print numbers of TF_DataType %d\n",
             (int)TF_TensorType(answer));
     done = 0;

@@ -1,6 +1,6 @@
-"""`export_model` and `verify_artifact`: the two doors of this package."""
+"""`export_model`: write an artefact, prove it, put it in place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,14 @@ import keras
 
 from keras_attention.export import jobs
 from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
-from keras_attention.export.manifest import check_files, read_manifest, write_manifest
+from keras_attention.export.manifest import write_manifest
 from keras_attention.export.publish import staging
 from keras_attention.export.signatures import Signature
-from keras_attention.export.verify import TOLERANCE, Report, verify_folder
+from keras_attention.export.verification import (
+    TOLERANCE,
+    verify_folder,
+    version_numbers,
+)
 
 FORMATS = ("saved_model", "onnx")
 
@@ -29,6 +33,7 @@ def export_model(
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
     tolerance: float = TOLERANCE,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Exports a model, proves the export, and only then puts it in place.
 
@@ -50,6 +55,7 @@ def export_model(
             ids; each ONNX signature is a file of its own, `NAME.onnx`.
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
         tolerance: Largest error allowed, absolute up to values of 1, relative above.
+        on_progress: Called with what is being done now, in words.
 
     Returns:
         The folder of the artefact.
@@ -60,7 +66,6 @@ def export_model(
         ValueError: If the model or an argument cannot be exported, with the reason.
 
     Example:
-
     ```python
     model = ka.from_pretrained("all-MiniLM-L6-v2")
     ka.export_model(model, "served/minilm")  # served/minilm/1
@@ -80,9 +85,13 @@ def export_model(
     chosen = _choose(model, signatures, format)
     final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
     weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
+    tell = on_progress or (lambda stage: None)
     with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
+        tell(f"Writing {', '.join(one.name for one in chosen)}")
         libraries = _write(model, chosen, folder, format, opset)
+        tell("Asking the model the questions of the verification")
         save_cases(_answered(chosen), folder / CASES_NAME)
+        tell("Asking the artefact, in a fresh process")
         report = verify_folder(folder, tolerance=tolerance)
         if not report.passed:
             raise VerificationError(
@@ -100,45 +109,9 @@ def export_model(
     return final
 
 
-def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report:
-    """Verifies an exported artefact again, here and now.
-
-    Checks every file against the sha256 of manifest.json, then asks the artefact, in
-    a fresh process, every case that travels with it. Needs the runtime, not the model
-    and not Keras.
-
-    Args:
-        path: The artefact's folder; of a base folder the highest version is taken.
-        tolerance: As for `export_model`.
-
-    Returns:
-        The results; `report.passed` says whether all cases agree.
-
-    Raises:
-        FileNotFoundError: If there is no artefact.
-        ValueError: If a file is missing, changed or not listed.
-    """
-    folder = artifact_folder(path)
-    check_files(folder, read_manifest(folder))
-    return verify_folder(folder, tolerance=tolerance)
-
-
-def artifact_folder(path: str | Path) -> Path:
-    """The artefact at `path`: the folder itself, or its highest version."""
-    path = Path(path)
-    versions = _versions(path)
-    return path / str(max(versions)) if versions else path
-
-
-def _versions(base: Path) -> list[int]:
-    if not base.is_dir():
-        return []
-    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
-
-
 def _versioned(base: Path, version: int | None) -> Path:
     if version is None:
-        version = max(_versions(base), default=0) + 1
+        version = max(version_numbers(base), default=0) + 1
     if version < 0:
         raise ValueError(
             f"`version` must be 0 or more: it names a folder. Received: {version}"

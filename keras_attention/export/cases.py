@@ -21,7 +21,7 @@ TEXTS: dict[str, list[str]] = {
     "hostile texts": [
         "ÀÉÎÕÜ ñ ç ß ŉ ﬁ İstanbul ΣΊΣΥΦΟΣ",
         "日本語テキスト 한국어 ไทย العربية עברית",
-        "👩‍👩‍👧‍👦 🏳️‍🌈\u200b\ufeff\u0000\x07\t\r\n​\ufffd tail",
+        "👩‍👩‍👧‍👦 🏳️‍🌈\u200b\ufeff\u0000\x07\t\r\n\u200b\ufffd tail",
     ],
     "10,000 characters": ["word " * 2000, "x" * 10_000],
 }
@@ -62,7 +62,9 @@ def grid(signature: Any) -> Iterator[Case]:
     for seed, (name, sizes, keep) in enumerate(_shapes_and_padding(signature)):
         random = np.random.default_rng(seed)
         inputs = {
-            key: _values(key, info, signature, sizes, keep, random)
+            key: _values(
+                key, info, signature=signature, sizes=sizes, keep=keep, random=random
+            )
             for key, info in signature.inputs.items()
         }
         yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
@@ -100,7 +102,7 @@ def _keep(batch: int, length: int, padding: str) -> np.ndarray:
     return keep[:, ::-1].copy() if padding == "left" else keep
 
 
-def _values(name, info, signature, sizes, keep, random):
+def _values(name, info, *, signature, sizes, keep, random):
     shape = tuple(sizes[a] if isinstance(a, str) else a for a in info.shape)
     if info.dtype == "bool":
         if shape == keep.shape:

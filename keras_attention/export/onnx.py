@@ -39,7 +39,8 @@ def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> No
 
     Inputs and outputs have the names, order, dtypes and named axes of the signature.
     The file appears only if the whole model passed the ONNX checker. Weights beyond
-    1.5 GB go to `weights.bin` next to it.
+    1.5 GB go to `weights.bin` next to it, or to `<name>.weights.bin` if another
+    signature has that.
 
     Args:
         signature: What to export. Strings have no place in ONNX.
@@ -124,7 +125,10 @@ class _RegionMarker:
         if marked is None:
             marked = _marked_function(label, function, settings, present)
             self._functions[label, function] = marked
-        return marked(*given)
+        # TensorFlow specialises functions, even these, to constant arguments and to
+        # results in use, which changes their signature. Through an identity it sees
+        # neither.
+        return tf.nest.map_structure(tf.identity, marked(*map(tf.identity, given)))
 
 
 def _marked_function(label, function, settings, present):
@@ -328,13 +332,13 @@ def _version():
 
 def _describe(signature, model):
     """Inputs, outputs and axes as the signature declares them."""
-    from keras_attention.export.onnx_operators import UNUSED
+    from keras_attention.export.onnx_operators import UNUSED, subgraphs
 
     graph = model.graph
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend(_declared(signature.inputs))
     graph.output.extend(_declared(signature.outputs))
-    for inner in _graphs(graph):
+    for inner in subgraphs(graph):
         for node in inner.node:
             node.output[:] = ["" if UNUSED in name else name for name in node.output]
         # tf2onnx numbers unknown axes, also in the bodies of loops: unk__1, unk__2, …
@@ -347,41 +351,18 @@ def _describe(signature, model):
 def _declared(tensors):
     from onnx import helper
 
-    return [
-        helper.make_tensor_value_info(
-            name,
-            helper.np_dtype_to_tensor_dtype(_numpy_dtype(info.dtype)),
-            info.shape,
-        )
-        for name, info in tensors.items()
-    ]
-
-
-def _numpy_dtype(dtype):
-    return np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
-
-
-def _graphs(graph):
-    """The graph and, at any depth, the bodies of its loops and branches."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+    infos = []
+    for name, info in tensors.items():
+        dtype = np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype)
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        infos.append(helper.make_tensor_value_info(name, kind, info.shape))
+    return infos
 
 
 def _refuse_foreign_operators(signature, model, opset):
-    """What tf2onnx cannot translate it leaves in the model."""
-    from onnx import defs
+    from keras_attention.export.onnx_operators import foreign_operators
 
-    versions = {used.domain: used.version for used in model.opset_import}
-    foreign = {}
-    for graph in _graphs(model.graph):
-        for node in graph.node:
-            version = versions.get(node.domain, opset)
-            if not defs.has(node.op_type, version, node.domain):
-                foreign.setdefault(node.op_type, node.name)
-    if foreign:
+    if foreign := foreign_operators(model):
         found = ", ".join(f"{kind} (e.g. '{node}')" for kind, node in foreign.items())
         raise ExportError(
             f"Signature '{signature.name}' uses TensorFlow operators that have no form "
@@ -396,14 +377,14 @@ def _save_checked(model, file):
     import onnx
 
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    external = size > EXTERNAL_WEIGHTS_BYTES
+    weights = file.parent / EXTERNAL_WEIGHTS_FILE
+    if weights.exists() and not file.exists():  # those of another signature
+        weights = file.with_suffix("." + EXTERNAL_WEIGHTS_FILE)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=file.parent) as folder:
         staged = Path(folder) / file.name
-        external = {
-            "save_as_external_data": size > EXTERNAL_WEIGHTS_BYTES,
-            "location": EXTERNAL_WEIGHTS_FILE,
-        }
-        onnx.save(model, staged, **external)
+        onnx.save(model, staged, save_as_external_data=external, location=weights.name)
         onnx.checker.check_model(staged, full_check=True)
-        # The weights first: no model is ever seen without them.
-        for path in sorted(Path(folder).iterdir(), key=lambda path: path == staged):
-            os.replace(path, file.parent / path.name)
+        if external:  # first: no model is ever seen without its weights
+            os.replace(staged.with_name(weights.name), weights)
+        os.replace(staged, file)

@@ -6,12 +6,12 @@ to the same output names. At the end stand the few TensorFlow operators outside 
 that tf2onnx translates wrongly or not at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, defs, helper
 
 from keras_attention.ops.attend import BLOCKED
 
@@ -117,13 +117,14 @@ def emit_attention(call: RegionCall) -> None:
         "kv_num_heads": settings["num_key_value_heads"],
         "scale": settings["scale"],
     }
-    result, *weights = call.outputs
+    result = call.outputs[0]
     raised = call.dtypes[0] != TensorProto.FLOAT  # half precision: computed in float32
     outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]
-    if weights:
+    if settings["return_weights"]:
         # The fourth output, after two for a cache, in the state "after the softmax".
         attr["qk_matmul_output_mode"] = 3
-        outputs += [f"{result}/{UNUSED}/{index}" for index in range(2)] + weights
+        outputs += [f"{result}/{UNUSED}/{index}" for index in range(2)]
+        outputs += [call.outputs[1]]
         shapes += [None, None, call.shapes[1]]
         if call.static_size(key, 1) is None:
             inputs[0] = _with_hidden_sizes(call, inputs[0])
@@ -326,6 +327,8 @@ def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, lis
 
     def marked_call(ctx, node, name, args):
         label = labels[node.get_attr_value("f").decode()]
+        if len(node.input) != sum(label["present"]):
+            raise ValueError(f"TensorFlow changed the arguments of {label['name']}")
         given = iter(node.input)
         call = RegionCall(
             graph=ctx,
@@ -341,3 +344,26 @@ def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, lis
 
     calls = {"PartitionedCall": marked_call, "StatefulPartitionedCall": marked_call}
     return {name: (each, []) for name, each in (TENSORFLOW_OPERATORS | calls).items()}
+
+
+def subgraphs(graph: Any) -> Iterator[Any]:
+    """The ONNX graph and, at any depth, the bodies of its loops and branches."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from subgraphs(attribute.g)
+
+
+def foreign_operators(model: Any) -> dict[str, str]:
+    """Operators that are not ONNX: kind to the name of a node.
+
+    tf2onnx leaves in the model what it cannot translate, and only logs it.
+    """
+    versions = {used.domain: used.version for used in model.opset_import}
+    return {
+        node.op_type: node.name
+        for graph in subgraphs(model.graph)
+        for node in graph.node
+        if not defs.has(node.op_type, versions.get(node.domain, 1), node.domain)
+    }

@@ -96,8 +96,8 @@ def op_libraries(folder: Path) -> list[str]:
 
 
 def _raw_variables(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
-    """The `tf.Variable`s behind Keras' variables, each once."""
-    raw: dict[int, tf.Variable] = {}
+    """The `tf.Variable`s behind Keras' variables; TensorFlow stores each once."""
+    raw = []
     for variable in variables:
         value = getattr(variable, "value", None)
         if not isinstance(value, tf.Variable):
@@ -107,8 +107,8 @@ def _raw_variables(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
                 f"tensorflow. Received: {variable!r} with a value of type "
                 f"{type(value).__name__}"
             )
-        raw[id(value)] = value
-    return list(raw.values())
+        raw.append(value)
+    return raw
 
 
 def _without_layers(resources: Sequence[tf.Module]) -> list[Any]:
@@ -184,12 +184,6 @@ def _guards(
 
 
 def _assert(condition: tf.Tensor, data: list[Any], name: str) -> tf.Operation:
-    # Data of int32 and string keep this one Assert operation; any other would be
-    # wrapped in a tf.cond.
-    data = [
-        tf.strings.as_string(x) if getattr(x, "dtype", None) == tf.int64 else x
-        for x in data
-    ]
     return tf.debugging.Assert(condition, data, name=re.sub(r"\W", "_", name))
 
 

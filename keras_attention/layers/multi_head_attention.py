@@ -98,7 +98,9 @@ class MultiHeadAttention(AttentionLayer):
         self.key_dim = key_dim
         self.value_dim = value_dim or key_dim
         self.num_key_value_heads = num_key_value_heads or num_heads
-        self.sliding_window = sliding_window
+        # JSON has no tuples: a loaded layer says what the saved one said.
+        pair = isinstance(sliding_window, list)
+        self.sliding_window = tuple(sliding_window) if pair else sliding_window
         self.use_bias = use_bias
         self.output_size = output_shape
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

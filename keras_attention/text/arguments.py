@@ -123,8 +123,8 @@ def strings(texts: Any, name: str) -> tf.Tensor:
     return texts
 
 
-def check_same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> None:
-    """As many second texts as first ones; known at once, or when the graph runs."""
+def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:
+    """The second texts, as many as the first: known at once, or when the graph runs."""
     message = (
         "Each row needs both texts: texts and texts_pair must be equally many. Give "
         "two lists of one length. Received:"
@@ -132,7 +132,12 @@ def check_same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> None:
     counts = texts.shape[0], texts_pair.shape[0]
     if None not in counts and counts[0] != counts[1]:
         raise ValueError(f"{message} {counts[0]} texts and {counts[1]} texts_pair")
-    tf.debugging.assert_equal(tf.size(texts), tf.size(texts_pair), message=message)
+    check = tf.debugging.assert_equal(
+        tf.size(texts), tf.size(texts_pair), message=message
+    )
+    # Without the dependency another operation may fail first, and say less.
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(texts_pair)
 
 
 def _refuse_scalar(name: str, received: str) -> None:

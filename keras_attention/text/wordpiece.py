@@ -164,8 +164,7 @@ class WordPieceTokenizer:
             second_starts = rows.row_lengths()
         else:
             texts_pair = arguments.strings(texts_pair, "texts_pair")
-            arguments.check_same_batch(texts, texts_pair)
-            second = self.tokenize(texts_pair)
+            second = self.tokenize(arguments.same_batch(texts, texts_pair))
             first, second = _cut_pair(first, second, self._room(3))
             rows = tf.concat([classifier, first, separator, second, separator], 1)
             second_starts = first.row_lengths() + 2

@@ -9,9 +9,15 @@ import keras
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.sentence_encoder import SentenceEncoder
 from keras_attention.weights import bert_hf
+from keras_attention.weights.files import (
+    WEIGHTS,
+    Tensor,
+    open_safetensors,
+    read_json,
+    require_file,
+)
 from keras_attention.weights.rules import LoadReport, dump, load
 
-WEIGHTS = "model.safetensors"
 FAMILIES = ("bert",)
 
 
@@ -36,23 +42,22 @@ def from_pretrained(folder: str | Path) -> keras.Model:
             is not supported.
 
     Example:
-
     ```python
     model = ka.from_pretrained("all-MiniLM-L6-v2")
     vectors = model.encode(["The weather is lovely today."])
     ```
     """
     folder = Path(folder)
-    config = read_json(_require(folder, "config.json"))
+    config = read_json(require_file(folder, "config.json"))
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(
             f"No model of this family here. Supported: {', '.join(FAMILIES)}. "
             f"Received: model_type={family!r} in {folder / 'config.json'}"
         )
-    weights = _require(folder, WEIGHTS)
+    weights = require_file(folder, WEIGHTS)
     sentence = _sentence_settings(folder)
-    with _open_safetensors(weights) as file:
+    with open_safetensors(weights) as file:
         encoder, report = _load_bert(config, file, str(weights))
     if sentence is None:
         encoder.load_report = report
@@ -93,64 +98,11 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     part.replace(folder / WEIGHTS)
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file, or says which one is damaged and where."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path.name} is not valid JSON: {error}. Fetch the file again. "
-            f"Received: {path}"
-        ) from error
-
-
-def _require(folder: Path, name: str) -> Path:
-    path = folder / name
-    if path.is_file():
-        return path
-    there = "no such folder"
-    if folder.is_dir():
-        there = ", ".join(sorted(p.name for p in folder.iterdir())) or "an empty folder"
-    hint = ""
-    if name == WEIGHTS and list(folder.glob("*.bin")):
-        hint = (
-            " Pickled weights (*.bin) can run code when opened and are not read; "
-            "convert them to safetensors."
-        )
-    raise FileNotFoundError(
-        f"A Hugging Face folder needs {name}.{hint} Received: {folder} with {there}"
-    )
-
-
-def _open_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is damaged or incomplete: {error}. Nothing was loaded; "
-            f"fetch the file again. Received: {path} of {path.stat().st_size} bytes"
-        ) from error
-
-
-class _Lazy:
-    """A tensor of an open safetensors file, read when it is asked for."""
-
-    def __init__(self, file: Any, name: str):
-        self._file, self._name = file, name
-        self.shape = tuple(file.get_slice(name).get_shape())
-
-    def __array__(self, dtype=None, copy=None):  # noqa: ARG002
-        array = self._file.get_tensor(self._name)
-        return array if dtype is None else array.astype(dtype)
-
-
 def _load_bert(config: dict, file: Any, source: str) -> tuple[BertEncoder, LoadReport]:
     # Files of a whole BertFor… model put the encoder under "bert.".
     names = list(file.keys())
     prefix = "bert." if any(name.startswith("bert.") for name in names) else ""
-    tensors = {name.removeprefix(prefix): _Lazy(file, name) for name in names}
+    tensors = {name.removeprefix(prefix): Tensor(file, name) for name in names}
     heads = {
         name: "a task head, not part of the encoder"
         for name in tensors
@@ -180,7 +132,7 @@ def _sentence_settings(folder: Path) -> dict[str, Any] | None:
             "Supported are sentence models of Transformer, Pooling and maybe "
             f"Normalize. Received: {' -> '.join(kinds)} in {path}"
         )
-    pooling = read_json(_require(folder, f"{modules[1]['path']}/config.json"))
+    pooling = read_json(require_file(folder, f"{modules[1]['path']}/config.json"))
     modes = [k for k, on in pooling.items() if k.startswith("pooling_mode") and on]
     if modes != ["pooling_mode_mean_tokens"]:
         raise ValueError(

@@ -127,9 +127,7 @@ def load(
 
 def dump(rules: Iterable[Rule]) -> dict[str, np.ndarray]:
     """The checkpoint of a model: the table read backwards."""
-    return {
-        rule.tensor: rule.layout.write(np.asarray(rule.variable)) for rule in rules
-    }
+    return {rule.tensor: rule.layout.write(np.asarray(rule.variable)) for rule in rules}
 
 
 def _account(rules, tensors, variables, ignored, source):

@@ -5,6 +5,7 @@ import itertools
 import json
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -34,8 +35,8 @@ MASK = np.stack(
         """),
         drawn("""
             . 1 . 1 .
-            1 1 1 . .
             . . . 1 1
+            1 1 1 . .
         """),
     ]
 )
@@ -116,20 +117,29 @@ def test_in_float64_they_are_exact_to_float64(kind):
     assert relative_error(actual_weights, weights) <= 1e-13
 
 
-LIMITS = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 6e-3}
+HALVES = {"mixed_float16": "float16", "mixed_bfloat16": ml_dtypes.bfloat16}
+# What computing, and not storing, in half precision may cost; the figures measured are
+# 9.5e-4 and 7.6e-3 (the projections round their results).
+COMPUTING = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 8e-3}
 
 
-@pytest.mark.parametrize("policy", LIMITS)
+@pytest.mark.parametrize("policy", HALVES)
 @every_kind
 def test_in_half_precision_they_are_as_exact_as_it_allows(kind, policy):
     layer, inputs = kind.built(dtype=policy), kind.inputs()
-    output, _ = expected_of(kind, layer, inputs)
+    masks = {"mask": MASK, "query_mask": QUERY_MASK, "key_mask": KEY_MASK}
+    exact, _ = kind.oracle(layer, *inputs, **masks)
+    stored, _ = kind.oracle(layer, *inputs, stored_as=HALVES[policy], **masks)
     actual = kind.call(layer, *inputs, **MASKS)
     assert keras.backend.standardize_dtype(actual.dtype) == layer.compute_dtype
-    assert relative_error(to_numpy(actual), output) <= LIMITS[policy]
+    actual = to_numpy(actual)
+    assert relative_error(actual, stored) <= COMPUTING[policy]
+    # Twice the error of only storing inputs, weights and the result in that dtype.
+    unavoidable = relative_error(stored, exact) + ml_dtypes.finfo(HALVES[policy]).eps
+    assert relative_error(actual, exact) <= 2 * unavoidable
 
 
-@pytest.mark.parametrize("policy", LIMITS)
+@pytest.mark.parametrize("policy", HALVES)
 @every_kind
 def test_huge_inputs_stay_finite_in_half_precision(kind, policy):
     layer = kind.make(dtype=policy)
@@ -186,7 +196,7 @@ def test_gradients_are_those_of_finite_differences(kind):
 
     with tf.GradientTape() as tape:
         value = loss()
-    gradients = tape.gradient(value, moved)
+    gradients = tape.gradient(value, moved, unconnected_gradients="zero")
     directions = [rng.normal(size=x.shape) for x in moved]
     slope = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
     step = 1e-6
@@ -255,9 +265,7 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
         with tf.GradientTape() as tape:
             tape.watch(tensors)
             loss = tf.reduce_sum(tf.square(kind.call(layer, *tensors, **MASKS)))
-        found = tape.gradient(
-            loss, [*tensors, *weights], unconnected_gradients="zero"
-        )
+        found = tape.gradient(loss, [*tensors, *weights], unconnected_gradients="zero")
         return [tf.convert_to_tensor(g).numpy() for g in found]
 
     clean, poisoned = gradients(0.0), gradients(np.nan)
@@ -411,14 +419,14 @@ def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
     layer, inputs = kind.built(), kind.inputs()
     output, weights = observed(kind, layer, inputs, **MASKS)
     unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in inputs]
+    if kind.needs_positions:  # a window has to know that T is not S
+        unknown = [tf.TensorSpec((None, *x.shape[1:])) for x in inputs]
     unknown += [tf.TensorSpec((None, None, None), tf.bool)]
     unknown += [tf.TensorSpec((None, None), tf.bool)] * 2
 
     @tf.function(input_signature=unknown)
     def graph(query, value, key, attention_mask, query_mask, value_mask):
-        extra = {}
-        if kind.needs_positions:
-            extra["positions"] = tf.range(T)
+        extra = {"positions": tf.range(T)} if kind.needs_positions else {}
         return layer(
             query,
             value,
@@ -430,10 +438,6 @@ def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
             **extra,
         )
 
-    if kind.needs_positions:  # queries and keys of unknown length: cannot be placed
-        unknown[0] = tf.TensorSpec((None, T, QUERY))
-        unknown[1] = tf.TensorSpec((None, S, VALUE))
-        unknown[2] = tf.TensorSpec((None, S, KEY))
     actual, actual_weights = graph(*inputs, *MASKS.values())
     assert relative_error(actual, output) <= 1e-6
     assert relative_error(actual_weights, weights) <= 1e-6
@@ -442,13 +446,13 @@ def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
 # --- shapes ------------------------------------------------------------------------
 
 
-def functional(kind, layer, *, length=S, batch=None, scores=False):
+def functional(kind, layer, *, scores=False):
     """A model whose inputs are query, value, key and mask."""
     inputs = [
-        keras.Input((T, QUERY), batch_size=batch),
-        keras.Input((length, VALUE), batch_size=batch),
-        keras.Input((length, kind.key_size), batch_size=batch),
-        keras.Input((T, length), dtype="bool", batch_size=batch),
+        keras.Input((T, QUERY)),
+        keras.Input((S, VALUE)),
+        keras.Input((S, kind.key_size)),
+        keras.Input((T, S), dtype="bool"),
     ]
     outputs = kind.call(
         layer, *inputs[:3], attention_mask=inputs[3], return_attention_scores=scores
@@ -475,7 +479,9 @@ def test_sizes_of_one_and_zero_work(kind, sizes):
     batch, queries, keys = sizes
     layer = kind.built()
     inputs = kind.inputs(batch=batch, queries=queries, keys=keys)
-    expected, expected_weights = kind.oracle(layer, *inputs, mask=np.ones((1, 1, 1)) > 0)
+    expected, expected_weights = kind.oracle(
+        layer, *inputs, mask=np.ones((1, 1, 1)) > 0
+    )
     output, weights = observed(kind, layer, inputs)
     assert relative_error(output, expected) <= 1e-6
     assert relative_error(weights, expected_weights) <= 1e-6
@@ -542,20 +548,53 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
 
 
 @every_kind
-def test_compiled_by_xla_it_is_the_same_and_every_weight_learns(kind):
-    layer, data = kind.built(dropout=0.1), [*kind.inputs(), MASK]
-    model = functional(kind, layer)
+def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
+    layer = kind.built()
+    inputs = [tf.constant(x) for x in kind.inputs()]
+
+    def forward_and_back():
+        weights = [w.value for w in layer.trainable_weights]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = kind.call(layer, *inputs, **MASKS)
+            loss = tf.reduce_sum(output**2)
+        return output, tape.gradient(
+            loss, [*inputs, *weights], unconnected_gradients="zero"
+        )
+
+    output, gradients = forward_and_back()
+    compiled, compiled_gradients = tf.function(forward_and_back, jit_compile=True)()
+    assert relative_error(compiled, output) <= 1e-6
+    for actual, expected in zip(compiled_gradients, gradients, strict=True):
+        assert abs(actual - expected).numpy().max() <= 2e-6 * max(
+            abs(g).numpy().max() for g in gradients
+        )
+
+
+def test_every_weight_of_every_kind_learns_in_a_fit_compiled_by_xla():
+    layers = [kind.make(dropout=0.1, name=kind.name) for kind in KINDS]
+    inputs = [keras.Input((T, QUERY)), keras.Input((S, VALUE))]
+    inputs += [keras.Input((S, QUERY)), keras.Input((S, KEY))]
+    mask = keras.Input((T, S), dtype="bool")
+    outputs = [
+        kind.call(
+            layer, *inputs[:2], inputs[2 + (not kind.same_size)], attention_mask=mask
+        )
+        for kind, layer in zip(KINDS, layers, strict=True)
+    ]
+    model = keras.Model([*inputs, mask], keras.layers.Concatenate()(outputs))
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
-    expected = to_numpy(model(data))
-    predicted = model.predict_on_batch(data)
-    assert relative_error(predicted, expected) <= 1e-6
-    before = [np.array(w) for w in layer.trainable_weights]
-    model.fit(data, expected + 1.0, batch_size=B, verbose=0)
-    for weight, old in zip(layer.trainable_weights, before, strict=True):
-        if weight.path.endswith("key/bias") and "multi" in kind.name:
-            continue  # softmax(x + c) = softmax(x): its gradient is 0
-        assert not np.array_equal(weight, old), weight.path
+    rng = np.random.default_rng(1)
+    data = [rng.normal(size=(B, *x.shape[1:])).astype("float32") for x in inputs]
+    target = rng.normal(size=(B, *model.output_shape[1:]))
+    old = [np.array(w) for w in model.trainable_weights]
+    history = model.fit([*data, MASK], target, batch_size=B, epochs=2, verbose=0)
+    assert history.history["loss"][1] < history.history["loss"][0]
+    for weight, was in zip(model.trainable_weights, old, strict=True):
         assert np.isfinite(np.array(weight)).all()
+        # softmax(x + c) = softmax(x): a bias on all keys learns nothing
+        learns = not weight.path.endswith("key/bias")
+        assert not learns or not np.array_equal(weight, was), weight.path
 
 
 def test_the_list_holds_every_constructor_choice():

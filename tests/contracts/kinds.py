@@ -45,31 +45,49 @@ class Kind:
             kwargs["positions"] = np.arange(query.shape[1])
         return layer(query, value, key, **kwargs)
 
-    def built(self, seed=7, **kwargs):
-        """A layer whose weights, biases too, are drawn anew from a seed."""
+    def built(self, **kwargs):
+        """A layer whose weights, biases too, are the same random ones each time."""
         layer = self.make(**kwargs)
         layer.build((B, T, QUERY), (B, S, VALUE), (B, S, self.key_size))
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(7)
         for w in layer.trainable_weights:
-            w.assign(rng.normal(scale=0.6, size=w.shape) if w.shape else 1.7)
+            w.assign(rng.normal(scale=0.3, size=w.shape) if w.shape else 1.7)
         return layer
 
-    def oracle(self, layer, query, value, key, *, mask, query_mask=None, key_mask=None):
-        """What the papers say the layer should return, in float64."""
-        query, value, key = (np.array(x, "float64") for x in (query, value, key))
+    def oracle(
+        self,
+        layer,
+        query,
+        value,
+        key,
+        *,
+        mask,
+        query_mask=None,
+        key_mask=None,
+        stored_as="float64",
+    ):
+        """What the papers say the layer should return, in float64.
+
+        `stored_as` rounds inputs and weights, but no step in between.
+        """
+        query, value, key = (
+            np.array(x).astype(stored_as).astype("float64") for x in (query, value, key)
+        )
         mask = np.broadcast_to(mask, (len(query), query.shape[1], key.shape[1]))
         keep = np.ones(key.shape[:2], bool) if key_mask is None else key_mask
         mask = mask & keep[:, None, :]
         if query_mask is not None:
             query = np.where(query_mask[..., None], query, 0.0)
             mask = mask & query_mask[..., None]
-        return self.expected(query, key, value, mask, keep, weights_of(layer))
+        return self.expected(
+            query, key, value, mask, keep, weights_of(layer, stored_as)
+        )
 
 
-def weights_of(layer):
+def weights_of(layer, stored_as="float64"):
     """A layer's weights in float64 by name, without the layer's own name."""
     return {
-        w.path.split("/", 1)[1]: np.array(w, "float64")
+        w.path.split("/", 1)[1]: np.array(w).astype(stored_as).astype("float64")
         for w in layer.weights
         if w.dtype != "uint32"  # the state of a random generator
     }

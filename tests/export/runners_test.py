@@ -156,6 +156,11 @@ def test_an_empty_list_is_an_empty_batch(runner):
     assert runner.run("lookup", **{**GOOD, **nothing})["vectors"].shape == (0, 3, 5)
 
 
+def test_lists_with_nothing_in_them_have_the_dtype_of_the_input(runner):
+    result = runner.run("lookup", **{**GOOD, "token_ids": [[], []]})
+    assert result["vectors"].shape == (2, 0, UNITS)
+
+
 BAD_CALLS = {
     "unknown": (
         {"token_idz": 1},
@@ -171,6 +176,7 @@ BAD_CALLS = {
     "no utf-8": ({"texts": [b"\xff", b""]}, "'texts' .*can't decode byte 0xff"),
     "no batch": ({"texts": [["a"], ["b"]]}, r"'texts' .*Received: shape \(2, 1\)"),
     "too wide": ({"token_ids": [[2**31]]}, "'token_ids' .*values 2147483648 to"),
+    "too low": ({"token_ids": [[-(2**31) - 1]]}, "'token_ids' .*values -2147483649 to"),
     "ragged": ({"token_ids": [[1, 2], [3]]}, r"'token_ids' .*\[\[1, 2\], \[3\]\]"),
     "batch sizes": ({"texts": ["a", "b", "c"]}, "token_ids and texts .*batch.* 2 3"),
 }
@@ -259,6 +265,19 @@ def test_a_session_survives_a_second_one_and_closes(artefacts):
         first.run("lookup", **GOOD)
     with pytest.raises(RuntimeError, match="closed"):
         first.run("lookup", **GOOD)
+
+
+def test_a_text_that_was_cut_within_a_character_can_be_read(tmp_path):
+    signature = Signature(
+        "cut",
+        lambda texts: {"cut": tf.strings.substr(texts, 0, 3)},
+        {"texts": TensorInfo("string", ("batch",))},
+        {"cut": TensorInfo("string", ("batch",))},
+    )
+    write_saved_model([signature], tmp_path / "1", variables=[])
+    with SessionRunner(tmp_path / "1") as runner:
+        cut = runner.run("cut", texts=["été"])["cut"][0]
+    assert cut.encode("utf-8", "surrogateescape") == "été".encode()[:3]
 
 
 def run_python(code, *arguments):

@@ -1,7 +1,7 @@
 """Does the artefact say what the model said? Asked in a process of its own.
 
-`python -m keras_attention.export.verify FOLDER` opens the artefact in the runtime it
-is meant for, asks every case that travels with it, and prints the results as JSON.
+`python -m keras_attention.export.verification FOLDER` opens the artefact in the runtime
+it is meant for, asks every case that travels with it, and prints the results as JSON.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_attention.export.cases import CASES_NAME, Case, load_cases
+from keras_attention.export.manifest import check_files, read_manifest
 from keras_attention.export.runners import Runner, open_artifact
 
 TOLERANCE = 1e-5
@@ -88,6 +89,42 @@ def _badness(result: CaseResult) -> tuple[bool, float]:
     return not result.passed, result.max_abs_error
 
 
+def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report:
+    """Verifies an exported artefact again, here and now.
+
+    Checks every file against the sha256 of manifest.json, then asks the artefact, in
+    a fresh process, every case that travels with it. Needs the runtime, not the model
+    and not Keras.
+
+    Args:
+        path: The artefact's folder; of a base folder the highest version is taken.
+        tolerance: As for `export_model`.
+
+    Returns:
+        The results; `report.passed` says whether all cases agree.
+
+    Raises:
+        FileNotFoundError: If there is no artefact.
+        ValueError: If a file is missing, changed or not listed.
+    """
+    folder = artifact_folder(path)
+    check_files(folder, read_manifest(folder))
+    return verify_folder(folder, tolerance=tolerance)
+
+
+def artifact_folder(path: str | Path) -> Path:
+    """The artefact at `path`: the folder itself, or its highest version."""
+    versions = version_numbers(Path(path))
+    return Path(path, str(max(versions))) if versions else Path(path)
+
+
+def version_numbers(base: Path) -> list[int]:
+    """The version folders of a SavedModel's base folder."""
+    if not base.is_dir():
+        return []
+    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
+
+
 def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
     """Verifies an artefact in a fresh process.
 
@@ -98,7 +135,13 @@ def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
     Raises:
         RuntimeError: If the process dies: the artefact does not open.
     """
-    command = [sys.executable, "-m", __name__, str(folder), "--tolerance"]
+    command = [
+        sys.executable,
+        "-m",
+        "keras_attention.export.verification",
+        str(folder),
+        "--tolerance",
+    ]
     done = subprocess.run(
         [*command, str(tolerance)],
         capture_output=True,

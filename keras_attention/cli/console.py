@@ -1,0 +1,76 @@
+"""What the commands share: quiet start-up, one-line errors, JSON."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.console import Console
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def json_option() -> Any:
+    """The `--json` option."""
+    return typer.Option(False, "--json", help="Print one JSON object, for programs.")
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def failing_clearly() -> Iterator[None]:
+    """Turns an expected error into one message and exit status 1.
+
+    What the library raises on wrong input says what to do; a traceback would bury
+    it. Set KERAS_ATTENTION_TRACEBACK=1 to see it all the same.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("KERAS_ATTENTION_TRACEBACK"):
+            raise
+        errors.print("Error:", style="red", end=" ")
+        errors.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def no_native_messages() -> Iterator[None]:
+    """Hides what native libraries write to standard error while they start.
+
+    TensorFlow reports on CPU features and absent GPUs whatever its log level says,
+    on the file descriptor, not through Python.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and Keras and runs one operation, quietly, on the CPU.
+
+    An exporter has no use for a GPU, and float32 on a GPU may be TF32: artefacts
+    would be compared with less exact numbers.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    with no_native_messages():
+        import keras
+
+        keras.ops.zeros(())

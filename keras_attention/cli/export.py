@@ -1,0 +1,82 @@
+"""`keras-attention export`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_attention.cli.console import (
+    console,
+    failing_clearly,
+    json_option,
+    print_json,
+    start_tensorflow,
+)
+
+
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A Hugging Face folder, or a .keras file."),
+    ],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Base folder of a SavedModel, or folder of ONNX files."),
+    ],
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="saved_model or onnx.")
+    ] = "saved_model",
+    signature: Annotated[
+        list[str] | None,
+        typer.Option("--signature", "-s", help="Export only this one; repeatable."),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version folder of a SavedModel; default: next.")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 26.")] = 23,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest error allowed against the model.")
+    ] = 1e-5,
+    as_json: bool = json_option(),
+) -> None:
+    """Export a model, prove that the export says the same, then put it in place."""
+    with failing_clearly():
+        with console.status("Loading TensorFlow and the model …"):
+            start_tensorflow()
+            loaded = load_model(model)
+        from keras_attention.export.api import export_model
+        from keras_attention.export.manifest import read_manifest
+
+        with console.status("Exporting …") as status:
+            folder = export_model(
+                loaded,
+                path,
+                format,
+                version=version,
+                signatures=signature or None,
+                opset=opset,
+                tolerance=tolerance,
+                on_progress=lambda stage: status.update(f"{stage} …"),
+            )
+        manifest = read_manifest(folder)
+        if as_json:
+            print_json({"path": str(folder), "verification": manifest.verification})
+            return
+        from keras_attention.cli.verify import print_results
+
+        print_results(manifest.verification)
+        console.print(f"Exported to [bold]{folder}[/bold]")
+
+
+def load_model(path: Path) -> Any:
+    """A model from a Hugging Face folder or a `.keras` file."""
+    import keras_attention as ka
+
+    if path.is_dir():
+        return ka.from_pretrained(path)
+    if path.suffix == ".keras":
+        return ka.load_model(path)
+    raise ValueError(
+        "The model must be a folder in Hugging Face's format or a .keras file. "
+        f"Received: {path}"
+    )

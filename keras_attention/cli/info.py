@@ -1,0 +1,133 @@
+"""`keras-attention info`."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_attention.cli.console import (
+    console,
+    failing_clearly,
+    json_option,
+    print_json,
+)
+
+
+def info(
+    path: Annotated[
+        Path,
+        typer.Argument(help="An artefact, a Hugging Face folder or a .keras file."),
+    ],
+    as_json: bool = json_option(),
+) -> None:
+    """Describe an artefact or a model without loading it."""
+    with failing_clearly():
+        described = describe(path)
+    if as_json:
+        print_json(described)
+        return
+    for name, value in described.items():
+        console.print(name, style="bold", end=": ")
+        console.print(_in_words(value), markup=False)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What is at `path`, from its manifest, config or archive."""
+    from keras_attention.export.manifest import MANIFEST_NAME
+    from keras_attention.export.verification import artifact_folder
+
+    if path.suffix == ".keras" and path.is_file():
+        return _keras_file(path)
+    if path.is_dir():
+        folder = artifact_folder(path)
+        if (folder / MANIFEST_NAME).is_file():
+            return _artifact(folder)
+        if (folder / "config.json").is_file():
+            return _checkpoint(folder)
+    raise FileNotFoundError(
+        f"Nothing known is there: an artefact has a {MANIFEST_NAME}, a Hugging Face "
+        f"folder a config.json, a Keras model is a .keras file. Received: {path}"
+    )
+
+
+def _artifact(folder: Path) -> dict[str, Any]:
+    from keras_attention.export.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    results = manifest.verification
+    errors = [result["max_abs_error"] for result in results]
+    return {
+        "path": str(folder),
+        "format": manifest.format,
+        "created": manifest.created,
+        "signatures": {
+            name: {
+                side: {
+                    key: f"{tensor['dtype']} {_axes(tensor['shape'])}"
+                    for key, tensor in signature[side].items()
+                }
+                for side in ("inputs", "outputs")
+            }
+            for name, signature in manifest.signatures.items()
+        },
+        "weights": f"{manifest.weights_bytes:,} bytes",
+        "files": {name: entry["bytes"] for name, entry in manifest.files.items()},
+        "verified": f"{len(results)} cases, worst error {max(errors, default=0):.1e}",
+        "versions": manifest.versions,
+        "op_libraries": manifest.op_libraries,
+    }
+
+
+def _axes(shape: list[int | str]) -> str:
+    return f"[{', '.join(str(axis) for axis in shape)}]"
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    from keras_attention.weights.files import read_json, tensor_shapes
+
+    shapes = tensor_shapes(folder / "model.safetensors")
+    numbers = [_product(shape) for shape in shapes.values()]
+    return {
+        "path": str(folder),
+        "format": "Hugging Face folder",
+        "config": read_json(folder / "config.json"),
+        "tensors": f"{len(shapes)} with {sum(numbers):,} numbers",
+        "files": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _keras_file(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+            metadata = json.loads(archive.read("metadata.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"The file is not a complete .keras archive: {error}. Received: {path}"
+        ) from error
+    return {
+        "path": str(path),
+        "format": ".keras",
+        "class": config.get("registered_name") or config.get("class_name"),
+        "keras": metadata.get("keras_version"),
+        "saved": metadata.get("date_saved"),
+        "config": config.get("config"),
+    }
+
+
+def _in_words(value: Any, indent: int = 2) -> str:
+    """Nested dicts as indented lines."""
+    if not isinstance(value, dict):
+        return str(value)
+    pad = " " * indent
+    lines = [f"{pad}{k}: {_in_words(v, indent + 2)}" for k, v in value.items()]
+    return "\n" + "\n".join(lines) if lines else "none"

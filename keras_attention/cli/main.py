@@ -1,0 +1,45 @@
+"""`keras-attention`: the commands, without loading TensorFlow to list them."""
+
+import importlib
+
+import typer
+
+from keras_attention import __version__
+
+app = typer.Typer(
+    name="keras-attention",
+    help="Export Keras models with attention, prove the export, look inside.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keras-attention {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    pass
+
+
+# The modules load neither TensorFlow nor Keras; their functions do.
+for _name in ("demo", "export", "verify", "info"):
+    _module = importlib.import_module(f"keras_attention.cli.{_name}")
+    app.command(_name)(getattr(_module, _name))
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

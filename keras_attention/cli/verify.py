@@ -1,0 +1,77 @@
+"""`keras-attention verify`."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_attention.cli.console import (
+    console,
+    failing_clearly,
+    json_option,
+    print_json,
+)
+
+
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(help="An artefact, or a base folder with version folders."),
+    ],
+    tolerance: Annotated[
+        float, typer.Option(help="Largest error allowed against the model.")
+    ] = 1e-5,
+    all_cases: Annotated[
+        bool, typer.Option("--all", help="List every case, not only the worst.")
+    ] = False,
+    as_json: bool = json_option(),
+) -> None:
+    """Check an artefact's files and ask it again what the model was asked.
+
+    Exit status 0 if every case agrees, 1 if not or if it cannot be read.
+    """
+    from keras_attention.export.verification import verify_artifact
+
+    with failing_clearly(), console.status("Verifying in a fresh process …"):
+        report = verify_artifact(path, tolerance=tolerance)
+    results = [vars(result) for result in report.results]
+    if as_json:
+        summary = {"path": str(report.path), "passed": report.passed}
+        print_json({**summary, "results": results})
+    else:
+        print_results(results, all_cases=all_cases)
+        word = "[green]verified[/green]" if report.passed else "[red]FAILED[/red]"
+        console.print(f"{report.path}: {word}")
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def print_results(
+    results: Iterable[Mapping[str, Any]], *, all_cases: bool = False
+) -> None:
+    """A table of verification results: a row a signature, or a row a case."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("signature", "runtime", "cases", "worst error", "worst case", ""):
+        right = column in ("cases", "worst error")
+        table.add_column(column, justify="right" if right else "left")
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for result in results:
+        key = (result["signature"], result["case"] if all_cases else "")
+        groups.setdefault(key, []).append(result)
+    for group in groups.values():
+        worst = max(group, key=lambda r: (not r["passed"], r["max_abs_error"]))
+        mark = (
+            "[green]✓[/green]" if worst["passed"] else f"[red]{worst['reason']}[/red]"
+        )
+        table.add_row(
+            worst["signature"],
+            worst["runtime"],
+            str(len(group)),
+            f"{worst['max_abs_error']:.1e}",
+            worst["case"],
+            mark,
+        )
+    console.print(table)

@@ -1,0 +1,83 @@
+"""Attention as pictures (matplotlib)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plot_attention(
+    weights: Any,
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str] | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+    path: str | Path | None = None,
+) -> Any:
+    """Draws attention weights as heat maps, queries down, keys across.
+
+    Args:
+        weights: `[T, S]`, or several maps `[N, T, S]`, each drawn from 0 to its own
+            largest weight.
+        query_tokens: One label a query.
+        key_tokens: One label a key; `query_tokens` when `None`.
+        titles: One a map.
+        columns: Maps side by side.
+        path: Where to save the picture, e.g. `attention.png`.
+
+    Returns:
+        The matplotlib figure.
+
+    Example:
+    ```python
+    maps = ka.attention_maps(encoder, tokenizer([sentence]))
+    tokens = tokenizer.tokens([sentence])[0]
+    ka.plot_attention(maps["block_0/attention"][0], tokens, path="heads.png")
+    ```
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib: pip install "keras-attention[plot]". '
+            f"Received: {error}"
+        ) from error
+    maps = np.asarray(weights)
+    maps = maps[None] if maps.ndim == 2 else maps
+    key_tokens = query_tokens if key_tokens is None else key_tokens
+    _check(maps, query_tokens, key_tokens, titles)
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    width, height = 0.32 * len(key_tokens) + 1.2, 0.26 * len(query_tokens) + 1.1
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for index, axis in enumerate(axes):
+        if index >= len(maps):
+            axis.axis("off")
+            continue
+        axis.imshow(maps[index], cmap="Blues", vmin=0.0, aspect="auto")
+        axis.set_xticks(range(len(key_tokens)), key_tokens, rotation=90, fontsize=8)
+        labels = query_tokens if index % columns == 0 else []
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.set_title("" if titles is None else titles[index], fontsize=9)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _check(maps, query_tokens, key_tokens, titles):
+    wanted = (len(query_tokens), len(key_tokens))
+    if maps.ndim != 3 or maps.shape[1:] != wanted:
+        raise ValueError(
+            "`weights` must have shape [T, S] or [N, T, S] with one label a query "
+            f"and a key. Received: weights of shape {maps.shape}, {wanted[0]} query "
+            f"and {wanted[1]} key labels"
+        )
+    if titles is not None and len(titles) != len(maps):
+        raise ValueError(
+            f"`titles` must have one title a map. Received: {len(titles)} titles, "
+            f"{len(maps)} maps"
+        )
