@@ -5,6 +5,7 @@ from its module when it is first used (PEP 562).
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -94,3 +95,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# `keras.saving.load_model` finds a class of ours only if its module was imported. Who
+# has imported Keras already waits for nothing more; who has not uses `ka.load_model`.
+if "keras" in sys.modules:
+    importlib.import_module(f"{__name__}.models.loading").register_classes()

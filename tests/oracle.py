@@ -76,7 +76,7 @@ def local_p(window):
     return around
 
 
-def one_head(query, key, value, mask, keep, w, *, score, around=everywhere):
+def one_head(query, key, value, *, mask, keep, w, score, around=everywhere):
     """Contexts `[B, T, V]` and weights `[B, T, S]`; keep: bool `[B, S]`."""
     batch, length = query.shape[:2]
     weights, contexts = np.zeros(mask.shape), np.zeros((batch, length, value.shape[2]))
@@ -88,7 +88,7 @@ def one_head(query, key, value, mask, keep, w, *, score, around=everywhere):
             for s in np.flatnonzero(seen):
                 scores[s] = score(q, key[b, s], s, w)
             weights[b, t] = softmax_row(scores, seen) * factor
-            contexts[b, t] = sum(a * v for a, v in zip(weights[b, t], value[b]))
+            contexts[b, t] = sum(weights[b, t, s] * v for s, v in enumerate(value[b]))
     return contexts, weights
 
 
@@ -107,7 +107,9 @@ def multi_head(query, key, value, mask, w):
         q = query @ w["query/kernel"][:, n] + w.get("query/bias", np.zeros(heads))[n]
         k = key @ w["key/kernel"][:, g] + w.get("key/bias", np.zeros(groups))[g]
         v = value @ w["value/kernel"][:, g] + w.get("value/bias", np.zeros(groups))[g]
-        context, a = one_head(q, k, v, mask, mask.any(1), w, score=scaled_dot)
+        context, a = one_head(
+            q, k, v, mask=mask, keep=mask.any(1), w=w, score=scaled_dot
+        )
         output = output + context @ w["attention_output/kernel"][n]
         weights.append(a)
     return output + w.get("attention_output/bias", 0.0), np.stack(weights, axis=1)

@@ -15,7 +15,7 @@ def python_passages() -> tuple[list[str], list[str]]:
     for topic, text in topics.items():
         for paragraph in re.split(r"\n\s*\n", text):
             passage = " ".join(paragraph.split())
-            is_prose = passage.count(" ") > 15 and "::=" not in passage
-            if is_prose and 120 <= len(passage) <= 900:
+            is_code = ">>>" in passage or "::=" in passage or " = " in passage
+            if not is_code and 120 <= len(passage) <= 600:
                 found.setdefault(passage, topic)
     return list(found.values()), list(found)

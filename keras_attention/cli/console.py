@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -74,3 +75,5 @@ def start_tensorflow() -> None:
         import keras
 
         keras.ops.zeros(())
+    # The session loader is deprecated, and meant.
+    logging.getLogger("tensorflow").setLevel("ERROR")

@@ -92,12 +92,12 @@ def _title(letter: str, text: str) -> None:
 
 
 def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
-    import keras_attention as ka
     from keras_attention.models.sentence_encoder import SentenceEncoder
+    from keras_attention.weights.pretrained import from_pretrained
 
     _title("a", "Every tensor of the checkpoint accounted for")
     with console.status("Reading the checkpoint …"):
-        model = ka.from_pretrained(folder)
+        model = from_pretrained(folder)
     if not isinstance(model, SentenceEncoder):
         raise ValueError(
             "The demo needs a sentence model: a folder with modules.json. "
@@ -137,7 +137,7 @@ def _similarities(model: Any, *, check: bool) -> list[dict[str, Any]]:
 
 
 def _export(model: Any, out: Path) -> dict[str, str]:
-    import keras_attention as ka
+    from keras_attention.export.api import export_model
     from keras_attention.export.manifest import read_manifest
 
     _title("c", "Exported twice, and compared with Keras in fresh processes")
@@ -147,7 +147,7 @@ def _export(model: Any, out: Path) -> dict[str, str]:
         if format == "onnx":
             target = _next_free(target)
         with console.status(f"{format} …") as status:
-            folder = ka.export_model(
+            folder = export_model(
                 model,
                 target,
                 format,
@@ -237,10 +237,11 @@ def _top_passages(ask: Any, passages: list[str], what: str, count: int = 3) -> l
 
 
 def _attention(model: Any, out: Path) -> dict[str, Any]:
-    import keras_attention as ka
+    from keras_attention.explain.plot import plot_attention
+    from keras_attention.explain.record import attention_maps
 
     _title("e", f"What the model attends to in “{AMBIGUOUS}”")
-    maps = ka.attention_maps(model.encoder, model.tokenizer([AMBIGUOUS]))
+    maps = attention_maps(model.encoder, model.tokenizer([AMBIGUOUS]))
     tokens = model.tokenizer.tokens([AMBIGUOUS])[0]
     query, key = tokens.index("it"), tokens.index("animal")
     strength = {
@@ -253,7 +254,7 @@ def _attention(model: Any, out: Path) -> dict[str, Any]:
     heads = [
         f"head {n}{' *' if n == head else ''}" for n in range(maps[layer].shape[1])
     ]
-    ka.plot_attention(maps[layer][0], tokens, titles=heads, path=picture)
+    plot_attention(maps[layer][0], tokens, titles=heads, path=picture)
     console.print(
         f"“it” looks at “animal” most in [bold]{layer}, head {head}[/bold]: "
         f"{weight:.0%} of its attention. All its heads: [bold]{picture}[/bold]"

@@ -70,12 +70,13 @@ def export(
 
 def load_model(path: Path) -> Any:
     """A model from a Hugging Face folder or a `.keras` file."""
-    import keras_attention as ka
+    from keras_attention.models.loading import load_model as load_keras_file
+    from keras_attention.weights.pretrained import from_pretrained
 
     if path.is_dir():
-        return ka.from_pretrained(path)
+        return from_pretrained(path)
     if path.suffix == ".keras":
-        return ka.load_model(path)
+        return load_keras_file(path)
     raise ValueError(
         "The model must be a folder in Hugging Face's format or a .keras file. "
         f"Received: {path}"

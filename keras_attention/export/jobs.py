@@ -182,18 +182,16 @@ def _functional(model: keras.Model) -> Signature:
         name: TensorInfo(tensor.dtype, _axes(tensor.shape))
         for name, tensor in inputs.items()
     }
-    names = _output_names(model)
     outputs = {
         name: TensorInfo(tensor.dtype, _axes(tensor.shape))
-        for name, tensor in zip(names, model.outputs, strict=True)
+        for name, tensor in _named_outputs(model, model.output).items()
     }
 
     def predict(**tensors):
         arranged = keras.tree.map_structure(
             lambda tensor: tensors[_input_name(tensor)], model.input
         )
-        results = keras.tree.flatten(model(arranged, training=False))
-        return dict(zip(names, results, strict=True))
+        return _named_outputs(model, model(arranged, training=False))
 
     return Signature(
         "serving_default",
@@ -216,16 +214,17 @@ def _axes(shape: tuple[int | None, ...]) -> tuple[int | str, ...]:
     )
 
 
-def _output_names(model: keras.Model) -> list[str]:
-    """Keys of a dict of outputs, else the names of the layers they come from."""
+def _named_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
+    """Outputs by the keys of their dict, else by the layers they come from."""
     if isinstance(model.output, dict):
-        return list(model.output)
+        return dict(outputs)
     names = [tensor._keras_history.operation.name for tensor in model.outputs]
     repeated = [name for name in names if names.count(name) > 1]
-    return [
+    names = [
         f"{name}_{index}" if name in repeated else name
         for index, name in enumerate(names)
     ]
+    return dict(zip(names, keras.tree.flatten(outputs), strict=True))
 
 
 def _embedding_limits(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from keras_attention import __version__
 
@@ -124,13 +124,12 @@ def read_manifest(folder: Path) -> Manifest:
             "manifest_version 1: a newer keras-attention may read it",
             f"manifest_version {version!r}",
         )
-    known = {field.name: field for field in dataclasses.fields(Manifest)}
+    known = get_type_hints(Manifest)
     wrong = sorted(known.keys() ^ data.keys())
     if wrong:
         raise _unreadable(path, f"the keys {sorted(known)}", f"{sorted(data)}")
-    for name, field in known.items():
-        # `dict[str, Any]` -> dict; the annotations are the schema's types.
-        kind = getattr(field.type, "__origin__", field.type)
+    for name, hint in known.items():
+        kind = get_origin(hint) or hint  # `dict[str, Any]` -> dict
         if not isinstance(data[name], kind) or isinstance(data[name], bool):
             raise _unreadable(path, f"{name}: {kind.__name__}", repr(data[name])[:100])
     _check_entries(path, data)

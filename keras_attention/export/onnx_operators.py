@@ -157,7 +157,7 @@ def _attention_mask(call, query, key, mask, bias):
         return None
     if bias is None:
         return _to_scores_shape(call, mask, query, key)
-    lowest = call.constant(np.array(BLOCKED, np.float32))
+    lowest = call.constant(np.array(BLOCKED / 10, np.float32))
     bias = call.add("Max", [call.cast(bias, TensorProto.FLOAT), lowest])
     if mask is not None:
         forbidden = call.constant(np.array(-np.inf, np.float32))

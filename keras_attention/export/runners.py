@@ -117,8 +117,8 @@ class SessionRunner(Runner):
             import tensorflow_text  # noqa: F401 (registers its operations)
         if not (Path(folder) / "saved_model.pb").is_file():
             raise FileNotFoundError(
-                "No SavedModel there. Expected a folder with a saved_model.pb, a "
-                f"version folder such as my_model/1. Received: {folder}"
+                "No SavedModel there. Expected a folder with a saved_model.pb, such "
+                f"as my_model/1. Received: {folder}"
             )
         self._graph = tf.Graph()
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=intra_op_threads)
@@ -129,11 +129,9 @@ class SessionRunner(Runner):
                 loaded = tf.compat.v1.saved_model.load(
                     self._session, ["serve"], str(folder)
                 )
-        except (tf.errors.NotFoundError, ValueError) as error:
+        except BaseException as error:
             self._session.close()
-            raise _explained_load_error(error, folder) from error
-        except BaseException:
-            self._session.close()
+            _explain_missing_operation(error, folder)
             raise
         self.signatures, self._calls = {}, {}
         for name, definition in loaded.signature_def.items():
@@ -191,7 +189,7 @@ class OnnxRunner(Runner):
         # Spinning threads take the cores from the other sessions of the process.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # its shape warnings come with every call
-        self._session = ort.InferenceSession(
+        self._session: Any = ort.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
         )
         described = SignatureDescription(
@@ -237,15 +235,14 @@ def open_artifact(
     return runner
 
 
-def _explained_load_error(error: Exception, folder: Path) -> Exception:
+def _explain_missing_operation(error: BaseException, folder: Path) -> None:
     missing = re.search(r"Op type not registered '([^']+)'", str(error))
-    if missing is None:
-        return error
-    return ValueError(
-        f"The SavedModel uses the operation {missing[1]}, which nothing here has "
-        "registered. Expected tensorflow-text in the version of TensorFlow: pip "
-        f'install "keras-attention[text]". Received: {folder}'
-    )
+    if missing is not None:
+        raise ValueError(
+            f"The SavedModel uses the operation {missing[1]}, which nothing here has "
+            "registered. Expected tensorflow-text in the version of TensorFlow: pip "
+            f'install "keras-attention[text]". Received: {folder}'
+        ) from error
 
 
 def _single_onnx_file(path: Path, signature: str | None) -> Path:
@@ -277,7 +274,8 @@ def _described(tensors: Any) -> dict[str, TensorDescription]:
         if not info.tensor_shape.unknown_rank:
             sizes = (dim.size for dim in info.tensor_shape.dim)
             shape = tuple(None if size < 0 else size for size in sizes)
-        described[name] = TensorDescription(dtypes.as_dtype(info.dtype).name, shape)
+        dtype = str(dtypes.as_dtype(info.dtype).name)
+        described[name] = TensorDescription(dtype, shape)
     return described
 
 
@@ -288,7 +286,7 @@ _ONNX_DTYPES = {"float": "float32", "double": "float64"}
 def _of_onnx(value: Any) -> TensorDescription:
     dtype = value.type.removeprefix("tensor(").removesuffix(")")
     shape = tuple(axis if isinstance(axis, int | str) else None for axis in value.shape)
-    return TensorDescription(_ONNX_DTYPES.get(dtype, dtype), shape)
+    return TensorDescription(_ONNX_DTYPES.get(dtype) or dtype, shape)
 
 
 def _check_names(

@@ -85,7 +85,7 @@ def op_libraries(folder: Path) -> list[str]:
             'Expected tensorflow-text: pip install "keras-attention[text]". '
             f"Received: operations {sorted(used)}"
         ) from error
-    libraries = (Path(tensorflow_text.__file__).parent / "python" / "ops").glob("*.so")
+    libraries = Path(tensorflow_text.__path__[0], "python", "ops").glob("*.so")
     # A library names its operations in plain text; asking it in another way would
     # load it, and with it the other libraries' registrations.
     return sorted(

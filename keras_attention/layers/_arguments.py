@@ -17,6 +17,9 @@ from keras_attention.ops.shapes import describe, differ
 
 def standardize_shapes(query_shape, value_shape, key_shape):
     if query_shape and isinstance(query_shape[0], list | tuple):
+        if len(query_shape) not in (2, 3):
+            received = f"{len(query_shape)} tensors in a list"
+            raise ValueError(_VALUE_MISSING.format(received))
         query_shape, value_shape, *rest = query_shape
         key_shape = rest[0] if rest else None
     if value_shape is None:

@@ -130,6 +130,11 @@ class MultiHeadAttention(AttentionLayer):
             {"attention_axes"} if layer._attention_axes in (None, (1,)) else set()
         )
         unknown = {k for k, v in config.items() if v} - taken - ignored
+        if (
+            isinstance(config["output_shape"], tuple)
+            and len(config["output_shape"]) > 1
+        ):
+            unknown.add("output_shape")
         if unknown or not layer.built:
             raise ValueError(
                 "`from_keras` needs a built keras.layers.MultiHeadAttention without "
@@ -137,8 +142,11 @@ class MultiHeadAttention(AttentionLayer):
                 f"attention axes). Received: built={layer.built}, "
                 f"not supported: {sorted(unknown)}"
             )
+        size = config["output_shape"]  # Keras keeps an int in a tuple
+        config["output_shape"] = size[0] if isinstance(size, list | tuple) else size
         ours = cls(**{name: config[name] for name in taken & set(config)})
-        ours.build(layer._query_shape, layer._value_shape, layer._key_shape)
+        projections = (layer.query_dense, layer.value_dense, layer.key_dense)
+        ours.build(*((None, None, each.kernel.shape[0]) for each in projections))
         ours.set_weights(layer.get_weights())
         return ours
 

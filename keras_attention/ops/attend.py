@@ -37,15 +37,16 @@ def attention_weights(*, scores: Any, mask: Any = None, bias: Any = None) -> Any
     Args:
         scores: `[..., T, S]`, float32 or float64.
         mask: Bool, broadcastable to `scores`; `True` = may look.
-        bias: Float, broadcastable to `scores`; added to them. `-inf` counts as
-            the finite `BLOCKED`; to forbid a key, use `mask`.
+        bias: Float, broadcastable to `scores`; added to them. `-inf` counts as a
+            large finite number; to forbid a key, use `mask`.
 
     Returns:
         Weights `[..., T, S]` in the dtype of `scores`. Exactly 0 where `mask`
         is `False`; a row without a visible key is all 0.
     """
     if bias is not None:
-        scores = scores + ops.maximum(ops.cast(bias, scores.dtype), BLOCKED)
+        # A key the bias all but forbids must still win over one the mask forbids.
+        scores = scores + ops.maximum(ops.cast(bias, scores.dtype), BLOCKED / 10)
     if mask is None:
         return _softmax(scores)  # [..., T, S]
     weights = _softmax(ops.where(mask, scores, BLOCKED))
@@ -98,7 +99,7 @@ def attend(
         weights = weights * ops.cast(weight_factor, dtype)
     kept = weights if dropout is None else dropout(weights)
     output = ops.matmul(kept, ops.cast(value, dtype))  # [..., T, V]
-    return ops.cast(output, value.dtype), weights
+    return ops.cast(output, _float_dtype(value, dtype)), weights
 
 
 def dot_product_attention(
@@ -151,6 +152,12 @@ def dot_product_attention(
     return output, weights
 
 
+def _float_dtype(value: Any, dtype: str) -> str:
+    """That of `value`; integers must not cut their own means off."""
+    own = keras.backend.standardize_dtype(value.dtype)
+    return own if "float" in own else dtype
+
+
 def _output_only(*tensors: Any, **settings: Any) -> Any:
     return _side_by_side(*tensors, **settings)[0]
 
@@ -183,7 +190,7 @@ def _side_by_side(
     kept = _fold(kept, groups)  # [B, K, G * T, S]
     output = ops.matmul(kept, ops.cast(value_heads, dtype))  # [B, K, G * T, V]
     output = _merge(_unfold(output, groups, length))  # [B, T, N * V]
-    return ops.cast(output, value.dtype), weights
+    return ops.cast(output, _float_dtype(value, dtype)), weights
 
 
 def _split(x: Any, num_heads: int) -> Any:

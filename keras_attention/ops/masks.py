@@ -296,7 +296,7 @@ def window(behind: int, ahead: int) -> Mask:
             "`behind` and `ahead` count positions and must be 0 or more. "
             f"Received: behind={behind}, ahead={ahead}"
         )
-    return _Window(behind, ahead)
+    return _Window(int(behind), int(ahead))
 
 
 def dilated(step: int) -> Mask:
@@ -371,11 +371,11 @@ def require_bool(
 
 
 def _require_positive(value: int, name: str) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
-    return value
+    return int(value)
 
 
 def is_all_true(mask: Any) -> bool:

@@ -425,18 +425,10 @@ def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
     unknown += [tf.TensorSpec((None, None), tf.bool)] * 2
 
     @tf.function(input_signature=unknown)
-    def graph(query, value, key, attention_mask, query_mask, value_mask):
+    def graph(*tensors):
         extra = {"positions": tf.range(T)} if kind.needs_positions else {}
-        return layer(
-            query,
-            value,
-            key,
-            attention_mask=attention_mask,
-            query_mask=query_mask,
-            value_mask=value_mask,
-            return_attention_scores=True,
-            **extra,
-        )
+        masks = dict(zip(MASKS, tensors[3:], strict=True))
+        return layer(*tensors[:3], return_attention_scores=True, **masks, **extra)
 
     actual, actual_weights = graph(*inputs, *MASKS.values())
     assert relative_error(actual, output) <= 1e-6
@@ -571,8 +563,10 @@ def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
         )
 
 
-def test_every_weight_of_every_kind_learns_in_a_fit_compiled_by_xla():
-    layers = [kind.make(dropout=0.1, name=kind.name) for kind in KINDS]
+@pytest.mark.parametrize("family", ["dot", "global", "local", "additive", "multi"])
+def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
+    kinds = [kind for kind in KINDS if kind.name.startswith(family)]
+    layers = [kind.make(name=kind.name) for kind in kinds]
     inputs = [keras.Input((T, QUERY)), keras.Input((S, VALUE))]
     inputs += [keras.Input((S, QUERY)), keras.Input((S, KEY))]
     mask = keras.Input((T, S), dtype="bool")
@@ -580,10 +574,10 @@ def test_every_weight_of_every_kind_learns_in_a_fit_compiled_by_xla():
         kind.call(
             layer, *inputs[:2], inputs[2 + (not kind.same_size)], attention_mask=mask
         )
-        for kind, layer in zip(KINDS, layers, strict=True)
+        for kind, layer in zip(kinds, layers, strict=True)
     ]
     model = keras.Model([*inputs, mask], keras.layers.Concatenate()(outputs))
-    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=True)
     rng = np.random.default_rng(1)
     data = [rng.normal(size=(B, *x.shape[1:])).astype("float32") for x in inputs]
     target = rng.normal(size=(B, *model.output_shape[1:]))

@@ -80,7 +80,7 @@ class Kind:
             query = np.where(query_mask[..., None], query, 0.0)
             mask = mask & query_mask[..., None]
         return self.expected(
-            query, key, value, mask, keep, weights_of(layer, stored_as)
+            query, key, value, mask=mask, keep=keep, w=weights_of(layer, stored_as)
         )
 
 
@@ -93,23 +93,23 @@ def weights_of(layer, stored_as="float64"):
     }
 
 
-def _one_head(query, key, value, mask, keep, w, *, score, around=oracle.everywhere):
+def _one_head(query, key, value, *, mask, keep, w, score, around=oracle.everywhere):
     context, weights = oracle.one_head(
-        query, key, value, mask, keep, w, score=score, around=around
+        query, key, value, mask=mask, keep=keep, w=w, score=score, around=around
     )
     if "combine/kernel" in w:
         context = oracle.attentional(context, query, w)
     return context, weights
 
 
-def _local_m(query, key, value, mask, keep, w, *, score):
+def _local_m(query, key, value, *, mask, keep, w, score):
     where = np.cumsum(keep, axis=1) - 1  # [B, S]
     aligned = np.arange(query.shape[1])
     near = abs(where[:, None, :] - aligned[None, :, None]) <= WINDOW
-    return _one_head(query, key, value, mask & near, keep, w, score=score)
+    return _one_head(query, key, value, mask=mask & near, keep=keep, w=w, score=score)
 
 
-def _multi_head(query, key, value, mask, keep, w, *, behind=99, ahead=99):
+def _multi_head(query, key, value, *, mask, keep, w, behind=99, ahead=99):
     distance = np.arange(key.shape[1])[None, :] - np.arange(query.shape[1])[:, None]
     mask = mask & (distance >= -behind) & (distance <= ahead)
     return oracle.multi_head(query, key, value, mask, w)

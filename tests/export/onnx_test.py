@@ -501,7 +501,7 @@ def test_an_id_outside_the_vocabulary_names_the_embedding(export):
         exported.run(ids=np.array([[11]], "int32"))
 
 
-def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, capfd):
+def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, caplog):
     def function(x):
         return {"y": tf.raw_ops.Digamma(x=x) + tf.raw_ops.BesselI0e(x=x)}
 
@@ -510,7 +510,7 @@ def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, ca
         write_onnx(signature, tmp_path / "model.onnx")
     assert "BesselI0e" in str(error.value)
     assert list(tmp_path.iterdir()) == []
-    assert "tf2onnx" not in "".join(capfd.readouterr())
+    assert caplog.records == []  # tf2onnx would have logged it
 
 
 def test_a_failed_translation_names_the_node(tmp_path):

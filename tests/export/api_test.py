@@ -1,0 +1,328 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from samples import small_bert, small_sentence_encoder
+
+import keras_attention as ka
+from keras_attention.export import api
+from keras_attention.export.runners import open_artifact
+from keras_attention.export.signatures import Signature, TensorInfo
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("tensorflow_text")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(7)
+    return small_sentence_encoder()
+
+
+@pytest.fixture(scope="module")
+def saved_model(model, tmp_path_factory):
+    return ka.export_model(model, tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "model"
+    return ka.export_model(model, folder, format="onnx")
+
+
+def everything_below(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
+
+
+def test_a_saved_model_is_a_version_folder_that_answers_raw_strings(model, saved_model):
+    assert saved_model.name == "1"
+    texts = ["The animal!", "", "tired"]
+    with open_artifact(saved_model) as runner:
+        served = runner.run("serving_default", text=texts)["sentence_embedding"]
+    np.testing.assert_allclose(served, model.encode(texts), atol=1e-6)
+
+
+def test_a_saved_model_has_every_job_from_text_and_from_ids(saved_model):
+    with open_artifact(saved_model) as runner:
+        assert set(runner.signatures) == {
+            "serving_default",
+            "embed_ids",
+            "encode_text",
+            "encode_ids",
+            "attention_text",
+            "attention_ids",
+        }
+        maps = runner.run("attention_text", text=["the tired animal"])
+        tokens = runner.run("encode_text", text=["the tired animal"])
+    length = tokens["token_ids"].shape[1]
+    assert maps["block_1_attention"].shape == (1, 3, length, length)
+    assert tokens["sequence_output"].shape == (1, length, 33)
+
+
+def test_the_manifest_holds_the_error_of_every_case(saved_model, onnx_folder):
+    for folder, count in ((saved_model, 3 * 4 + 3 * 20), (onnx_folder, 20)):
+        results = json.loads((folder / "manifest.json").read_text())["verification"]
+        assert len(results) == count
+        assert all(result["passed"] for result in results)
+        assert max(result["max_abs_error"] for result in results) < 1e-5
+        names = " ".join(result["case"] for result in results)
+        for what in ("batch 3, length 1,", "left padding", "all padding"):
+            assert what in names
+
+
+def test_onnx_has_one_attention_node_a_layer_and_names_its_axes(onnx_folder):
+    import onnx
+
+    proto = onnx.load(onnx_folder / "embed_ids.onnx")
+    operators = [node.op_type for node in proto.graph.node]
+    assert operators.count("Attention") == 2
+    assert operators.count("Gelu") == 2
+    assert operators.count("LayerNormalization") == 5
+    axes = {
+        value.name: [
+            d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim
+        ]
+        for value in [*proto.graph.input, *proto.graph.output]
+    }
+    assert axes == {
+        "token_ids": ["batch", "sequence"],
+        "padding_mask": ["batch", "sequence"],
+        "sentence_embedding": ["batch", 33],
+    }
+
+
+def test_verifying_again_passes_and_names_a_file_that_changed(onnx_folder, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(onnx_folder, tmp_path / "copy")
+    assert ka.verify_artifact(copy).passed
+    file = copy / "embed_ids.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"embed_ids\.onnx"):
+        ka.verify_artifact(copy)
+
+
+def test_an_export_that_differs_is_removed_and_says_which_case(
+    model, tmp_path, monkeypatch
+):
+    # The model changes between writing and asking: what was written is then wrong.
+    kernel = model.encoder.blocks[0].feed_forward.intermediate.kernel
+    before = np.asarray(kernel)
+    write = api._write
+
+    def write_and_disturb(*arguments):
+        libraries = write(*arguments)
+        kernel.assign(before * 1.01)
+        return libraries
+
+    monkeypatch.setattr(api, "_write", write_and_disturb)
+    try:
+        with pytest.raises(api.VerificationError, match="sentence_embedding is off"):
+            ka.export_model(model, tmp_path / "out", format="onnx")
+    finally:
+        kernel.assign(before)
+    assert everything_below(tmp_path) == {}
+
+
+def test_an_existing_artefact_is_never_touched(model, onnx_folder, saved_model):
+    before = everything_below(onnx_folder)
+    with pytest.raises(FileExistsError):
+        ka.export_model(model, onnx_folder, format="onnx")
+    assert everything_below(onnx_folder) == before
+    with pytest.raises(FileExistsError):
+        ka.export_model(model, saved_model.parent, version=1)
+
+
+def test_the_next_version_stands_beside_the_one_before(model, tmp_path):
+    (tmp_path / "7").mkdir()
+    folder = ka.export_model(model, tmp_path, signatures=["embed_ids"])
+    assert folder == tmp_path / "8"
+    assert ka.verify_artifact(tmp_path).path == folder
+
+
+def test_progress_is_told_in_words(model, tmp_path):
+    told = []
+    ka.export_model(
+        model,
+        tmp_path / "out",
+        signatures=["embed_ids"],
+        on_progress=told.append,
+    )
+    assert len(told) == 3
+    assert "embed_ids" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"format": "tflite"}, "saved_model, onnx"),
+        ({"format": "onnx", "version": 2}, "version"),
+        ({"format": "onnx", "signatures": ["serving_default"]}, "takes text"),
+        ({"signatures": ["nonsense"]}, "embed_ids"),
+        ({"version": -1}, "0 or more"),
+    ],
+)
+def test_a_wrong_argument_is_refused(model, tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ka.export_model(model, tmp_path / "out", **arguments)
+    assert everything_below(tmp_path) == {}
+
+
+def test_a_model_whose_inputs_are_unknown_is_refused(tmp_path):
+    layer = keras.Sequential([keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="functional"):
+        ka.export_model(layer, tmp_path / "out")
+
+
+def test_wrong_ids_and_lengths_get_one_clear_error_when_served(saved_model):
+    ids, keep = np.zeros((1, 5), "int32"), np.ones((1, 5), bool)
+    long = {
+        "token_ids": np.zeros((1, 62), "int32"),
+        "padding_mask": np.ones((1, 62), bool),
+    }
+    with open_artifact(saved_model) as runner:
+        for wrong in (66, -1):
+            with pytest.raises(Exception, match="token_ids must be in"):
+                runner.run("embed_ids", token_ids=ids + wrong, padding_mask=keep)
+        with pytest.raises(Exception, match="61"):
+            runner.run("embed_ids", **long)
+        runner.run("embed_ids", token_ids=ids + 65, padding_mask=keep)
+
+
+def test_onnx_runtime_refuses_wrong_ids_and_lengths(onnx_folder):
+    ids, keep = np.zeros((1, 5), "int32"), np.ones((1, 5), bool)
+    with open_artifact(onnx_folder) as runner:
+        for wrong in (66, -1):
+            with pytest.raises(Exception, match="token_embedding.*out of data bounds"):
+                runner.run("embed_ids", token_ids=ids + wrong, padding_mask=keep)
+        with pytest.raises(Exception, match="position_embedding.*out of data bounds"):
+            runner.run(
+                "embed_ids",
+                token_ids=np.zeros((1, 62), "int32"),
+                padding_mask=np.ones((1, 62), bool),
+            )
+
+
+def every_kind():
+    """One functional model with every kind of attention and its weights."""
+    query = keras.Input((None, 12), name="query")
+    value = keras.Input((None, 12), name="value")
+    keep = keras.Input((None,), dtype="bool", name="padding_mask")
+    layers = {
+        "additive": ka.AdditiveAttention(7),
+        "scaled_dot": ka.DotProductAttention(dropout=0.3),
+        "cosine": ka.DotProductAttention("cosine"),
+        "global_general": ka.GlobalAttention(attentional_vector=False),
+        "global_concat": ka.GlobalAttention("concat", attentional_vector=False),
+        "global_location": ka.GlobalAttention(
+            "location", attentional_vector=False, max_length=140
+        ),
+        "local_m": ka.LocalAttention(window=3, attentional_vector=False),
+        "local_p": ka.LocalAttention("predictive", window=3, attentional_vector=False),
+        "multi_head": ka.MultiHeadAttention(
+            4, 5, num_key_value_heads=2, use_bias=False, dropout=0.3
+        ),
+    }
+    outputs = {}
+    for name, layer in layers.items():
+        output, weights = layer(
+            query, value, value_mask=keep, return_attention_scores=True
+        )
+        outputs[name] = output
+        outputs[f"{name}_weights"] = weights
+        outputs[f"{name}_alone"] = layer(query, value, value_mask=keep)
+    return keras.Model([query, value, keep], outputs)
+
+
+@pytest.fixture(scope="module")
+def kinds_model():
+    keras.utils.set_random_seed(11)
+    return every_kind()
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+def test_masked_rows_are_exactly_0_for_every_kind(kinds_model, tmp_path, format):
+    folder = ka.export_model(kinds_model, tmp_path / format, format=format)
+    random = np.random.default_rng(3)
+    inputs = {
+        "query": random.standard_normal((3, 5, 12)).astype("float32"),
+        "value": random.standard_normal((3, 5, 12)).astype("float32"),
+        "padding_mask": np.array([[1, 1, 1, 0, 0], [0] * 5, [0, 1, 1, 1, 1]], bool),
+    }
+    expected = kinds_model(list(inputs.values()), training=False)
+    # What stands at padding is never seen, not even NaN.
+    inputs["value"][0, 3:] = np.nan
+    inputs["value"][1] = np.inf
+    with open_artifact(folder) as runner:
+        name = next(iter(runner.signatures))
+        got = runner.run(name, **inputs)
+    for name, array in got.items():
+        np.testing.assert_allclose(array, expected[name], atol=2e-6, err_msg=name)
+        assert not array[1].any(), name
+        if name.endswith("_weights"):
+            assert not array[0, ..., 3:].any(), name
+            assert not array[2, ..., 0].any(), name
+
+
+def test_each_product_of_queries_and_keys_is_one_attention_node(kinds_model, tmp_path):
+    import onnx
+
+    folder = ka.export_model(kinds_model, tmp_path / "out", format="onnx")
+    proto = onnx.load(folder / "serving_default.onnx")
+    operators = [node.op_type for node in proto.graph.node]
+    # scaled_dot, cosine, general, local-m and multi-head; each is called twice.
+    assert operators.count("Attention") == 2 * 5
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+@pytest.mark.parametrize("kind", ["bert", "gpt"])
+def test_bare_models_export_too(tmp_path, kind, format):
+    model = small_bert()
+    if kind == "gpt":
+        model = ka.GPTDecoder(
+            vocabulary_size=41,
+            num_layers=2,
+            num_heads=4,
+            num_key_value_heads=2,
+            hidden_dim=24,
+            intermediate_dim=37,
+            max_sequence_length=53,
+        )
+    folder = ka.export_model(model, tmp_path / "out", format=format)
+    assert ka.verify_artifact(folder).passed
+
+
+def test_attention_maps_come_out_of_onnx(model, tmp_path):
+    folder = ka.export_model(
+        model, tmp_path / "out", format="onnx", signatures=["attention_ids"]
+    )
+    ids = model.tokenizer(["the tired animal"])
+    ids = {k: np.asarray(ids[k]) for k in ("token_ids", "padding_mask")}
+    maps = ka.attention_maps(model.encoder, ids)
+    with open_artifact(folder) as runner:
+        got = runner.run("attention_ids", **ids)
+    np.testing.assert_allclose(
+        got["block_0_attention"], maps["block_0/attention"], atol=1e-6
+    )
+
+
+def test_your_own_signature_is_exported_as_it_is(model, tmp_path):
+    def lengths(token_ids):
+        return {"length": keras.ops.sum(keras.ops.cast(token_ids > 0, "int32"), axis=1)}
+
+    signature = Signature(
+        "lengths",
+        lengths,
+        {"token_ids": TensorInfo("int32", ("batch", "sequence"))},
+        {"length": TensorInfo("int32", ("batch",))},
+    )
+    folder = ka.export_model(model, tmp_path / "out", signatures=[signature])
+    with open_artifact(folder) as runner:
+        got = runner.run("lengths", token_ids=np.array([[5, 6, 0]]))
+    np.testing.assert_array_equal(got["length"], [2])
