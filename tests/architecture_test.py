@@ -47,7 +47,7 @@ ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib"}
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
-MAX_PACKAGE_CODE_LINES = 6000
+MAX_PACKAGE_CODE_LINES = 8000  # docs/design.md says why
 
 # Methods that Keras documents; anything else public has a docstring.
 KERAS_OVERRIDES = {

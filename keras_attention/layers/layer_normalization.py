@@ -31,7 +31,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         super().__init__(axis=-1, epsilon=epsilon, **kwargs)
 
     def call(self, inputs):
-        return region(
+        normalized = region(
             "layer_normalization",
             _normalize,
             inputs,
@@ -39,6 +39,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
             self.beta,
             epsilon=self.epsilon,
         )
+        # Keras casts no inputs of its normalizations: float32 ones come as they are.
+        return ops.cast(normalized, self.compute_dtype)
 
 
 def _normalize(x: Any, gamma: Any, beta: Any, *, epsilon: float) -> Any:

@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_attention.ops.lookup import lookup
 from keras_attention.ops.positions import standardize_positions
-from keras_attention.ops.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -62,22 +61,23 @@ class PositionEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, positions=None):
-        length = inputs.shape[1]
-        if positions is None and length is not None:
-            self._check_length(inputs, length)
+        if positions is None:
+            self._check_length(inputs.shape)
         positions = standardize_positions(positions, length=ops.shape(inputs)[1])
         rows = lookup(self.embeddings, positions, what="positions")  # [(B,) T, E]
         return inputs + ops.cast(rows, inputs.dtype)  # [B, T, E]
 
-    def _check_length(self, inputs, length):
-        if length > self.max_sequence_length:
+    def _check_length(self, shape):
+        if shape[1] is not None and shape[1] > self.max_sequence_length:
             raise ValueError(
                 f"The sequence is longer than the {self.max_sequence_length} positions "
                 f"'{self.name}' has vectors for. Truncate it, or build the layer with "
-                f"a larger `max_sequence_length`. Received: inputs={describe(inputs)}"
+                f"a larger `max_sequence_length`. Received: inputs of shape {tuple(shape)}"
             )
 
-    def compute_output_shape(self, inputs_shape):
+    def compute_output_shape(self, inputs_shape, positions_shape=None):
+        if positions_shape is None:
+            self._check_length(inputs_shape)
         return inputs_shape
 
     def get_config(self):

@@ -67,7 +67,7 @@ def test_symbolic_shapes_are_the_real_ones_and_every_weight_gets_gradient(make):
 
 
 POSITIONS = {
-    "sinusoidal": lambda: ka.SinusoidalEncoding(),
+    "sinusoidal": ka.SinusoidalEncoding,
     "learned": lambda: ka.PositionEmbedding(7),
 }
 
@@ -76,11 +76,12 @@ POSITIONS = {
 def test_explicit_positions_pick_the_same_vectors(make):
     layer = make()
     whole = to_numpy(layer(np.zeros_like(X)))
+    assert len(np.unique(whole[0], axis=0)) == T
     order = np.array([[4, 0, 1, 2, 3], [1, 1, 2, 0, 4]])
     moved = to_numpy(layer(np.zeros_like(X), positions=order))
-    assert np.array_equal(moved, np.stack([whole[0][row] for row in order]))
+    assert np.allclose(moved, np.stack([whole[0][row] for row in order]), atol=1e-6)
     same = to_numpy(layer(np.zeros_like(X), positions=order[0]))
-    assert np.array_equal(same[1], moved[0])
+    assert np.allclose(same[1], moved[0], atol=1e-6)
     assert np.array_equal(layer(X), X + whole)
     assert not np.array_equal(moved, whole)
 
@@ -99,9 +100,9 @@ def test_sinusoids_need_an_even_size():
 
 def test_a_sequence_longer_than_the_table_is_refused():
     layer = ka.PositionEmbedding(max_sequence_length=3)
-    with pytest.raises(ValueError, match=r"`max_sequence_length`. Received: inputs="):
+    with pytest.raises(ValueError, match=r"`max_sequence_length`. Received: inputs"):
         layer(X)
-    with pytest.raises(ValueError, match=r"`max_sequence_length`. Received: inputs="):
+    with pytest.raises(ValueError, match=r"`max_sequence_length`. Received: inputs"):
         layer(keras.Input((T, E)))
     for wrong in (3, -1):
         with pytest.raises(ValueError, match=rf"`positions`.*first {wrong}"):
@@ -112,7 +113,7 @@ def test_in_a_graph_of_unknown_length_the_runtime_refuses_it():
     layer = ka.PositionEmbedding(max_sequence_length=3)
     layer.build((None, None, E))
     graph = tf.function(
-        lambda x: layer(x), input_signature=[tf.TensorSpec((None, None, E))]
+        layer.__call__, input_signature=[tf.TensorSpec((None, None, E))]
     )
     assert np.array_equal(graph(X[:, :3]), layer(X[:, :3]))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"not in \[0, 3\)"):
@@ -132,7 +133,7 @@ def test_ids_outside_the_vocabulary_are_refused():
     for wrong in (5, -1):
         with pytest.raises(ValueError, match=rf"from 0 to 4.*Received.*first {wrong}"):
             layer(np.array([[0, wrong]]))
-    graph = tf.function(lambda ids: layer(ids))
+    graph = tf.function(layer.__call__)
     for wrong in (5, -1):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"not in \[0, 5\)"):
             graph(tf.constant([[0, wrong]]))
@@ -188,10 +189,10 @@ def test_normalization_has_the_numbers_of_keras():
     values = [rng.normal(size=E), rng.normal(size=E)]
     ours.set_weights(values), theirs.set_weights(values)
     assert relative_error(ours(X), theirs(X)) <= 1e-6
-    large = X * 1e-3 + 1e3  # the mean is much larger than the deviation
+    large = X * 0.1 + 100.0  # the mean is much larger than the deviation
     x = large.astype("float64")
     exact = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    assert relative_error(ours(large), exact * values[0] + values[1]) <= 2e-2
+    assert relative_error(ours(large), exact * values[0] + values[1]) <= 1e-3
 
 
 @pytest.mark.parametrize("bias", [True, False])

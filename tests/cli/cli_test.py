@@ -1,0 +1,181 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from samples import minilm_folder, small_bert
+from typer.testing import CliRunner
+
+import keras_attention as ka
+from keras_attention.cli.main import app
+
+pytest.importorskip("onnxruntime")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    keras.utils.set_random_seed(5)
+    folder = tmp_path_factory.mktemp("hf") / "bert"
+    ka.save_pretrained(small_bert(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(bert_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "onnx"
+    result = run("export", bert_folder, out, "--format", "onnx")
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["export"], ["verify"], ["info"]], ids=str
+)
+def test_help_loads_neither_tensorflow_nor_keras(command):
+    code = f"""
+import sys
+from keras_attention.cli.main import app
+try:
+    app({[*command, "--help"]!r})
+except SystemExit as stop:
+    assert not stop.code, stop.code
+loaded = {{"tensorflow", "keras", "numpy", "onnxruntime"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--help" in done.stdout
+
+
+def test_the_version_is_the_packages():
+    assert run("--version").output == f"keras-attention {ka.__version__}\n"
+
+
+def test_export_prints_the_table_and_where_the_artefact_is(artifact):
+    folder, output = artifact
+    assert "serving_default" in output
+    assert "ONNX Runtime" in output
+    assert folder.name in output
+    assert (folder / "serving_default.onnx").is_file()
+
+
+def test_verify_passes_and_says_so_to_programs(artifact):
+    result = run("verify", artifact[0], "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)
+    assert told["passed"]
+    assert len(told["results"]) == 20
+
+
+def test_verify_fails_with_status_1_when_the_tolerance_is_not_met(artifact):
+    result = run("verify", artifact[0], "--tolerance", "1e-12")
+    assert result.exit_code == 1
+    assert "is off by" in result.output
+    assert "FAILED" in result.output
+
+
+def test_verify_lists_every_case_on_demand(artifact):
+    result = run("verify", artifact[0], "--all")
+    assert result.output.count("ONNX Runtime") == 20
+
+
+def test_verify_names_a_damaged_file(artifact, tmp_path):
+    copy = shutil.copytree(artifact[0], tmp_path / "copy")
+    (copy / "verification.npz").write_bytes(b"no")
+    result = run("verify", copy)
+    assert result.exit_code == 1
+    assert "verification.npz" in result.output.replace("\n", "")
+
+
+def test_info_describes_an_artefact_with_its_axes(artifact):
+    result = run("info", artifact[0])
+    assert "token_ids: int32 [batch, sequence]" in result.output
+    told = json.loads(run("info", artifact[0], "--json").output)
+    assert told["format"] == "onnx"
+    assert told["signatures"]["serving_default"]["outputs"]["pooled_output"] == (
+        "float32 [batch, 33]"
+    )
+    assert told["verified"].startswith("20 cases")
+
+
+def test_info_describes_a_hugging_face_folder(bert_folder):
+    told = json.loads(run("info", bert_folder, "--json").output)
+    model = ka.from_pretrained(bert_folder)
+    assert told["tensors"] == (
+        f"{len(model.weights)} with {model.count_params():,} numbers"
+    )
+    assert told["config"]["model_type"] == "bert"
+
+
+def test_info_and_export_take_keras_files(tmp_path):
+    path = tmp_path / "model.keras"
+    model = small_bert(pooler=False)
+    model.save(path)
+    told = json.loads(run("info", path, "--json").output)
+    assert told["class"] == "keras_attention>BertEncoder"
+    result = run("export", path, tmp_path / "out", "-f", "onnx", "--json")
+    assert result.exit_code == 0, result.output
+    assert all(case["passed"] for case in json.loads(result.output)["verification"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "no/such/folder", "out"], "no/such/folder"),
+        (["verify", "no/such/folder"], "no/such/folder"),
+        (["info", "no/such/folder"], "no/such/folder"),
+        (["demo", "--weights", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_wrong_path_is_one_clear_message(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "Error:" in result.output
+    assert words in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+
+
+def test_a_damaged_keras_file_is_one_clear_message(tmp_path):
+    path = tmp_path / "broken.keras"
+    path.write_bytes(b"PK not a zip")
+    assert "complete .keras archive" in run("info", path).output.replace("\n", " ")
+
+
+def test_an_existing_folder_is_refused_and_stays(artifact, bert_folder):
+    before = {p.name: p.read_bytes() for p in artifact[0].iterdir()}
+    result = run("export", bert_folder, artifact[0], "--format", "onnx")
+    assert result.exit_code == 1
+    assert {p.name: p.read_bytes() for p in artifact[0].iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_does_all_five_things(tmp_path):
+    minilm_folder()
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_attention.cli.main", "demo", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["checkpoint"]["read"] == 103
+    for row in told["similarities"]:
+        np.testing.assert_allclose(row["here"], row["published"], atol=5e-4)
+    assert set(told["artifacts"]) == {"saved_model", "onnx"}
+    assert all(one["same_from_onnx"] for one in told["search"])
+    assert told["attention"]["weight"] > 0.3
+    picture = (tmp_path / told["attention"]["picture"]).read_bytes()
+    assert picture.startswith(b"\x89PNG")
