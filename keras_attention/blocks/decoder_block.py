@@ -115,7 +115,7 @@ class DecoderBlock(keras.layers.Layer):
             positions=positions,
             training=training,
         )
-        if self.cross_attention is not None:
+        if self.cross_attention is not None and self.cross_residual is not None:
             entered = self.cross_residual.enter(x)
             attended = self.cross_attention(
                 query=entered,

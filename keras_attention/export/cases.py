@@ -149,8 +149,8 @@ def save_cases(cases: Iterable[Case], file: Path) -> None:
                 arrays[f"{number}/in/{key}"] = value
         for key, value in case.expected.items():
             arrays[f"{number}/out/{key}"] = value
-    text = json.dumps(index).encode()
-    np.savez_compressed(file, index=np.frombuffer(text, np.uint8), **arrays)
+    arrays["index"] = np.frombuffer(json.dumps(index).encode(), np.uint8)
+    np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_cases(file: Path) -> list[Case]:

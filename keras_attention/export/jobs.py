@@ -56,20 +56,20 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     def attend(**ids):
         return _maps(model.encoder, ids)
 
-    zeros = {"exact_zeros": tuple(maps)}
-    empty = {"exact_zeros": ("sentence_embedding",)}  # of a row that is all padding
     ids = _ids(segments=False)
+    names = tuple(maps)
+    empty = tuple(embedding)  # exactly 0 for a row that is all padding
     signatures = [
-        Signature("embed_ids", embed, ids, embedding, **limits, **empty),
+        Signature("embed_ids", embed, ids, embedding, exact_zeros=empty, **limits),
         Signature("encode_ids", encode, ids, tokens, **limits),
-        Signature("attention_ids", attend, ids, maps, **limits, **zeros),
+        Signature("attention_ids", attend, ids, maps, exact_zeros=names, **limits),
     ]
     if model.tokenizer is None:
         return signatures
     return [
         _from_text("serving_default", embed, embedding, model.tokenizer, tokens=False),
         _from_text("encode_text", encode, tokens, model.tokenizer),
-        _from_text("attention_text", attend, maps, model.tokenizer, **zeros),
+        _from_text("attention_text", attend, maps, model.tokenizer, exact_zeros=names),
         *signatures,
     ]
 
@@ -108,10 +108,10 @@ def _bert_encoder(model: BertEncoder) -> list[Signature]:
         return _maps(model, ids)
 
     ids = _ids(segments=True)
-    zeros = {"exact_zeros": tuple(maps)}
+    names = tuple(maps)
     return [
         Signature("serving_default", encode, ids, outputs, **limits),
-        Signature("attention", attend, ids, maps, **limits, **zeros),
+        Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
     ]
 
 
@@ -127,10 +127,10 @@ def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
         return _maps(model, ids)
 
     ids = _ids(segments=False)
-    zeros = {"exact_zeros": tuple(maps)}
+    names = tuple(maps)
     return [
         Signature("serving_default", predict, ids, outputs, **limits),
-        Signature("attention", attend, ids, maps, **limits, **zeros),
+        Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
     ]
 
 

@@ -282,8 +282,8 @@ class _Listener(logging.Handler):
         self.failed = []
 
     def emit(self, record):
-        if str(record.msg).startswith("Failed to convert node"):
-            self.failed.append(record.args[0])
+        if str(record.msg).startswith("Failed to convert node") and record.args:
+            self.failed.append(next(iter(record.args)))
 
 
 @contextlib.contextmanager

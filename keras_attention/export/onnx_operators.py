@@ -6,7 +6,7 @@ to the same output names. At the end stand the few TensorFlow operators outside 
 that tf2onnx translates wrongly or not at all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class RegionCall:
 
     graph: Any
     scope: str
-    tensors: list[str | None]
+    tensors: list[Any]
     settings: dict[str, Any]
     outputs: list[str]
     shapes: list[list[int] | None]
@@ -46,7 +46,7 @@ class RegionCall:
         name = self._new_name(operator)
         return self.graph.make_node(operator, inputs, name=name, **node).output[0]
 
-    def finish(self, operator: str, inputs: list[str | None], **attr: Any) -> None:
+    def finish(self, operator: str, inputs: Sequence[str | None], **attr: Any) -> None:
         """Adds the node whose only output is the region's."""
         self.add(
             operator,
@@ -184,7 +184,7 @@ def emit_layer_normalization(call: RegionCall) -> None:
     dtype = call.dtypes[0]
     if gamma is None:  # the operator cannot do without
         size = call.static_size(x, -1)
-        gamma = call.constant(np.ones(size, np.float32))
+        gamma = call.constant(np.ones(size or 1, np.float32))
     inputs = [call.cast(tensor, dtype) for tensor in (x, gamma, beta) if tensor]
     call.finish("LayerNormalization", inputs, axis=-1, epsilon=call.settings["epsilon"])
 

@@ -167,9 +167,10 @@ class AttentionLayer(keras.layers.Layer):
 
         Inference is therefore the same computation whatever rate was configured.
         """
-        if self._dropout_layer is None or not training:
+        layer = self._dropout_layer
+        if layer is None or not training:
             return None
-        return lambda weights: self._dropout_layer(weights, training=True)
+        return lambda weights: layer(weights, training=True)
 
     def compute_mask(self, inputs, previous_mask):
         if isinstance(previous_mask, list | tuple):

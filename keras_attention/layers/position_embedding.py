@@ -72,7 +72,8 @@ class PositionEmbedding(keras.layers.Layer):
             raise ValueError(
                 f"The sequence is longer than the {self.max_sequence_length} positions "
                 f"'{self.name}' has vectors for. Truncate it, or build the layer with "
-                f"a larger `max_sequence_length`. Received: inputs of shape {tuple(shape)}"
+                f"a larger `max_sequence_length`. Received: inputs of shape "
+                f"{tuple(shape)}"
             )
 
     def compute_output_shape(self, inputs_shape, positions_shape=None):

@@ -19,7 +19,7 @@ class Projection(keras.layers.EinsumDense):
 
     Args:
         input_axes: Sizes the last axis is cut into, e.g. `(num_heads, value_dim)`;
-            `(None,)` for the input's own last axis.
+            left whole when `None`.
         output_axes: Sizes of the result, laid side by side in one last axis, e.g.
             `(num_heads, key_dim)`.
         use_bias: Whether a bias is added.
@@ -40,14 +40,15 @@ class Projection(keras.layers.EinsumDense):
         self,
         output_axes: tuple[int, ...],
         *,
-        input_axes: tuple[int | None, ...] = (None,),
+        input_axes: tuple[int, ...] | None = None,
         use_bias: bool = True,
         **kwargs: Any,
     ):
-        self.input_axes = tuple(input_axes)
+        self.input_axes = None if input_axes is None else tuple(input_axes)
         self.output_axes = tuple(output_axes)
         self.use_bias = use_bias
-        inputs, outputs = "cd"[: len(input_axes)], "efg"[: len(output_axes)]
+        inputs = "cd"[: len(self.input_axes or "c")]
+        outputs = "efg"[: len(self.output_axes)]
         kwargs.pop("bias_axes", None)
         super().__init__(
             f"...{inputs},{inputs}{outputs}->...{outputs}",
@@ -73,7 +74,7 @@ class Projection(keras.layers.EinsumDense):
 
     def _cut(self, input_shape):
         *outer, size = input_shape
-        axes = (size,) if self.input_axes == (None,) else self.input_axes
+        axes = self.input_axes or (size,)
         if size != math.prod(axes):
             raise ValueError(
                 f"The last axis of the input of '{self.name}' must have size "

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import textwrap
@@ -22,9 +23,9 @@ SOURCE_KEEP = drawn("1 1 1\n1 1 .")
 # Self-attention needs an output as wide as its query: units = None is that.
 KINDS = {
     "additive": lambda **kw: ka.AdditiveAttention(11, **kw),
-    "dot-product": lambda **kw: ka.DotProductAttention(**kw),
+    "dot-product": ka.DotProductAttention,
     "dot-product-general": lambda **kw: ka.DotProductAttention("general", **kw),
-    "global": lambda **kw: ka.GlobalAttention(**kw),
+    "global": ka.GlobalAttention,
     "global-concat": lambda **kw: ka.GlobalAttention("concat", **kw),
     "global-location": lambda **kw: ka.GlobalAttention("location", max_length=9, **kw),
     "local-monotonic": lambda **kw: ka.LocalAttention(window=1, **kw),
@@ -144,6 +145,12 @@ def test_steps_through_a_decoder_block_are_the_whole():
     assert relative_error(np.concatenate(steps, axis=1), whole) <= 1e-6
 
 
+def without_builds(config):
+    """As JSON has it, without the shapes that layers inside layers were built with."""
+    text = json.dumps(config)
+    return json.loads(text, object_hook=lambda x: {**x, "build_config": None})
+
+
 @every_kind
 def test_saving_and_loading_a_block_changes_no_bit(make, tmp_path):
     inputs = keras.Input((T, E))
@@ -153,7 +160,8 @@ def test_saving_and_loading_a_block_changes_no_bit(make, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert np.array_equal(loaded(X), model(X))
-    assert loaded.get_config() == model.get_config()
+    for after, before in zip(loaded.layers, model.layers, strict=True):
+        assert without_builds(after.get_config()) == without_builds(before.get_config())
 
 
 def test_another_process_loads_it_by_importing_the_package(tmp_path):
@@ -166,7 +174,6 @@ def test_another_process_loads_it_by_importing_the_package(tmp_path):
     np.savez(tmp_path / "data.npz", x=X, source=SOURCE, expected=model([X, SOURCE]))
     code = """
         import sys, keras, numpy as np
-        import keras_attention.blocks.decoder_block, keras_attention.blocks.encoder_block
         import keras_attention as ka
         [getattr(ka, name) for name in ka.__all__ if name[0].isupper()]
         model = keras.models.load_model(sys.argv[1] + "/model.keras")
@@ -184,8 +191,11 @@ def test_another_process_loads_it_by_importing_the_package(tmp_path):
     assert result.stdout.endswith("the same\n"), result.stderr
 
 
-@every_kind
-def test_a_block_trains_in_mixed_precision(make):
+@pytest.mark.parametrize(
+    "name", ["additive", "global", "local-predictive", "multi-head"]
+)
+def test_a_block_trains_in_mixed_precision(name):
+    make = KINDS[name]
     keras.config.set_dtype_policy("mixed_float16")
     model = keras.Sequential([encoder(make, dropout=0.1), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

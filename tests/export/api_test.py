@@ -199,9 +199,9 @@ def test_onnx_runtime_refuses_wrong_ids_and_lengths(onnx_folder):
     ids, keep = np.zeros((1, 5), "int32"), np.ones((1, 5), bool)
     with open_artifact(onnx_folder) as runner:
         for wrong in (66, -1):
-            with pytest.raises(Exception, match="token_embedding.*out of data bounds"):
+            with pytest.raises(Exception, match=r"token_embedding.*out of data bounds"):
                 runner.run("embed_ids", token_ids=ids + wrong, padding_mask=keep)
-        with pytest.raises(Exception, match="position_embedding.*out of data bounds"):
+        with pytest.raises(Exception, match=r"position_embedding.*out of data bounds"):
             runner.run(
                 "embed_ids",
                 token_ids=np.zeros((1, 62), "int32"),

@@ -1,0 +1,138 @@
+import keras
+import numpy as np
+import pytest
+from contracts.kinds import relative_error, to_numpy
+from oracle import drawn
+
+import keras_attention as ka
+
+IDS = np.array([[5, 3, 8, 1, 9, 4], [2, 7, 1, 6, 0, 11]])
+
+
+def gpt(**kwargs):
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 6, "intermediate_dim": 11}
+    model = ka.GPTDecoder(13, max_sequence_length=7, **{**sizes, **kwargs})
+    rng = np.random.default_rng(1)
+    for weight in model.trainable_weights:
+        if len(weight.shape) > 1:
+            weight.assign(rng.normal(scale=0.4, size=weight.shape))
+    return model
+
+
+GROUPED = pytest.mark.parametrize("settings", [{}, {"num_key_value_heads": 1}], ids=str)
+
+
+def test_the_head_is_the_transposed_table():
+    model = gpt()
+    outputs = to_numpy(model(IDS))
+    table = to_numpy(model.token_embedding.embeddings)
+    assert (
+        relative_error(outputs["logits"], outputs["sequence_output"] @ table.T) <= 1e-6
+    )
+
+
+def test_a_token_sees_no_later_one():
+    model, changed = gpt(), IDS.copy()
+    changed[:, 4:] = 12
+    before, after = to_numpy(model(IDS))["logits"], to_numpy(model(changed))["logits"]
+    assert np.array_equal(before[:, :4], after[:, :4])
+    assert not np.array_equal(before[:, 4:], after[:, 4:])
+
+
+@GROUPED
+@pytest.mark.parametrize("cuts", [[1, 2, 3, 4, 5], [4], [2, 3, 5]], ids=str)
+def test_steps_and_chunks_are_the_whole(settings, cuts):
+    model = gpt(**settings)
+    whole = to_numpy(model(IDS))
+    cache, parts = model.empty_cache(2), []
+    for part in np.split(IDS, cuts, axis=1):
+        outputs = model(part, cache=cache)
+        cache = outputs["cache"]
+        parts.append(outputs)
+    for name in ("logits", "sequence_output"):
+        steps = np.concatenate([x[name] for x in parts], axis=1)
+        assert relative_error(steps, whole[name]) <= 1e-5
+    assert to_numpy(cache[0].lengths).tolist() == [6, 6]
+
+
+PADDINGS = {
+    "left": drawn(". . 1 1 1\n1 1 1 1 1"),
+    "right": drawn("1 1 1 . .\n1 1 1 1 1"),
+    "between": drawn("1 . 1 . 1\n1 1 1 1 1"),
+}
+
+
+@pytest.mark.parametrize("keep", PADDINGS.values(), ids=PADDINGS)
+@pytest.mark.parametrize("filler", [0, 12])
+def test_ragged_prompts_are_those_without_padding(keep, filler):
+    model = gpt()
+    ids = np.full(keep.shape, filler)
+    ids[0, keep[0]], ids[1] = [5, 3, 8], [2, 7, 1, 6, 0]
+    prompt = model(ids, padding_mask=keep, cache=model.empty_cache(2))
+    uncached = to_numpy(model(ids, padding_mask=keep))["logits"]
+    assert relative_error(to_numpy(prompt["logits"])[keep], uncached[keep]) <= 1e-5
+    step = to_numpy(model(np.array([[9], [10]]), cache=prompt["cache"])["logits"])
+    for row, tokens in enumerate(([5, 3, 8, 9], [2, 7, 1, 6, 0, 10])):
+        alone = to_numpy(model(np.array([tokens])))["logits"][0]
+        assert relative_error(uncached[row][keep[row]], alone[:-1]) <= 1e-5
+        assert relative_error(step[row, 0], alone[-1]) <= 1e-5
+
+
+def test_sequences_beyond_the_table_are_refused():
+    model = gpt()
+    with pytest.raises(ValueError, match=r"from 0 to 6.*Received"):
+        model(np.ones((1, 8), int))
+    full = model(np.ones((1, 7), int), cache=model.empty_cache(1))
+    with pytest.raises(ValueError, match=r"from 0 to 6.*Received: positions"):
+        model(np.array([[1]]), cache=full["cache"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "name"),
+    [
+        (np.array([[13]]), None, "token_ids"),
+        (np.array([[-1]]), None, "token_ids"),
+        (np.array([[0.5]]), None, "token_ids"),
+        (np.array([1]), None, "token_ids"),
+        (IDS, np.ones((2, 6)), "padding_mask"),
+        (IDS, np.ones((2, 5), bool), "padding_mask"),
+    ],
+)
+def test_wrong_inputs_are_refused(ids, mask, name):
+    with pytest.raises(ValueError, match=rf"`{name}`.*Received: "):
+        gpt()(ids, padding_mask=mask)
+
+
+@GROUPED
+def test_saving_and_loading_changes_no_bit(settings, tmp_path):
+    model = gpt(**settings)
+    expected = to_numpy(model(IDS))["logits"]
+    model.save(tmp_path / "gpt.keras")
+    loaded = keras.models.load_model(tmp_path / "gpt.keras")
+    assert np.array_equal(loaded(IDS)["logits"], expected)
+    assert loaded.get_config() == model.get_config()
+
+
+def test_a_functional_model_of_it_trains():
+    inputs = {
+        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
+    }
+    decoder = gpt()
+    model = keras.Model(inputs, decoder(inputs)["logits"])
+    assert tuple(model.output.shape) == (None, None, 13)
+    data = {"token_ids": IDS[:, :-1], "padding_mask": np.ones((2, 5), bool)}
+    assert relative_error(model(data), decoder(data)["logits"]) <= 1e-6
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss)
+    history = model.fit(data, IDS[:, 1:], epochs=3, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+
+
+def test_half_precision_caches_are_half_precision():
+    model = gpt(dtype="mixed_float16")
+    outputs = model(IDS, cache=model.empty_cache(2))
+    assert outputs["cache"][0].key.dtype == "float16"
+    expected = to_numpy(gpt()(IDS))["logits"]
+    logits = keras.ops.cast(outputs["logits"], "float32")
+    assert relative_error(logits, expected) <= 1e-2

@@ -1,0 +1,75 @@
+import keras
+import numpy as np
+import pytest
+from contracts.kinds import relative_error, to_numpy
+from oracle import drawn
+
+import keras_attention as ka
+
+IDS = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
+KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+
+
+def sentence_encoder(tokenizer=None, **kwargs):
+    encoder = ka.BertEncoder(
+        13, num_layers=1, num_heads=2, hidden_dim=6, intermediate_dim=11, pooler=False
+    )
+    return ka.SentenceEncoder(encoder, tokenizer, **kwargs)
+
+
+def words(texts):
+    """A tokenizer for tests: one id a letter, a is 0."""
+    length = max(len(text) for text in texts)
+    rows = [[ord(letter) - ord("a") for letter in text] for text in texts]
+    ids = np.array([row + [0] * (length - len(row)) for row in rows])
+    keep = np.array([[i < len(row) for i in range(length)] for row in rows])
+    return {"token_ids": ids, "padding_mask": keep}
+
+
+def test_the_embedding_is_the_mean_of_real_tokens_of_length_one():
+    model = sentence_encoder()
+    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": KEEP}))
+    sequence = outputs["sequence_output"].astype("float64")
+    for row in range(2):
+        mean = sequence[row, KEEP[row]].mean(axis=0)
+        expected = mean / np.sqrt(mean @ mean)
+        assert relative_error(outputs["sentence_embedding"][row], expected) <= 1e-6
+    plain = ka.SentenceEncoder(model.encoder, normalize=False)
+    embedding = to_numpy(plain(IDS, padding_mask=KEEP))["sentence_embedding"]
+    assert relative_error(embedding[0], sequence[0].mean(axis=0)) <= 1e-6
+
+
+def test_padding_changes_nothing_and_no_token_is_zero():
+    model = sentence_encoder()
+    padded = to_numpy(model(IDS, padding_mask=KEEP))["sentence_embedding"]
+    alone = to_numpy(model(IDS[1:, :3]))["sentence_embedding"]
+    assert relative_error(padded[1:], alone) <= 1e-6
+    nothing = model(IDS, padding_mask=KEEP & False)["sentence_embedding"]
+    assert (to_numpy(nothing) == 0).all()
+
+
+def test_encode_keeps_the_order_of_the_texts():
+    model = sentence_encoder(words)
+    texts = ["cab", "m", "abcdefg", "bad", "ll"]
+    vectors = model.encode(texts, batch_size=2, verbose=False)
+    assert vectors.dtype == "float32"
+    for text, vector in zip(texts, vectors, strict=True):
+        alone = to_numpy(model(words([text])))["sentence_embedding"][0]
+        assert relative_error(vector, alone) <= 1e-5
+    assert model.encode([], verbose=False).shape == (0, 6)
+
+
+def test_encode_says_what_it_needs():
+    with pytest.raises(ValueError, match=r"`tokenizer=`.*Received: tokenizer=None"):
+        sentence_encoder().encode(["a"])
+    with pytest.raises(ValueError, match=r"list of texts.*Received: texts='a'"):
+        sentence_encoder(words).encode("a")
+
+
+def test_saving_and_loading_changes_no_bit(tmp_path):
+    model = sentence_encoder(normalize=False)
+    expected = to_numpy(model(IDS))["sentence_embedding"]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.array_equal(loaded(IDS)["sentence_embedding"], expected)
+    assert loaded.normalize is False

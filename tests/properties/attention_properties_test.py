@@ -1,0 +1,182 @@
+"""What holds for every kind, mask, dtype and size: 500 drawn cases, 10,000 if slow."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from contracts.kinds import BY_NAME, QUERY, VALUE, to_numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keras_attention as ka
+
+# From 0 to 33, but few: each new shape costs the runtime a new primitive.
+SIZES = st.sampled_from([0, 1, 2, 5, 16, 33])
+BATCHES = st.sampled_from([0, 1, 3])
+DTYPES = st.sampled_from(["float32", "float32", "mixed_float16", "mixed_bfloat16"])
+KIND_NAMES = st.sampled_from(
+    sorted(name for name in BY_NAME if not BY_NAME[name].needs_positions)
+)
+SHARES = st.sampled_from([0.0, 0.2, 0.7, 1.0])
+SEEDS = st.integers(0, 2**16)
+TOLERANCE = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}
+
+
+def fast_and_slow(count, **strategies):
+    """The test twice: `count` cases, and 20 times as many in the slow tier."""
+
+    def decorate(test):
+        drawn = given(**strategies)(test)
+
+        @pytest.mark.timeout(1800)
+        @pytest.mark.parametrize(
+            "cases", [count, pytest.param(20 * count, marks=pytest.mark.slow)]
+        )
+        def run(cases):
+            with_settings = settings(
+                max_examples=cases,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            )
+            with_settings(drawn)()
+
+        functools.update_wrapper(
+            run, test, assigned=("__name__", "__doc__"), updated=()
+        )
+        del run.__wrapped__
+        return run
+
+    return decorate
+
+
+@functools.cache
+def layer_of(name, dtype):
+    kind = BY_NAME[name]
+    if "location" in name:  # longer than the longest sequence drawn
+        layer = ka.GlobalAttention("location", 17, max_length=37, dtype=dtype)
+        layer.build((1, 1, QUERY), (1, 1, VALUE), (1, 1, kind.key_size))
+        return layer
+    return kind.built(dtype=dtype)
+
+
+@functools.cache
+def heads(num_heads, num_key_value_heads, window):
+    layer = ka.MultiHeadAttention(
+        num_heads, 3, num_key_value_heads=num_key_value_heads, sliding_window=window
+    )
+    layer.build((1, 1, QUERY), (1, 1, QUERY))
+    return layer
+
+
+def call(layer, inputs, **masks):
+    output, weights = layer(*inputs, return_attention_scores=True, **masks)
+    output = to_numpy(keras.ops.cast(output, "float32"))
+    weights = to_numpy(weights)
+    return output, weights if weights.ndim == 4 else weights[:, None]
+
+
+@fast_and_slow(
+    250,
+    name=KIND_NAMES,
+    dtype=DTYPES,
+    batch=BATCHES,
+    queries=SIZES,
+    keys=SIZES,
+    share=SHARES,
+    padding=SHARES,
+    poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]),
+    seed=SEEDS,
+)
+def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
+    *, name, dtype, batch, queries, keys, share, padding, poison, seed
+):
+    rng, kind = np.random.default_rng(seed), BY_NAME[name]
+    layer = layer_of(name, dtype)
+    inputs = kind.inputs(seed, batch=batch, queries=queries, keys=keys)
+    masks = {
+        "attention_mask": rng.random((batch, queries, keys)) >= share,
+        "query_mask": rng.random((batch, queries)) >= padding,
+        "value_mask": rng.random((batch, keys)) >= padding,
+    }
+    keep = [masks["query_mask"], masks["value_mask"], masks["value_mask"]]
+    seen = masks["attention_mask"] & keep[0][:, :, None] & keep[1][:, None, :]
+    output, weights = call(layer, inputs, **masks)
+
+    assert output.shape == (batch, queries, kind.size or VALUE)
+    assert weights.shape[-2:] == (queries, keys)
+    assert np.isfinite(output).all()
+    assert (weights >= 0).all()
+    assert (weights[~np.broadcast_to(seen[:, None], weights.shape)] == 0).all()
+    sums = weights.sum(axis=-1)
+    if kind.sums_to_one:
+        is_one = abs(sums - 1) <= 1e-5
+        assert (is_one | (sums == 0)).all()
+    if kind.by_content or "location" in name:  # no window that hides keys
+        assert ((sums > 0) == np.broadcast_to(seen.any(-1)[:, None], sums.shape)).all()
+    assert (sums <= 1 + 1e-5).all()
+
+    poisoned = [
+        np.where(k[..., None], x, poison).astype("float32")
+        for k, x in zip(keep, inputs, strict=True)
+    ]
+    again, same = call(layer, poisoned, **masks)
+    assert np.array_equal(again, output)
+    assert np.array_equal(same, weights)
+
+
+@fast_and_slow(
+    125,
+    num_heads=st.sampled_from([1, 2, 4]),
+    groups=st.sampled_from([1, 2]),
+    window=st.sampled_from([1, 2, 7, (0, 0), (3, 0), (1, 4), (40, 40)]),
+    causal=st.booleans(),
+    batch=BATCHES,
+    length=SIZES,
+    seed=SEEDS,
+)
+def test_a_window_is_the_mask_of_its_band(
+    *, num_heads, groups, window, causal, batch, length, seed
+):
+    shared = num_heads // groups if num_heads % groups == 0 else num_heads
+    x = np.random.default_rng(seed).normal(size=(batch, length, QUERY))
+    behind, ahead = (window - 1, window - 1) if isinstance(window, int) else window
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    band = (distance >= -behind) & (distance <= (0 if causal else ahead))
+    windowed, plain = heads(num_heads, shared, window), heads(num_heads, shared, None)
+    plain.set_weights(windowed.get_weights())
+    expected, expected_weights = call(plain, (x, x), attention_mask=band[None])
+    output, weights = call(windowed, (x, x), use_causal_mask=causal)
+    assert np.array_equal(weights, expected_weights)
+    assert np.array_equal(output, expected)
+    assert (weights[..., ~band] == 0).all()
+
+
+@fast_and_slow(
+    125,
+    name=KIND_NAMES,
+    dtype=DTYPES,
+    batch=BATCHES,
+    length=SIZES,
+    cut=st.integers(0, 33),
+    share=SHARES,
+    seed=SEEDS,
+)
+def test_no_future_leaks_through_a_causal_mask(
+    *, name, dtype, batch, length, cut, share, seed
+):
+    kind, rng = BY_NAME[name], np.random.default_rng(seed)
+    layer = layer_of(name, dtype)
+    inputs = kind.inputs(seed, batch=batch, queries=length, keys=length)
+    masks = {"attention_mask": rng.random((batch, length, length)) >= share}
+    output, weights = call(layer, inputs, use_causal_mask=True, **masks)
+    assert not np.triu(weights, 1).any()
+    changed = [x.copy() for x in inputs]
+    for x in changed:
+        x[:, cut:] += 3.0
+    moved, moved_weights = call(layer, changed, use_causal_mask=True, **masks)
+    near = {"rtol": 0, "atol": TOLERANCE[dtype]}
+    assert np.allclose(moved[:, :cut], output[:, :cut], **near)
+    assert np.allclose(moved_weights[:, :, :cut], weights[:, :, :cut], **near)
