@@ -37,9 +37,9 @@ def staging(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     """
     final = Path(os.path.abspath(final))  # the body may change the working directory
     _refuse_if_it_exists(final)
-    _make_parent(final)
+    made = _make_parent(final)
     folder = final.with_name(_staging_name(final, str(os.getpid())))
-    with _explained(final, folder, needed_bytes):
+    with _removing_if_empty(made), _explained(final, folder, needed_bytes):
         _remove_leftovers(final)
         free = shutil.disk_usage(final.parent).free
         if free < needed_bytes:
@@ -73,7 +73,9 @@ def _refuse_if_it_exists(final: Path) -> None:
         )
 
 
-def _make_parent(final: Path) -> None:
+def _make_parent(final: Path) -> list[Path]:
+    """Make the folders above; return those that were not there, innermost first."""
+    made = [parent for parent in final.parents if not parent.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -85,6 +87,19 @@ def _make_parent(final: Path) -> None:
         ) from error
     except OSError as error:
         raise _not_writable(error, final) from error
+    return made
+
+
+@contextlib.contextmanager
+def _removing_if_empty(folders: list[Path]) -> Iterator[None]:
+    """Remove these folders when the body raises, unless others put something in."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

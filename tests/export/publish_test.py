@@ -319,3 +319,11 @@ def test_a_relative_path_is_not_moved_by_the_body(tmp_path, monkeypatch):
         os.chdir("elsewhere")
         (folder / "a").write_text("a")
     assert (tmp_path / "1/a").is_file()
+
+
+def test_folders_made_for_an_artefact_that_fails_are_not_left(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with pytest.raises(ValueError, match="stop"), staging(kept / "a" / "b" / "1"):
+        raise ValueError("stop")
+    assert list(tmp_path.rglob("*")) == [kept]

@@ -27,8 +27,6 @@ def fast_and_slow(count, **strategies):
     """The test twice: `count` cases, and 20 times as many in the slow tier."""
 
     def decorate(test):
-        drawn = given(**strategies)(test)
-
         @pytest.mark.timeout(1800)
         @pytest.mark.parametrize(
             "cases", [count, pytest.param(20 * count, marks=pytest.mark.slow)]
@@ -41,7 +39,7 @@ def fast_and_slow(count, **strategies):
                 derandomize=True,
                 suppress_health_check=list(HealthCheck),
             )
-            with_settings(drawn)()
+            with_settings(given(**strategies)(test))()
 
         functools.update_wrapper(
             run, test, assigned=("__name__", "__doc__"), updated=()
