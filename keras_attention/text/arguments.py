@@ -98,29 +98,30 @@ def strings(texts: Any, name: str) -> tf.Tensor:
     """Texts as a string tensor `[B]`."""
     if isinstance(texts, str | bytes):
         _refuse_scalar(name, repr(texts))
+    tensor: Any = texts
     if not tf.is_tensor(texts):
         try:
-            texts = tf.convert_to_tensor(texts, tf.string)
+            tensor = tf.convert_to_tensor(texts, tf.string)
         except (TypeError, ValueError, UnicodeError) as error:
             raise ValueError(
                 f"The tokenizer takes {name} as strings [B], one a row: a list of str "
                 "or a string tensor. Token ids go to the model directly. "
                 f"Received: {name}={_shortened(texts)} ({type(texts).__name__})"
             ) from error
-    if texts.dtype != tf.string:
+    if tensor.dtype != tf.string:
         raise ValueError(
             f"The tokenizer takes {name} as strings [B]. Token ids go to the model "
-            f"directly. Received: {name} with dtype={texts.dtype.name}"
+            f"directly. Received: {name} with dtype={tensor.dtype.name}"
         )
-    if texts.shape.rank == 0:
+    if tensor.shape.rank == 0:
         _refuse_scalar(name, "a scalar string tensor")
-    if isinstance(texts, tf.RaggedTensor) or texts.shape.rank not in (1, None):
+    if isinstance(tensor, tf.RaggedTensor) or tensor.shape.rank not in (1, None):
         raise ValueError(
             f"The tokenizer takes {name} as strings [B], one a row. Flatten it first, "
             f"such as with tf.reshape({name}, [-1]); for two texts a row use "
-            f"texts_pair. Received: {name} with shape={texts.shape}"
+            f"texts_pair. Received: {name} with shape={tensor.shape}"
         )
-    return texts
+    return tensor
 
 
 def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:

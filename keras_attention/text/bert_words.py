@@ -241,7 +241,7 @@ def _shrink(row_splits: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
     return tf.searchsorted(kept, row_splits, out_type=tf.int64)
 
 
-def _pack(value, kind, rank=0):
+def _pack(value: Any, kind: Any, rank: Any = 0) -> Any:
     return (value + _ZERO) | (kind << _KIND_SHIFT) | (rank << _RANK_SHIFT)
 
 

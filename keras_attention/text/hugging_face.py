@@ -104,9 +104,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
         )
     special_tokens = arguments.setdefault("special_tokens", {})
     special_tokens.update(_special_tokens(settings))
-    length = settings.get("model_max_length")
-    absurd = length is None or length > _ABSURD_LENGTH
-    arguments["max_length"] = None if absurd else int(length)
+    length = settings.get("model_max_length") or _ABSURD_LENGTH + 1
+    arguments["max_length"] = None if length > _ABSURD_LENGTH else int(length)
     return arguments
 
 
@@ -260,7 +259,7 @@ def _read_post_processor(section: Any) -> tuple[str, str, dict[str, int]]:
         if token["tokens"] != [token["id"]] or len(token["ids"]) != 1:
             _refuse("a special token of several tokens", "one token", token)
         ids[token["id"]] = token["ids"][0]
-    classifier, separator = (single[0][0], single[-1][0]) if single else (None, None)
+    classifier, separator = (single[0][0], single[-1][0]) if single else ("", "")
     first = [(classifier, 0), ("A", 0), (separator, 0)]
     second = [("B", 1), (separator, 1)]
     if single != first or pair != first + second or {classifier, separator} - set(ids):

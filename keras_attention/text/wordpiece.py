@@ -82,7 +82,9 @@ class WordPieceTokenizer:
             vocabulary = hugging_face.read_vocabulary(vocabulary)
         self._vocabulary = tuple(vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
-        self._special_tokens = arguments.special_tokens(special_tokens or {}, self._ids)
+        self._special_tokens: dict[str, Any] = arguments.special_tokens(
+            special_tokens or {}, self._ids
+        )
         if added_tokens is None:
             added_tokens = [t for t in self._special_tokens.values() if t is not None]
         arguments.check_lengths(max_length, max_input_chars_per_word)

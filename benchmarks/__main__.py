@@ -1,0 +1,140 @@
+"""`python -m benchmarks`: every measurement, one table, one results file."""
+
+import importlib
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.measure import Row, Settings
+
+RESULTS = Path(__file__).parent / "results"
+# Name on the command line -> module. Programs first: nothing else is loaded then.
+GROUPS = {
+    "start": "start",
+    "layer": "layer",
+    "tokenizer": "tokenizer",
+    "sentences": "sentences",
+    "export": "size",
+    "encoder": "encoder",
+}
+console = Console(stderr=True, highlight=False)
+
+
+def main(  # noqa: PLR0917 (options of a command)
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(GROUPS)}; may be given again."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rounds, smaller models, no file.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="A file of sentences, one a line.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Samples of each.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Results file; default: benchmarks/results/.")
+    ] = None,
+) -> None:
+    """Measure side by side with named peers and print ratios: over 1 is for us."""
+    if unknown := set(only or ()) - set(GROUPS):
+        names = ", ".join(GROUPS)
+        raise typer.BadParameter(f"--only takes {names}. Received: {sorted(unknown)}")
+    settings = Settings(rounds or (5 if quick else 15), threads, quick, data)
+    machine.use_threads(threads)
+    found = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), **machine.describe()}
+    rows, skipped = [], {}
+    for name in only or GROUPS:
+        rows += _measured(name, settings, skipped)
+    found["settings"] = {**asdict(settings), "data": data and Path(data).name}
+    found["skipped"] = skipped
+    found["rows"] = [_rounded({**asdict(row), "missed": row.missed}) for row in rows]
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(_table(rows))
+    if out or not (quick or only):
+        path = out or RESULTS / f"{found['date']}-{machine.cpu_slug()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(found, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        console.print(f"Written: {path}")
+
+
+def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Row]:
+    start = time.monotonic()
+    try:
+        with console.status(f"{name} …") as status:
+
+            def tell(stage: str) -> None:
+                status.update(f"{name}: {stage} …")
+
+            if name != "start":
+                tell("loading TensorFlow")
+                _start_tensorflow(settings.threads)
+            module = importlib.import_module(f"benchmarks.{GROUPS[name]}")
+            rows = module.run(settings, tell)
+    except ImportError as error:
+        skipped[name] = str(error)
+        console.print(f"{name}: left out. {error}", markup=False)
+        return []
+    for row in rows:
+        console.print(f"{row.group}: {row.case}: {_ratio(row)} {row.peer_name}")
+    console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")
+    return rows
+
+
+def _start_tensorflow(threads: int) -> None:
+    from keras_attention.cli.console import start_tensorflow
+
+    start_tensorflow()
+    import tensorflow as tf
+
+
+def _ratio(row: Row) -> str:
+    spread = "" if row.low is None else f" ({row.low:.2f} to {row.high:.2f})"
+    return f"{row.ratio:.2f}×{spread}"
+
+
+def _rounded(row: dict) -> dict:
+    samples = {k: [float(f"{s:.4g}") for s in v] for k, v in row["samples"].items()}
+    numbers = ("ours", "peer", "ratio", "low", "high")
+    short = {k: row[k] and float(f"{row[k]:.5g}") for k in numbers}
+    return {**row, **short, "samples": samples}
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="Ratios over 1 are in our favour; 95 % spread in brackets")
+    for name in ("", "case", "ours", "peer", "", "ratio", "target", "note"):
+        right = name in ("ours", "peer", "ratio", "target")
+        table.add_column(name, justify="right" if right else "left")
+    for row in rows:
+        target = "" if row.target is None else f"≥ {row.target:.1f}"
+        table.add_row(
+            row.group,
+            row.case,
+            f"{row.ours:.4g} {row.unit}",
+            f"{row.peer:.4g}",
+            row.peer_name,
+            _ratio(row),
+            f"{target} missed" if row.missed else target,
+            row.note,
+            style="yellow" if row.missed else None,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,70 @@
+"""A BERT-base SavedModel in a session against KerasHub's BertBackbone."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import hub
+from benchmarks.measure import Progress, Row, Settings, compare, fastest, take_turns
+
+SHAPES = ((1, 128), (8, 128), (1, 512))
+
+
+def run(settings: Settings, tell: Progress) -> list[Row]:
+    import keras_attention as ka
+    from keras_attention.export.runners import open_artifact
+
+    shape = hub.MINILM if settings.quick else hub.BERT_BASE
+    tell("building both models")
+    ours, theirs = hub.pair(shape)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = ka.export_model(
+            ours,
+            Path(folder) / "bert",
+            signatures=["serving_default"],
+            on_progress=tell,
+        )
+        with open_artifact(path, intra_op_threads=settings.threads) as runner:
+            for batch, length in SHAPES:
+                fed = hub.inputs(batch, length, shape["vocabulary_size"])
+                rows += _compare((runner, ours, theirs), fed, settings, tell)
+    return rows
+
+
+def _compare(models, fed, settings, tell):
+    import numpy as np
+
+    runner, ours, theirs = models
+    calls = {
+        "SavedModel": lambda: runner.run("serving_default", **fed),
+        "ours, tf.function": _compiled(ours, fed, jit=False),
+        "KerasHub": _compiled(theirs, fed, jit=False),
+        "KerasHub, XLA": _compiled(theirs, fed, jit=True),
+    }
+    keep = fed["padding_mask"]
+    results = [call()["sequence_output"][keep] for call in calls.values()]
+    for other in results[1:]:
+        np.testing.assert_allclose(results[0], other, atol=1e-3)
+    samples = take_turns(calls, settings, tell)
+    case = "{} × {}".format(*keep.shape)
+    peer = fastest(samples, "KerasHub", "KerasHub, XLA")
+    name = "BERT MiniLM" if settings.quick else "BERT base"
+    return [
+        compare("encoder", f"{name} {case}, {ours}", samples, ours, peer, target=target)
+        for ours, target in (("SavedModel", 1.0), ("ours, tf.function", None))
+    ]
+
+
+def _compiled(model, fed, *, jit):
+    import tensorflow as tf
+
+    fed = {name: tf.constant(value) for name, value in fed.items()}
+
+    @tf.function(jit_compile=jit, autograph=False)
+    def function(fed):
+        return model(fed, training=False)
+
+    def call():
+        return {name: value.numpy() for name, value in function(fed).items()}
+
+    return call

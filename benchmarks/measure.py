@@ -1,0 +1,119 @@
+"""Candidates in interleaved rounds of random order, and the ratio between them.
+
+Absolute times drift with whatever else the machine does. A ratio does not, if both
+sides were measured in turn: so every round asks every candidate once, and the spread
+of the ratio comes from drawing whole rounds again (bootstrap).
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+Progress = Callable[[str], None]
+SHORTEST_SAMPLE_S = 0.02
+
+
+@dataclass
+class Row:
+    """One line of the table: ours against one peer. A ratio over 1 is in our favour."""
+
+    group: str
+    case: str
+    ours: float
+    peer: float
+    peer_name: str
+    unit: str
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+    target: float | None = None
+    note: str = ""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> bool:
+        return self.target is not None and self.ratio < self.target
+
+
+@dataclass(frozen=True)
+class Settings:
+    rounds: int = 15
+    threads: int = 2
+    quick: bool = False
+    data: str | None = None
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], Any]],
+    settings: Settings,
+    tell: Progress = lambda _: None,
+    rounds: int | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of one call of each candidate, one sample a round."""
+    rounds = settings.rounds if rounds is None else rounds
+    repeats = {}
+    for name, call in candidates.items():
+        tell(f"warming up {name}")
+        call()
+        call()
+        repeats[name] = max(1, round(SHORTEST_SAMPLE_S / _seconds(call, 1)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    order, generator = list(candidates), random.Random(0)
+    for index in range(rounds):
+        tell(f"round {index + 1} of {rounds}")
+        generator.shuffle(order)
+        for name in order:
+            samples[name].append(_seconds(candidates[name], repeats[name]))
+    return samples
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def compare(
+    group: str,
+    case: str,
+    samples: Mapping[str, list[float]],
+    ours: str,
+    peer: str,
+    *,
+    per: float | None = None,
+    unit: str = "ms",
+    **more: Any,
+) -> Row:
+    """A row from samples in seconds; `per` items a call turns them into items/s."""
+    mine, theirs = np.array(samples[ours]), np.array(samples[peer])
+    picks = np.random.default_rng(0).integers(0, len(mine), (2000, len(mine)))
+    ratios = np.median(theirs[picks], axis=1) / np.median(mine[picks], axis=1)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+
+    def shown(values):
+        return per / median(values) if per else 1e3 * median(values)
+
+    return Row(
+        group,
+        case,
+        ours=shown(mine),
+        peer=shown(theirs),
+        peer_name=peer,
+        unit=unit,
+        ratio=float(np.median(theirs) / np.median(mine)),
+        low=float(low),
+        high=float(high),
+        samples={ours: list(samples[ours]), peer: list(samples[peer])},
+        **more,
+    )
+
+
+def fastest(samples: Mapping[str, list[float]], *names: str) -> str:
+    """The peer at its best: the name with the lowest median."""
+    return min(names, key=lambda name: median(samples[name]))

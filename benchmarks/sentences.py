@@ -1,0 +1,154 @@
+"""Embeddings of real sentences with real weights, tokenizing included."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import corpus, hub
+from benchmarks.measure import Progress, Row, Settings, compare, take_turns
+
+
+def run(settings: Settings, tell: Progress) -> list[Row]:
+    import keras_attention as ka
+    from keras_attention.export.runners import open_artifact
+
+    texts = corpus.sentences(settings.data, 64 if settings.quick else 512)
+    batches = corpus.batches(texts)
+    in_order = [text for batch in batches for text in batch]
+    model = ka.from_pretrained(corpus.minilm_folder())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        saved = ka.export_model(
+            model, folder / "saved", signatures=["serving_default"], on_progress=tell
+        )
+        onnx = ka.export_model(model, folder / "onnx", "onnx", on_progress=tell)
+        threads = {"intra_op_threads": settings.threads}
+        with (
+            open_artifact(saved, **threads) as session,
+            open_artifact(onnx, **threads) as ort,
+        ):
+            calls = {
+                "SavedModel, raw text": _each(batches, _session(session)),
+                "ONNX Runtime": _each(batches, _onnx(ort, model.tokenizer)),
+                "eager model.encode": lambda: model.encode(in_order, verbose=False),
+                "KerasHub": _each(batches, _hub(model)),
+                **_torch(batches, settings.threads),
+            }
+            accuracy = _accuracy(calls, "eager model.encode")
+            rounds = max(3, settings.rounds // 3)
+            samples = take_turns(calls, settings, tell, rounds=rounds)
+    rows = []
+    for ours in ("SavedModel, raw text", "ONNX Runtime"):
+        for peer in list(calls)[2:]:
+            row = compare(
+                "sentences",
+                f"{len(texts)}, {ours}",
+                samples,
+                ours,
+                peer,
+                per=len(texts),
+                unit="/s",
+                target={"torch": 2.5, "KerasHub": 1.0}.get(peer),
+                note=accuracy[ours],
+            )
+            rows.append(row)
+    return rows
+
+
+def _each(batches, embed):
+    return lambda: np.concatenate([embed(batch) for batch in batches])
+
+
+def _session(runner):
+    return lambda texts: runner.run("serving_default", text=texts)["sentence_embedding"]
+
+
+def _onnx(runner, tokenizer):
+    def embed(texts):
+        ids = tokenizer(texts)
+        fed = {name: ids[name].numpy() for name in ("token_ids", "padding_mask")}
+        return runner.run("embed_ids", **fed)["sentence_embedding"]
+
+    return embed
+
+
+def _hub(model):
+    """KerasHub's BERT with MiniLM's weights, compiled, and Hugging Face's tokenizer."""
+    import tensorflow as tf
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(corpus.minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(256)
+    backbone = hub.of(model.encoder)
+    for layer in backbone.transformer_layers:  # MiniLM's GELU is the exact one
+        layer._feedforward_intermediate_dense.activation = _exact_gelu
+    spec = tf.TensorSpec((None, None), "int32")
+
+    @tf.function(autograph=False, input_signature=[spec, spec])
+    def embed(ids, keep):
+        fed = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": keep}
+        tokens = backbone(fed, training=False)["sequence_output"]
+        keep = tf.cast(keep, "float32")[..., None]
+        mean = tf.reduce_sum(tokens * keep, 1) / tf.reduce_sum(keep, 1)
+        return tf.math.l2_normalize(mean, -1)
+
+    def call(texts):
+        found = tokenizer.encode_batch(texts)
+        ids = tf.constant([one.ids for one in found], "int32")
+        keep = tf.constant([one.attention_mask for one in found], "int32")
+        return embed(ids, keep).numpy()
+
+    return call
+
+
+def _exact_gelu(x):
+    from keras import ops
+
+    return ops.gelu(x, approximate=False)
+
+
+def _torch(batches, threads):
+    """Hugging Face's own, where both packages are installed."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return {}
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(threads)
+    folder = str(corpus.minilm_folder())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def embed(texts):
+        options = {"padding": True, "truncation": True, "max_length": 256}
+        fed = tokenizer(texts, return_tensors="pt", **options)
+        keep = fed["attention_mask"][..., None]
+        mean = (model(**fed).last_hidden_state * keep).sum(1) / keep.sum(1)
+        return torch.nn.functional.normalize(mean, dim=-1).numpy()
+
+    return {"torch": _each(batches, embed)}
+
+
+def _accuracy(calls, reference):
+    """Worst cosine with the reference, and how often the nearest neighbour agrees."""
+    vectors = {name: call() for name, call in calls.items()}
+    truth = vectors[reference]
+    found = {}
+    for name, own in vectors.items():
+        worst = float((own * truth).sum(1).min())
+        same = float((_nearest(own) == _nearest(truth)).mean())
+        if worst < 0.999:
+            raise AssertionError(f"{name} computes something else: cosine {worst}")
+        found[name] = f"worst cosine {worst:.6f}, same top-1 {same:.1%}"
+    return found
+
+
+def _nearest(vectors):
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -1)
+    return similarity.argmax(1)
