@@ -100,7 +100,6 @@ def _start_tensorflow(threads: int) -> None:
     from keras_attention.cli.console import start_tensorflow
 
     start_tensorflow()
-    import tensorflow as tf
 
 
 def _ratio(row: Row) -> str:

@@ -28,8 +28,8 @@ SENTENCES = (
 # Published on the model's card (sentence-transformers/all-MiniLM-L6-v2).
 PUBLISHED = {(0, 1): 0.6660, (0, 2): 0.1046, (1, 2): 0.1411}
 QUESTIONS = (
-    "How do I run clean-up code whether or not an error happened?",
-    "How can I write a function that produces values one at a time?",
+    "What happens if nobody catches an error?",
+    "What do I get back from a function that yields values?",
     "When are two objects considered equal?",
 )
 AMBIGUOUS = "The animal didn't cross the street because it was too tired"
@@ -195,24 +195,36 @@ def _search(model: Any, artifacts: dict[str, str]) -> list[dict[str, Any]]:
             "ONNX, token ids, ONNX Runtime",
         )
     found = []
-    for number, question in enumerate(QUESTIONS):
-        served, onnx = (answers[name][number] for name in ("saved_model", "onnx"))
-        same = [i for i, _ in served] == [i for i, _ in onnx]
-        console.print(f"\n[bold]{question}[/bold]")
-        for index, score in served:
-            text = passages[index][:150]
-            console.print(f"  {score:.3f}  [dim]{topics[index]}[/dim]  {text} …")
-        console.print(
-            f"  the same passages from ONNX Runtime: {'yes' if same else 'NO'}"
-        )
-        if not same:
+    for question, served, onnx in zip(QUESTIONS, *answers.values(), strict=True):
+        if [index for index, _ in served] != [index for index, _ in onnx]:
             raise RuntimeError(
                 "SavedModel and ONNX Runtime disagree on the passages. "
                 f"Received: {served} and {onnx} for {question!r}"
             )
-        top = [{"passage": passages[i], "score": round(s, 4)} for i, s in served]
-        found.append({"question": question, "top": top, "same_from_onnx": same})
+        _print_answers(question, served, onnx, topics, passages)
+        top = [
+            {"passage": passages[i], "saved_model": one, "onnx": other}
+            for (i, one), (_, other) in zip(served, onnx, strict=True)
+        ]
+        found.append({"question": question, "top": top})
     return found
+
+
+def _print_answers(
+    question: str, served: list, onnx: list, topics: list[str], passages: list[str]
+) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("SavedModel", "ONNX", "topic", ""):
+        table.add_column(column, no_wrap=column != "", vertical="top")
+    for (index, one), (_, other) in zip(served, onnx, strict=True):
+        text = passages[index]
+        text = text if len(text) <= 150 else f"{text[:150].rsplit(' ', 1)[0]} …"
+        table.add_row(f"{one:.4f}", f"{other:.4f}", topics[index], escape(text))
+    console.print(f"\n[bold]{question}[/bold]")
+    console.print(table)
 
 
 def _top_passages(ask: Any, passages: list[str], what: str, count: int = 3) -> list:

@@ -255,7 +255,7 @@ def _check_fits(tensor, query, key, name, shapes):
 
 
 def cached_positions(
-    cache: KVCache, positions: Any, query: Any, keep: Any
+    cache: KVCache, positions: Any, query: Any, key: Any, keep: Any
 ) -> tuple[Any, Any]:
     """Positions `[B, T]` of queries and of the keys they add to the cache.
 
@@ -263,6 +263,12 @@ def cached_positions(
         `(query positions, positions of the new keys)`; the new keys' positions
         are -1 at padding.
     """
+    if differ(query.shape[1], key.shape[1]):
+        raise ValueError(
+            "A `cache` holds the past of one sequence, so query and key must be the "
+            "same new tokens. For cross-attention pass the whole `value`, without a "
+            f"cache. Received: query={describe(query)}, key={describe(key)}"
+        )
     batch, length = ops.shape(query)[:2]
     if keep is None:
         keep = ops.ones((batch, length), dtype="bool")

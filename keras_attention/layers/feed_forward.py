@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers.projection import Projection
+from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
 
 
@@ -61,13 +61,13 @@ class FeedForward(keras.layers.Layer):
     def build(self, input_shape):
         self.intermediate = Projection(
             (self.intermediate_dim,),
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
             name="intermediate",
             dtype=self.dtype_policy,
         )
         self.output_projection = Projection(
             (input_shape[-1],),
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
             name="output",
             dtype=self.dtype_policy,
         )

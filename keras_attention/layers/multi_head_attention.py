@@ -13,7 +13,7 @@ from keras_attention.layers._arguments import (
     unpack,
 )
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
-from keras_attention.layers.projection import Projection
+from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.positions import standardize_positions
 
@@ -169,8 +169,8 @@ class MultiHeadAttention(AttentionLayer):
         return Projection(
             output_axes,
             use_bias=self.use_bias,
-            kernel_initializer=_fresh(self.kernel_initializer),
-            bias_initializer=_fresh(self.bias_initializer),
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
+            bias_initializer=fresh_initializer(self.bias_initializer),
             name=name,
             dtype=self.dtype_policy,
             **kwargs,
@@ -207,7 +207,7 @@ class MultiHeadAttention(AttentionLayer):
         value_heads = self.value_projection(clear_padding(value, value_mask))
         key_positions = None
         if cache is not None:
-            positions, new = cached_positions(cache, positions, query, key_mask)
+            positions, new = cached_positions(cache, positions, query, key, key_mask)
             cache = cache.append(key=key_heads, value=value_heads, positions=new)
             key_heads, value_heads, key_positions = cache
             key_mask = None  # the cache's positions say which slots are empty
@@ -270,13 +270,6 @@ class MultiHeadAttention(AttentionLayer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
-
-
-def _fresh(initializer):
-    """A copy: a shared random initializer would draw the same numbers again."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer
-    return initializer.clone()
 
 
 def _check_heads(num_heads, num_key_value_heads, key_dim):

@@ -32,7 +32,7 @@ class Projection(keras.layers.EinsumDense):
     Example:
     >>> from keras_attention.layers.projection import Projection
     >>> layer = Projection(output_axes=(2, 4))
-    >>> tuple(layer(np.ones((1, 3, 5), "float32")).shape), layer.kernel.shape
+    >>> tuple(layer(np.ones((1, 3, 5), "float32")).shape), tuple(layer.kernel.shape)
     ((1, 3, 8), (5, 2, 4))
     """
 
@@ -92,3 +92,14 @@ class Projection(keras.layers.EinsumDense):
             "input_axes": self.input_axes,
             "use_bias": self.use_bias,
         }
+
+
+def fresh_initializer(initializer: Any) -> Any:
+    """A copy: an initializer used twice draws the same numbers twice.
+
+    Args:
+        initializer: What `keras.initializers.get` returned.
+    """
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    return initializer.clone()

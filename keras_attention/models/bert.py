@@ -102,15 +102,25 @@ class BertEncoder(keras.Model):
         self.build()
 
     def _make_embeddings(self):
-        common = {"initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(
-            self.vocabulary_size, self.hidden_dim, name="token_embedding", **common
+            self.vocabulary_size,
+            self.hidden_dim,
+            initializer=initializer(),
+            name="token_embedding",
+            dtype=self.dtype_policy,
         )
         self.segment_embedding = TokenEmbedding(
-            self.num_segments, self.hidden_dim, name="segment_embedding", **common
+            self.num_segments,
+            self.hidden_dim,
+            initializer=initializer(),
+            name="segment_embedding",
+            dtype=self.dtype_policy,
         )
         self.position_embedding = PositionEmbedding(
-            self.max_sequence_length, name="position_embedding", **common
+            self.max_sequence_length,
+            initializer=initializer(),
+            name="position_embedding",
+            dtype=self.dtype_policy,
         )
         self.embedding_normalization = LayerNormalization(
             epsilon=self.layer_norm_epsilon,

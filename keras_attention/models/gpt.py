@@ -91,12 +91,18 @@ class GPTDecoder(keras.Model):
         self.dropout = dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
-        common = {"initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(
-            vocabulary_size, hidden_dim, name="token_embedding", **common
+            vocabulary_size,
+            hidden_dim,
+            initializer=initializer(),
+            name="token_embedding",
+            dtype=self.dtype_policy,
         )
         self.position_embedding = PositionEmbedding(
-            max_sequence_length, name="position_embedding", **common
+            max_sequence_length,
+            initializer=initializer(),
+            name="position_embedding",
+            dtype=self.dtype_policy,
         )
         self.embedding_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self.blocks = [self._make_block(index) for index in range(num_layers)]

@@ -69,6 +69,7 @@ class KVCache(NamedTuple):
             value: `[B, T, K * V]`.
             positions: `[B, T]` int32; -1 for a token that is padding.
         """
+        positions = ops.cast(positions, self.positions.dtype)
         return KVCache(
             key=ops.concatenate([self.key, ops.cast(key, self.key.dtype)], axis=1),
             value=ops.concatenate(
@@ -87,7 +88,8 @@ class KVCache(NamedTuple):
             Int32 `[B, T]`; -1 at padding.
         """
         new = positions_of_tokens(keep)
-        return ops.where(keep, self.lengths[:, None] + new, EMPTY)  # [B, T]
+        last = ops.max(self.positions, axis=-1, keepdims=True, initial=EMPTY)  # [B, 1]
+        return ops.where(keep, last + 1 + new, EMPTY)  # [B, T]
 
     @property
     def lengths(self) -> Any:

@@ -7,7 +7,7 @@ class of TensorFlow is involved: see `unicode_tables` for the reason.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf

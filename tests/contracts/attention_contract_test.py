@@ -22,6 +22,7 @@ from contracts.kinds import (
     relative_error,
     to_numpy,
     weights_of,
+    weights_that_are_copies,
 )
 from keras import ops
 from oracle import drawn
@@ -305,6 +306,13 @@ def test_causal_shows_nothing_of_the_future(kind):
         assert np.array_equal(moved[:, :3], output[:, :3])
     assert relative_error(moved[:, :3], output[:, :3]) <= 1e-6
     assert relative_error(moved[:, 3:], output[:, 3:]) > 1e-3
+
+
+@every_kind
+def test_no_weight_starts_as_a_copy_of_another(kind):
+    layer = kind.make()
+    layer.build((B, T, QUERY), (B, S, VALUE), (B, S, kind.key_size))
+    assert weights_that_are_copies(layer) == []
 
 
 # --- dropout -----------------------------------------------------------------------

@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from contracts.kinds import relative_error, to_numpy
+from contracts.kinds import relative_error, to_numpy, weights_that_are_copies
 from oracle import drawn
 
 import keras_attention as ka
@@ -144,3 +144,8 @@ def test_in_half_precision_it_stays_close(policy):
     assert keras.backend.standardize_dtype(output.dtype) == half.compute_dtype
     error = relative_error(keras.ops.cast(output, "float32"), expected)
     assert error <= {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}[policy]
+
+
+def test_no_weight_starts_as_a_copy_of_another():
+    model = ka.BertEncoder(13, 2, 2, 6, 11)
+    assert weights_that_are_copies(model) == []

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from contracts.kinds import relative_error, to_numpy
+from contracts.kinds import relative_error, to_numpy, weights_that_are_copies
 from oracle import drawn
 
 import keras_attention as ka
@@ -136,3 +136,8 @@ def test_half_precision_caches_are_half_precision():
     expected = to_numpy(gpt()(IDS))["logits"]
     logits = keras.ops.cast(outputs["logits"], "float32")
     assert relative_error(logits, expected) <= 1e-2
+
+
+def test_no_weight_starts_as_a_copy_of_another():
+    model = ka.GPTDecoder(13, 2, 2, 6, 11)
+    assert weights_that_are_copies(model) == []

@@ -46,6 +46,19 @@ def test_new_positions_continue_each_row():
     assert to_numpy(cache.next_positions(keep)).tolist() == [[3, 4], [-1, 1]]
 
 
+def test_explicit_positions_are_continued_too():
+    layer, x = ka.MultiHeadAttention(2, 3), random(B, 2, E)
+    _, cache = layer(x, x, cache=empty(layer), positions=np.array([[7, 8], [3, 5]]))
+    _, cache = layer(x, x, cache=cache)
+    assert to_numpy(cache.positions).tolist() == [[7, 8, 9, 10], [3, 5, 6, 7]]
+
+
+def test_a_cache_is_not_for_cross_attention():
+    layer = ka.MultiHeadAttention(2, 3)
+    with pytest.raises(ValueError, match=r"`cache` holds .* one sequence.*Received"):
+        layer(random(B, 2, E), random(B, 3, E), cache=empty(layer))
+
+
 def test_keys_are_kept_in_the_dtype_of_the_cache():
     cache = ka.KVCache.empty(batch_size=B, key_size=3, value_size=5, dtype="float16")
     cache = cache.append(
@@ -92,6 +105,19 @@ def test_rows_of_different_lengths_are_each_their_own_sequence():
         alone = to_numpy(layer(tokens, tokens, **call))
         assert relative_error(to_numpy(output)[row], alone[0, -1:]) <= 1e-6
         assert relative_error(to_numpy(prompt)[row][keep[row]], alone[0, :-1]) <= 1e-6
+
+
+def test_later_chunks_may_be_padded_too():
+    layer = ka.MultiHeadAttention(2, 3)
+    x, call = random(B, 5, E), {"use_causal_mask": True}
+    whole = to_numpy(layer(x, x, **call))
+    _, cache = layer(x[:, :2], x[:, :2], cache=empty(layer), **call)
+    chunk = np.insert(x[:, 2:], 1, np.nan, axis=1)  # 3 tokens and a hole
+    keep = drawn("1 . 1 1\n1 . 1 1")
+    masks = {"query_mask": keep, "value_mask": keep}
+    output, cache = layer(chunk, chunk, cache=cache, **masks, **call)
+    assert to_numpy(cache.positions).tolist() == [[0, 1, 2, -1, 3, 4]] * B
+    assert relative_error(to_numpy(output)[:, [0, 2, 3]], whole[:, 2:]) <= 1e-6
 
 
 def test_a_while_loop_carries_it():
