@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-dev  ## ruff (rules and format) and pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: $(VENV)/.installed-dev  ## measure side by side with peers, print ratios
+bench: $(VENV)/.installed-bench  ## measure side by side with peers, print ratios
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and everything the other targets wrote

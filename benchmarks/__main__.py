@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -60,16 +61,17 @@ def main(  # noqa: PLR0917 (options of a command)
         rows += _measured(name, settings, skipped)
     found["settings"] = {**asdict(settings), "data": data and Path(data).name}
     found["skipped"] = skipped
-    found["rows"] = [_rounded({**asdict(row), "missed": row.missed}) for row in rows]
+    found["rows"] = [_rounded({**asdict(row), "verdict": row.verdict}) for row in rows]
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print(_as_json(found))
     else:
-        Console(highlight=False).print(_table(rows))
+        table = Console(highlight=False)
+        table = table if table.is_terminal else Console(highlight=False, width=150)
+        table.print(_table(rows))
     if out or not (quick or only):
         path = out or RESULTS / f"{found['date']}-{machine.cpu_slug()}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(_as_json(found) + "\n", encoding="utf-8")
         console.print(f"Written: {path}")
 
 
@@ -102,9 +104,17 @@ def _start_tensorflow(threads: int) -> None:
     start_tensorflow()
 
 
+def _as_json(found: dict) -> str:
+    """Indented, but with the samples of one candidate on one line."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    numbers = re.compile(r"\[\s+([-+\d.e,\s]+?)\s+\]")
+    return numbers.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
 def _ratio(row: Row) -> str:
-    spread = "" if row.low is None else f" ({row.low:.2f} to {row.high:.2f})"
-    return f"{row.ratio:.2f}×{spread}"
+    if row.low is None:
+        return f"{row.ratio:.3g}×"
+    return f"{row.ratio:.3g}× ({row.low:.3g}, {row.high:.3g})"
 
 
 def _rounded(row: dict) -> dict:
@@ -115,22 +125,23 @@ def _rounded(row: dict) -> dict:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(title="Ratios over 1 are in our favour; 95 % spread in brackets")
-    for name in ("", "case", "ours", "peer", "", "ratio", "target", "note"):
-        right = name in ("ours", "peer", "ratio", "target")
+    table = Table(title="Over 1 is in our favour; in brackets where 95 % of it lies")
+    columns = ("", "case", "ours", "peer", "named", "ratio", "target", "note")
+    for name in columns:
+        right = name in ("ours", "peer", "ratio")
         table.add_column(name, justify="right" if right else "left")
     for row in rows:
-        target = "" if row.target is None else f"≥ {row.target:.1f}"
+        target = "" if row.target is None else f"≥ {row.target:g} {row.verdict}"
         table.add_row(
             row.group,
             row.case,
-            f"{row.ours:.4g} {row.unit}",
-            f"{row.peer:.4g}",
+            f"{row.ours:,.4g} {row.unit}",
+            f"{row.peer:,.4g}",
             row.peer_name,
             _ratio(row),
-            f"{target} missed" if row.missed else target,
+            target,
             row.note,
-            style="yellow" if row.missed else None,
+            style="yellow" if "missed" in (row.verdict, row.note[-6:]) else None,
         )
     return table
 

@@ -45,7 +45,8 @@ def _compare(models, fed, settings, tell):
     results = [call()["sequence_output"][keep] for call in calls.values()]
     for other in results[1:]:
         np.testing.assert_allclose(results[0], other, atol=1e-3)
-    samples = take_turns(calls, settings, tell)
+    rounds = max(3, settings.rounds * 2 // 3)
+    samples = take_turns(calls, settings, tell, rounds=rounds)
     case = "{} × {}".format(*keep.shape)
     peer = fastest(samples, "KerasHub", "KerasHub, XLA")
     name = "BERT MiniLM" if settings.quick else "BERT base"

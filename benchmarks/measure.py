@@ -36,8 +36,14 @@ class Row:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     @property
-    def missed(self) -> bool:
-        return self.target is not None and self.ratio < self.target
+    def verdict(self) -> str:
+        """ "level" where the spread holds the target: more rounds would tell."""
+        if self.target is None:
+            return ""
+        low, high = self.low or self.ratio, self.high or self.ratio
+        if low < self.target <= high:
+            return "level"
+        return "met" if self.ratio >= self.target else "missed"
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,6 @@ def take_turns(
     repeats = {}
     for name, call in candidates.items():
         tell(f"warming up {name}")
-        call()
         call()
         repeats[name] = max(1, round(SHORTEST_SAMPLE_S / _seconds(call, 1)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}

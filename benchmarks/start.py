@@ -23,7 +23,7 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
     for name in list(programs)[:2]:
         row = compare("start", name, samples, name, "python -c pass")
         if name.endswith("--help"):
-            verdict = "met" if median(samples[name]) < HELP_LIMIT_S else "MISSED"
+            verdict = "met" if median(samples[name]) < HELP_LIMIT_S else "missed"
             row.note = f"target < {HELP_LIMIT_S} s: {verdict}"
         rows.append(row)
     return rows

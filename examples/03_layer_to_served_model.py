@@ -28,8 +28,8 @@ def code_or_english(length=64):
     code = "".join(inspect.getsource(module) for module in (argparse, typing))
     english = " ".join(topics.values())
     pieces, labels = [], []
-    for label, text in enumerate([english, code]):
-        text = " ".join(text.split()).encode("ascii", "replace")
+    for label, source in enumerate([english, code]):
+        text = " ".join(source.split()).encode("ascii", "replace")
         starts = range(0, 2000 * length, length)
         pieces += [list(text[start : start + length]) for start in starts]
         labels += [label] * len(starts)
@@ -57,7 +57,7 @@ def run(ids, labels, epochs, out):
     x = ka.EncoderBlock(attention, ka.FeedForward(128), norm="pre")(x)
     code = keras.layers.Dense(1, "sigmoid", name="code")(x[:, 0])
     model = keras.Model(tokens, code)
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(3e-3), "bce", metrics=["accuracy"])
     model.fit(ids[:-500], labels[:-500], epochs=epochs, verbose=0)
     saved_model = ka.export_model(model, out / "code", "saved_model")
     onnx = ka.export_model(model, out / "code-onnx", "onnx")

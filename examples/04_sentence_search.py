@@ -29,7 +29,9 @@ def main():
     parser.add_argument("--passages", type=int, default=300, help="searched (300)")
     parser.add_argument("questions", nargs="*", default=QUESTIONS, help="(two)")
     options = parser.parse_args()
-    texts = [" ".join(text.split()) for text in "\n\n".join(topics.values()).split("\n\n")]
+    texts = [
+        " ".join(text.split()) for text in "\n\n".join(topics.values()).split("\n\n")
+    ]
     texts = [text for text in texts if 80 <= len(text) <= 400 and text.endswith(".")]
     # Every n-th paragraph, sorted: texts of one length in a batch need no padding.
     texts = sorted(texts[:: max(1, len(texts) // options.passages)], key=len)

@@ -1,8 +1,8 @@
 """Decoding with a cache: one token at a time, the same numbers as all at once.
 
 A GPT-2 shaped decoder reads two prompts of different lengths (the shorter one padded on
-the left), then writes a token at a time. The cache is a value: it goes in and comes back
-longer; rows of different lengths and padding need no special care.
+the left), then writes a token at a time. The cache is a value: it goes in and comes
+back longer; rows of different lengths and padding need no special care.
 
 Expected: the logits of every step are those of the whole sequence computed anew. The
 weights are random: the point is the numbers, not the text. 15 seconds on two cores.

@@ -134,6 +134,14 @@ def test_an_encoder_sequence_is_needed_by_cross_attention_only():
         decoder(KINDS["multi-head"], KINDS["multi-head"]())(X)
 
 
+def test_padding_queries_see_nothing_of_the_encoder():
+    cross = ka.MultiHeadAttention(2, 3, name="cross")
+    block = decoder(KINDS["multi-head"], cross)
+    maps = ka.attention_maps(block, X, encoder_sequence=SOURCE, padding_mask=KEEP)
+    seen = np.broadcast_to(KEEP[:, None, :, None], maps["cross"].shape)
+    assert np.array_equal(maps["cross"] > 0, seen)
+
+
 def test_steps_through_a_decoder_block_are_the_whole():
     block = decoder(KINDS["multi-head"], KINDS["multi-head"]())
     whole = to_numpy(block(X, SOURCE))
