@@ -16,6 +16,7 @@ from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.positions import standardize_positions
+from keras_attention.ops.windows import width_of, window_attention
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -206,6 +207,17 @@ class MultiHeadAttention(AttentionLayer):
         query_heads = self.query_projection(clear_padding(query, query_mask))
         key_heads = self.key_projection(clear_padding(key, key_mask))
         value_heads = self.value_projection(clear_padding(value, value_mask))
+        everything = (attention_mask, attention_bias, cache, positions)
+        dense = return_attention_scores or any(x is not None for x in everything)
+        window = _self_window(self._window, query, key, use_causal_mask)
+        if window is not None and not self.needs_weights(dense):
+            return self._attend_by_blocks(
+                (query_heads, key_heads, value_heads),
+                window,
+                query_mask=query_mask,
+                key_mask=key_mask,
+                training=training,
+            )
         key_positions = None
         if cache is not None:
             positions, new = cached_positions(cache, positions, query, key, key_mask)
@@ -258,6 +270,21 @@ class MultiHeadAttention(AttentionLayer):
         )
         return self.output_projection(output), weights
 
+    def _attend_by_blocks(self, heads, window, *, query_mask, key_mask, training):
+        query, key, value = heads
+        output = window_attention(
+            query=query,
+            key=key,
+            value=value,
+            window=window,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            scale=self.key_dim**-0.5,
+            key_mask=key_mask,
+            dropout=self.active_dropout(training),
+        )
+        return self.output_projection(clear_padding(output, query_mask))
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -299,6 +326,21 @@ def _standardize_window(window):
             f"Received: sliding_window={window!r}"
         )
     return pair
+
+
+def _self_window(window, query, key, use_causal_mask):
+    """The window, where attention by blocks is right and pays; else `None`.
+
+    It is right for a sequence that attends to itself, and pays from twice the keys
+    that a block scores.
+    """
+    length = query.shape[1]
+    same = query is key or (length is not None and length == key.shape[1])
+    if window is None or not same:
+        return None
+    behind, ahead = window[0], 0 if use_causal_mask else window[1]
+    short = length is not None and length < 2 * width_of(behind, ahead)
+    return None if short else (behind, ahead)
 
 
 def _same_positions(positions, query, key):

@@ -56,7 +56,7 @@ def window_attention(
     batch, length = ops.shape(query)[:2]
     blocks = -(-length // block_size)
     missing = blocks * block_size - length
-    before, after = -(-behind // block_size), -(-ahead // block_size)
+    beside = (-(-behind // block_size), -(-ahead // block_size))
 
     def split(x, heads):
         """[B, T, heads * size] -> [B, heads, blocks, L, size], 0 beyond the end."""
@@ -70,12 +70,13 @@ def window_attention(
     groups = num_heads // num_key_value_heads
     queries = split(ops.cast(query, dtype) * scale, num_heads)
     queries = _fold_groups(queries, groups)  # [B, K, blocks, G * L, H]
-    keys = _beside(split(ops.cast(key, dtype), num_key_value_heads), before, after)
-    values = _beside(split(ops.cast(value, dtype), num_key_value_heads), before, after)
+    keys = _beside(split(ops.cast(key, dtype), num_key_value_heads), *beside)
+    values = _beside(split(ops.cast(value, dtype), num_key_value_heads), *beside)
 
-    seen = _visible(key_mask, batch, length, blocks, block_size, before, after)
-    band = _band(window, block_size, before, after)  # [L, width]
-    band = ops.tile(band, (groups, 1))  # [G * L, width]
+    if key_mask is None:
+        key_mask = ops.ones((1, length), dtype="bool")
+    seen = _visible(key_mask, blocks, block_size, *beside)  # [B or 1, blocks, width]
+    band = ops.tile(_band(window, block_size, *beside), (groups, 1))  # [G * L, width]
     mask = seen[:, None, :, None, :] & band  # [B, 1, blocks, G * L, width]
 
     scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
@@ -87,6 +88,12 @@ def window_attention(
     size = num_heads * output.shape[-1]
     output = ops.reshape(output, (batch, blocks * block_size, size))[:, :length]
     return ops.cast(output, value.dtype)  # [B, T, N * V]
+
+
+def width_of(behind: int, ahead: int) -> int:
+    """Keys that a block of queries scores."""
+    size = _block_size(behind, ahead)
+    return (1 - (-behind // size) - (-ahead // size)) * size
 
 
 def _block_size(behind: int, ahead: int) -> int:
@@ -109,11 +116,9 @@ def _beside(x: Any, before: int, after: int) -> Any:
     return ops.concatenate(shifted, axis=3)
 
 
-def _visible(key_mask, batch, length, blocks, block_size, before, after):
+def _visible(key_mask, blocks, block_size, before, after):
     """Bool `[B or 1, blocks, width]`: which of the keys laid beside are real."""
-    if key_mask is None:
-        key_mask = ops.ones((1, length), dtype="bool")
-    rows = ops.shape(key_mask)[0]
+    rows, length = ops.shape(key_mask)
     lead = ops.zeros((rows, before * block_size), dtype="bool")
     tail = (blocks + after) * block_size - length
     tail = ops.zeros((rows, tail), dtype="bool")

@@ -326,3 +326,21 @@ def test_your_own_signature_is_exported_as_it_is(model, tmp_path):
     with open_artifact(folder) as runner:
         got = runner.run("lengths", token_ids=np.array([[5, 6, 0]]))
     np.testing.assert_array_equal(got["length"], [2])
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+def test_a_sliding_window_by_blocks_is_exported_at_any_length(tmp_path, format):
+    layer = ka.MultiHeadAttention(2, 3, sliding_window=(4, 2))
+    inputs = keras.Input((None, 6), name="sequence")
+    keep = keras.Input((None,), dtype="bool", name="padding_mask")
+    outputs = layer(inputs, inputs, query_mask=keep, value_mask=keep)
+    model = keras.Model([inputs, keep], {"output": outputs})
+    folder = ka.export_model(model, tmp_path / "out", format=format)
+    x = np.random.default_rng(1).standard_normal((2, 203, 6)).astype("float32")
+    real = np.arange(203) < np.array([[203], [77]])
+    dense, _ = layer(
+        x, x, query_mask=real, value_mask=real, return_attention_scores=True
+    )
+    with open_artifact(folder) as runner:
+        got = runner.run("serving_default", sequence=x, padding_mask=real)
+    np.testing.assert_allclose(got["output"], dense, atol=2e-6)
