@@ -76,6 +76,8 @@ def main(  # noqa: PLR0917 (options of a command)
 
 
 def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Row]:
+    from keras_attention.cli.console import start_tensorflow
+
     start = time.monotonic()
     try:
         with console.status(f"{name} …") as status:
@@ -85,7 +87,7 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
 
             if name != "start":
                 tell("loading TensorFlow")
-                _start_tensorflow(settings.threads)
+                start_tensorflow()
             module = importlib.import_module(f"benchmarks.{GROUPS[name]}")
             rows = module.run(settings, tell)
     except ImportError as error:
@@ -96,12 +98,6 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
         console.print(f"{row.group}: {row.case}: {_ratio(row)} {row.peer_name}")
     console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")
     return rows
-
-
-def _start_tensorflow(threads: int) -> None:
-    from keras_attention.cli.console import start_tensorflow
-
-    start_tensorflow()
 
 
 def _as_json(found: dict) -> str:

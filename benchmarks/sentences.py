@@ -2,6 +2,7 @@
 
 import importlib.util
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
 
     texts = corpus.sentences(settings.data, 64 if settings.quick else 512)
     batches = corpus.batches(texts)
-    in_order = [text for batch in batches for text in batch]
     model = ka.from_pretrained(corpus.minilm_folder())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -30,15 +30,15 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
             open_artifact(onnx, **threads) as ort,
         ):
             calls = {
-                "SavedModel, raw text": _each(batches, _session(session)),
-                "ONNX Runtime": _each(batches, _onnx(ort, model.tokenizer)),
-                "eager model.encode": lambda: model.encode(in_order, verbose=False),
-                "KerasHub": _each(batches, _hub(model)),
-                **_torch(batches, settings.threads),
+                "SavedModel, raw text": _session(session),
+                "ONNX Runtime": _onnx(ort, model.tokenizer),
+                "eager model.encode": lambda batch: model.encode(batch, verbose=False),
+                "KerasHub": _hub(model),
+                **_torch(settings.threads),
             }
-            accuracy = _accuracy(calls, "eager model.encode")
-            rounds = max(3, settings.rounds // 3)
-            samples = take_turns(calls, settings, tell, rounds=rounds)
+            tell("comparing the vectors")
+            accuracy = _accuracy(calls, batches, "eager model.encode")
+            samples = _take_turns(calls, batches, settings, tell)
     rows = []
     for ours in ("SavedModel, raw text", "ONNX Runtime"):
         for peer in list(calls)[2:]:
@@ -57,8 +57,20 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
     return rows
 
 
-def _each(batches, embed):
-    return lambda: np.concatenate([embed(batch) for batch in batches])
+def _take_turns(calls, batches, settings, tell):
+    """In turn for each batch; a sample is the sum over all batches."""
+    found = []
+    for index, batch in enumerate(batches):
+
+        def tell_batch(stage, index=index):
+            tell(f"batch {index + 1} of {len(batches)}, {stage}")
+
+        bound = {name: partial(embed, batch) for name, embed in calls.items()}
+        rounds = max(3, settings.rounds // 3)
+        found.append(take_turns(bound, settings, tell_batch, rounds=rounds))
+    return {
+        name: np.sum([samples[name] for samples in found], 0).tolist() for name in calls
+    }
 
 
 def _session(runner):
@@ -82,7 +94,7 @@ def _hub(model):
     tokenizer = Tokenizer.from_file(str(corpus.minilm_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_padding()
-    tokenizer.enable_truncation(256)
+    tokenizer.enable_truncation(model.tokenizer.max_length)
     backbone = hub.of(model.encoder)
     for layer in backbone.transformer_layers:  # MiniLM's GELU is the exact one
         layer._feedforward_intermediate_dense.activation = _exact_gelu
@@ -111,7 +123,7 @@ def _exact_gelu(x):
     return ops.gelu(x, approximate=False)
 
 
-def _torch(batches, threads):
+def _torch(threads):
     """Hugging Face's own, where both packages are installed."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return {}
@@ -131,12 +143,15 @@ def _torch(batches, threads):
         mean = (model(**fed).last_hidden_state * keep).sum(1) / keep.sum(1)
         return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
-    return {"torch": _each(batches, embed)}
+    return {"torch": embed}
 
 
-def _accuracy(calls, reference):
+def _accuracy(calls, batches, reference):
     """Worst cosine with the reference, and how often the nearest neighbour agrees."""
-    vectors = {name: call() for name, call in calls.items()}
+    vectors = {
+        name: np.concatenate([embed(batch) for batch in batches])
+        for name, embed in calls.items()
+    }
     truth = vectors[reference]
     found = {}
     for name, own in vectors.items():

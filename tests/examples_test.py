@@ -146,7 +146,7 @@ def test_the_readme_shows_what_export_prints(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     # Which case is the worst differs by machine, and so do errors below 1e-5.
-    columns = re.compile(r"^(\w+ +\w+ +\w+ +\d+)  +[\d.e-]+ .*(✓) *$", re.MULTILINE)
+    columns = re.compile(r"^(\w+ +\w+ +\w+ +\d+)  +[\d.e+-]+ .*(✓) *$", re.MULTILINE)
     rows = columns.findall(done.stdout)
     assert len(rows) == 6
     assert rows == columns.findall(block("output", "export"))

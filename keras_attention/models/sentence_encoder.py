@@ -103,8 +103,7 @@ class SentenceEncoder(keras.Model):
         for done, start in enumerate(starts, 1):
             rows = order[start : start + batch_size]
             inputs = self.tokenizer([texts[row] for row in rows])
-            outputs = self(inputs, training=False)
-            vectors[rows] = ops.convert_to_numpy(outputs["sentence_embedding"])
+            vectors[rows] = self.predict_on_batch(inputs)["sentence_embedding"]
             bar.update(done)
         return vectors
 

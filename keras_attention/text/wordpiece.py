@@ -1,5 +1,6 @@
 """WordPiece in the graph: raw strings in, BERT's token ids out."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -156,7 +157,26 @@ class WordPieceTokenizer:
         return cls(**options)
 
     def __call__(self, texts: Any, texts_pair: Any = None) -> dict[str, tf.Tensor]:
-        texts = arguments.strings(texts, "texts")
+        given = [arguments.strings(texts, "texts")]
+        if texts_pair is not None:
+            texts_pair = arguments.strings(texts_pair, "texts_pair")
+            given.append(arguments.same_batch(given[0], texts_pair))
+        if not tf.executing_eagerly():
+            return self._encode(*given)
+        return self._compiled[len(given) - 1](*given)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        """The call as one graph: a hundred operations one by one take 30 ms."""
+        strings = tf.TensorSpec([None], tf.string)
+        return [
+            tf.function(self._encode, [strings] * number, autograph=False)
+            for number in (1, 2)
+        ]
+
+    def _encode(
+        self, texts: tf.Tensor, texts_pair: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         first = self.tokenize(texts)
         separator = tf.fill([tf.size(texts), 1], self.sep_token_id)
         classifier = tf.fill([tf.size(texts), 1], self.cls_token_id)
@@ -165,8 +185,7 @@ class WordPieceTokenizer:
             rows = tf.concat([classifier, first, separator], 1)
             second_starts = rows.row_lengths()
         else:
-            texts_pair = arguments.strings(texts_pair, "texts_pair")
-            second = self.tokenize(arguments.same_batch(texts, texts_pair))
+            second = self.tokenize(texts_pair)
             first, second = _cut_pair(first, second, self._room(3))
             rows = tf.concat([classifier, first, separator, second, separator], 1)
             second_starts = first.row_lengths() + 2
