@@ -32,6 +32,7 @@ _DEFINED_IN = {
     "export_model": "export.api",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
+    "open_artifact": "export.runners",
     "plot_attention": "explain.plot",
     "save_pretrained": "weights.pretrained",
     "verify_artifact": "export.verification",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from keras_attention.explain.plot import plot_attention as plot_attention
     from keras_attention.explain.record import attention_maps as attention_maps
     from keras_attention.export.api import export_model as export_model
+    from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,

@@ -42,7 +42,8 @@ def attention_maps(model: Any, inputs: Any, **kwargs: Any) -> dict[str, np.ndarr
     Returns:
         A dict from a layer's name, e.g. `"block_0/attention"`, to its weights:
         `[B, N, T, S]` with heads, `[B, T, S]` without. A layer called more than
-        once has `"#1"`, `"#2"`, … behind its name.
+        once has `"#1"`, `"#2"`, … behind its name. In the order in which layers ran,
+        which in a functional model need not be the order of its code.
 
     Example:
     >>> encoder = ka.BertEncoder(

@@ -76,7 +76,11 @@ def grid(signature: Any) -> Iterator[Case]:
 
 def _shapes_and_padding(signature):
     axes = {a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)}
-    masked = any(info.dtype == "bool" for info in signature.inputs.values())
+    # Ids without a mask beside them have one of their own: 0 is padding.
+    masked = any(
+        info.dtype == "bool" or name in signature.limits
+        for name, info in signature.inputs.items()
+    )
     # Maps grow with the square of the length: a shorter long case keeps files small.
     longest = 33 if _has_maps(signature) else 129
     longest = min([longest, *signature.max_lengths.values()])

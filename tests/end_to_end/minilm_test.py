@@ -16,6 +16,8 @@ from keras_attention.export.runners import open_artifact
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
+# The first test of a process waits for an export of 90 MB of weights.
+pytestmark = pytest.mark.timeout(600)
 
 TEXTS = [
     "The weather is lovely today.",

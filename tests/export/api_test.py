@@ -12,6 +12,8 @@ from keras_attention.export.signatures import Signature, TensorInfo
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
+# Each export is asked in a process of its own, which loads TensorFlow.
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -344,3 +346,30 @@ def test_a_sliding_window_by_blocks_is_exported_at_any_length(tmp_path, format):
     with open_artifact(folder) as runner:
         got = runner.run("serving_default", sequence=x, padding_mask=real)
     np.testing.assert_allclose(got["output"], dense, atol=2e-6)
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+def test_ids_whose_padding_is_0_are_verified_with_rows_of_padding(tmp_path, format):
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    x = keras.layers.Embedding(23, 12, mask_zero=True)(ids)
+    x = ka.MultiHeadAttention(2, 6)(x, x)
+    # The mean of no token is 0 / 0: the artefact has to say NaN where the model does.
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    folder = ka.export_model(keras.Model(ids, x), tmp_path / "out", format=format)
+    report = ka.verify_artifact(folder)
+    assert report.passed
+    assert any("all padding" in result.case for result in report.results)
+    with ka.open_artifact(folder) as runner:
+        name = next(iter(runner.signatures))
+        got = runner.run(name, token_ids=np.array([[3, 4], [0, 0]]))["mean"]
+    assert np.isfinite(got[0]).all()
+    assert np.isnan(got[1]).all()
+
+
+def test_nan_where_the_model_has_none_is_a_failure():
+    from keras_attention.export.verification import _compare
+
+    good = np.array([1.0, np.nan, 2.0], "float32")
+    assert not _compare("x", good, good.copy(), False, 1e-5)[2]
+    for wrong in ([np.nan, np.nan, 2.0], [1.0, 0.0, 2.0], [1.0, np.nan, 2.1]):
+        assert _compare("x", good, np.array(wrong, "float32"), False, 1e-5)[2]
