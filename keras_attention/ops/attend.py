@@ -44,16 +44,17 @@ def attention_weights(*, scores: Any, mask: Any = None, bias: Any = None) -> Any
         Weights `[..., T, S]` in the dtype of `scores`. Exactly 0 where `mask`
         is `False`; a row without a visible key is all 0.
     """
+    weights = _softmax(scores, mask, bias)
+    return weights if mask is None else ops.where(mask, weights, 0.0)  # [..., T, S]
+
+
+def _softmax(scores: Any, mask: Any, bias: Any) -> Any:
+    """Weights, right in every row with a visible key; any numbers in the others."""
     if bias is not None:
         # A key the bias all but forbids must still win over one the mask forbids.
         scores = scores + ops.maximum(ops.cast(bias, scores.dtype), BLOCKED / 10)
-    if mask is None:
-        return _softmax(scores)  # [..., T, S]
-    weights = _softmax(ops.where(mask, scores, BLOCKED))
-    return ops.where(mask, weights, 0.0)  # [..., T, S]
-
-
-def _softmax(scores: Any) -> Any:
+    if mask is not None:
+        scores = ops.where(mask, scores, BLOCKED)
     if scores.shape[-1] == 1:  # one key gets all; Keras would warn about it
         return ops.ones_like(scores)
     return ops.softmax(scores, axis=-1)
@@ -185,11 +186,17 @@ def _side_by_side(
     scores = ops.matmul(query_heads, ops.swapaxes(key_heads, -2, -1))
     scores = _unfold(scores, groups, length)  # [B, N, T, S]
 
-    weights = attention_weights(scores=scores, mask=mask, bias=bias)  # [B, N, T, S]
+    # Weights nobody sees need not be cleared: an empty row is cleared in the output,
+    # which is smaller.
+    weigh = attention_weights if return_weights else _softmax
+    weights = weigh(scores=scores, mask=mask, bias=bias)  # [B, N, T, S]
     kept = weights if dropout is None else dropout(weights)
     kept = _fold(kept, groups)  # [B, K, G * T, S]
     output = ops.matmul(kept, ops.cast(value_heads, dtype))  # [B, K, G * T, V]
-    output = _merge(_unfold(output, groups, length))  # [B, T, N * V]
+    output = _unfold(output, groups, length)  # [B, N, T, V]
+    if mask is not None and not return_weights:
+        output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0.0)
+    output = _merge(output)  # [B, T, N * V]
     return ops.cast(output, _float_dtype(value, dtype)), weights
 
 

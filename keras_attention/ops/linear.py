@@ -22,5 +22,8 @@ def linear(x: Any, kernel: Any, bias: Any = None) -> Any:
 
 
 def _linear(x: Any, kernel: Any, bias: Any) -> Any:
-    y = ops.matmul(x, kernel)  # [..., F]
-    return y if bias is None else ops.add(y, bias)
+    # In two axes, where compilers fuse the product and the sum.
+    *outer, size = ops.shape(x)
+    y = ops.matmul(ops.reshape(x, (-1, size)), kernel)
+    y = y if bias is None else ops.add(y, bias)
+    return ops.reshape(y, (*outer, kernel.shape[-1]))  # [..., F]

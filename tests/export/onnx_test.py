@@ -510,7 +510,8 @@ def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, ca
         write_onnx(signature, tmp_path / "model.onnx")
     assert "BesselI0e" in str(error.value)
     assert list(tmp_path.iterdir()) == []
-    assert caplog.records == []  # tf2onnx would have logged it
+    told = [record for record in caplog.records if record.name.startswith("tf2onnx")]
+    assert told == []  # it would have logged the failure
 
 
 def test_a_failed_translation_names_the_node(tmp_path):
