@@ -20,7 +20,6 @@ import keras
 import numpy as np
 
 import keras_attention as ka
-from keras_attention.export.runners import open_artifact
 
 
 def code_or_english(length=64):
@@ -67,7 +66,7 @@ def run(ids, labels, epochs, out):
     print(f"right on {accuracy:.0%} of 500 texts it has not seen")
     answers = {"Keras": model.predict(ids[-5:], verbose=0)}
     for runtime, folder in {"session": saved_model, "ONNX Runtime": onnx}.items():
-        with open_artifact(folder) as artifact:
+        with ka.open_artifact(folder) as artifact:
             asked = artifact.run("serving_default", token_ids=ids[-5:])
             answers[runtime] = asked["code"]
     for runtime, answer in answers.items():

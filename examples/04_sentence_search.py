@@ -15,7 +15,6 @@ import _shared
 import numpy as np
 
 import keras_attention as ka
-from keras_attention.export.runners import open_artifact
 
 QUESTIONS = [
     "How do I run code whether or not there was an error?",
@@ -40,7 +39,7 @@ def main():
     print(model.load_report)
     with tempfile.TemporaryDirectory() as out:
         folder = ka.export_model(model, Path(out), signatures=["serving_default"])
-        with open_artifact(folder) as artifact:
+        with ka.open_artifact(folder) as artifact:
 
             def embed(texts):
                 answer = artifact.run("serving_default", text=texts)
