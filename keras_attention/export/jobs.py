@@ -95,41 +95,34 @@ def _from_text(
 
 
 def _bert_encoder(model: BertEncoder) -> list[Signature]:
-    limits = _limits(model, segments=True)
     outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
     if model.pooler is not None:
         outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
-    maps = _maps_outputs(model)
-
-    def encode(**ids):
-        return dict(model(ids, training=False))
-
-    def attend(**ids):
-        return _maps(model, ids)
-
-    ids = _ids(segments=True)
-    names = tuple(maps)
-    return [
-        Signature("serving_default", encode, ids, outputs, **limits),
-        Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
-    ]
+    return _from_ids(model, outputs, segments=True)
 
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
-    limits = _limits(model, segments=False)
     outputs = {"logits": TensorInfo("float32", (*SEQUENCE, model.vocabulary_size))}
+    return _from_ids(model, outputs, segments=False)
+
+
+def _from_ids(
+    model: Any, outputs: dict[str, TensorInfo], *, segments: bool
+) -> list[Signature]:
+    """A model's own outputs, and its attention maps, from ids."""
+    ids, limits = _ids(segments=segments), _limits(model, segments=segments)
     maps = _maps_outputs(model)
 
-    def predict(**ids):
-        return {"logits": model(ids, training=False)["logits"]}
+    def answer(**inputs):
+        answers = model(inputs, training=False)
+        return {name: answers[name] for name in outputs}
 
-    def attend(**ids):
-        return _maps(model, ids)
+    def attend(**inputs):
+        return _maps(model, inputs)
 
-    ids = _ids(segments=False)
     names = tuple(maps)
     return [
-        Signature("serving_default", predict, ids, outputs, **limits),
+        Signature("serving_default", answer, ids, outputs, **limits),
         Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
     ]
 
