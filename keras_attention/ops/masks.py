@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.ops.positions import EMPTY, first_positions
-from keras_attention.ops.shapes import concrete, describe
+from keras_attention.ops.shapes import describe
 
 
 class Mask:
@@ -376,9 +376,3 @@ def _require_positive(value: int, name: str) -> int:
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
     return int(value)
-
-
-def is_all_true(mask: Any) -> bool:
-    """Whether `mask` is known now and hides nothing."""
-    values = concrete(mask)
-    return values is not None and bool(values.all())

@@ -11,7 +11,9 @@ from typing import Any
 
 from keras import ops
 
+from keras_attention.ops import masks
 from keras_attention.ops.attend import attention_weights, score_dtype
+from keras_attention.ops.positions import first_positions
 
 
 def window_attention(
@@ -130,11 +132,9 @@ def _visible(key_mask, blocks, block_size, before, after):
 
 def _band(window, block_size, before, after):
     """Bool `[L, width]`: the window, seen from each position of a block."""
-    behind, ahead = window
     width = (before + 1 + after) * block_size
-    keys = ops.arange(width, dtype="int32") - before * block_size
-    distance = keys[None, :] - ops.arange(block_size, dtype="int32")[:, None]
-    return (distance >= -behind) & (distance <= ahead)
+    keys = first_positions(width) - before * block_size
+    return masks.window(*window).build(first_positions(block_size), keys)
 
 
 def _fold_groups(x: Any, groups: int) -> Any:
