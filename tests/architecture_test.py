@@ -28,6 +28,7 @@ RANK = {
     "generation": 4,
     "training": 4,
     "explain": 4,
+    "testing": 4,
     "export": 5,
     "cli": 6,
     "__main__": 6,
@@ -41,13 +42,15 @@ ONLY_IN = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "matplotlib": {"explain"},
+    "jax": {"ops.kernels"},
+    "torch": {"ops.kernels"},
 }
 # Slow to import and not in every installation: imported by the function in need.
-ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib"}
+ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"}
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
-MAX_PACKAGE_CODE_LINES = 8000  # docs/design.md says why
+MAX_PACKAGE_CODE_LINES = 11500  # docs/design.md says why
 
 # Methods that Keras documents; anything else public has a docstring.
 KERAS_OVERRIDES = {
@@ -196,8 +199,9 @@ def misplaced_third_party_imports(package):
     for importer, where, name, inside in all_imports(package):
         top = name.split(".")[0]
         allowed = ONLY_IN.get(top)
-        if allowed and subpackage(importer) not in allowed:
-            found.append(f"{where}: {top} belongs in {', '.join(sorted(allowed))}/")
+        module = importer.partition(".")[2]
+        if allowed and not {subpackage(importer), module} & allowed:
+            found.append(f"{where}: {top} belongs in {', '.join(sorted(allowed))}")
         elif top in ONLY_INSIDE_FUNCTIONS and not inside:
             found.append(f"{where}: import {top} inside the function that needs it")
     return found
@@ -393,6 +397,9 @@ PLANTED = [
         "def f():\n    import tensorflow",
     ),
     (misplaced_third_party_imports, "models/a.py", "import onnx.helper"),
+    (misplaced_third_party_imports, "ops/a.py", "def f():\n    import torch"),
+    (misplaced_third_party_imports, "layers/a.py", "def f():\n    import jax.numpy"),
+    (misplaced_third_party_imports, "ops/kernels.py", "import torch"),
     (misplaced_third_party_imports, "export/a.py", "import onnxruntime"),
     (misplaced_third_party_imports, "explain/a.py", "from matplotlib import pyplot"),
     (stray_softmax, "layers/a.py", "x = ops.softmax(y)"),
@@ -471,6 +478,7 @@ def test_what_is_allowed_is_not_found(tmp_path):
             "ops/attend.py": "x = ops.softmax(where(m, x, -1e30))",
             "models/bert.py": FROM + "text.wordpiece import Tokenizer",
             "ops/a.py": "seconds = nanoseconds / 1e9",
+            "ops/kernels.py": "def f():\n    import torch",
         },
     )
     assert [found for rule in RULES for found in rule(package)] == []

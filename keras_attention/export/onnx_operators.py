@@ -117,6 +117,8 @@ def emit_attention(call: RegionCall) -> None:
         "kv_num_heads": settings["num_key_value_heads"],
         "scale": settings["scale"],
     }
+    if settings["soft_cap"] is not None:
+        attr["softcap"] = settings["soft_cap"]  # before the mask, as here
     result = call.outputs[0]
     raised = call.dtypes[0] != TensorProto.FLOAT  # half precision: computed in float32
     outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]

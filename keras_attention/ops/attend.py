@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops import kernels
 from keras_attention.ops.regions import region
 
 BLOCKED = -1e30
@@ -29,6 +30,18 @@ def score_dtype(*tensors: Any) -> str:
     """
     dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     return "float64" if "float64" in dtypes else "float32"
+
+
+def cap_scores(scores: Any, soft_cap: float | None) -> Any:
+    """Bends scores so that none is larger than `soft_cap`: cap · tanh(scores / cap).
+
+    Args:
+        scores: Float, any shape.
+        soft_cap: The cap, above 0; `None` leaves the scores as they are.
+
+    Reference: Gemma Team, "Gemma 2", 2024 (arXiv:2408.00118), section 2.
+    """
+    return scores if soft_cap is None else ops.tanh(scores / soft_cap) * soft_cap
 
 
 def attention_weights(*, scores: Any, mask: Any = None, bias: Any = None) -> Any:
@@ -51,13 +64,17 @@ def attention_weights(*, scores: Any, mask: Any = None, bias: Any = None) -> Any
 def _softmax(scores: Any, mask: Any, bias: Any) -> Any:
     """Weights, right in every row with a visible key; any numbers in the others."""
     if bias is not None:
-        # A key the bias all but forbids must still win over one the mask forbids.
-        scores = scores + ops.maximum(ops.cast(bias, scores.dtype), BLOCKED / 10)
+        scores = scores + _bounded(bias, scores.dtype)
     if mask is not None:
         scores = ops.where(mask, scores, BLOCKED)
     if scores.shape[-1] == 1:  # one key gets all; Keras would warn about it
         return ops.ones_like(scores)
     return ops.softmax(scores, axis=-1)
+
+
+def _bounded(bias: Any, dtype: Any) -> Any:
+    # A key the bias all but forbids must still win over one the mask forbids.
+    return ops.maximum(ops.cast(bias, dtype), BLOCKED / 10)
 
 
 def attend(
@@ -67,6 +84,7 @@ def attend(
     mask: Any = None,
     bias: Any = None,
     weight_factor: Any = None,
+    soft_cap: float | None = None,
     dropout: Callable | None = None,
 ) -> tuple[Any, Any]:
     """Softmax of scores, then the weighted sum of values.
@@ -79,6 +97,7 @@ def attend(
         weight_factor: Float, broadcastable to `scores`; multiplies the weights
             after the softmax, without renormalising (the Gaussian of Luong's
             local-p attention).
+        soft_cap: See `cap_scores`; applied before bias and mask.
         dropout: Called with the weights; what it returns is used for the sum.
 
     Returns:
@@ -95,7 +114,8 @@ def attend(
     """
     scores, value = ops.convert_to_tensor(scores), ops.convert_to_tensor(value)
     dtype = score_dtype(scores, value)
-    weights = attention_weights(scores=ops.cast(scores, dtype), mask=mask, bias=bias)
+    scores = cap_scores(ops.cast(scores, dtype), soft_cap)
+    weights = attention_weights(scores=scores, mask=mask, bias=bias)
     if weight_factor is not None:
         weights = weights * ops.cast(weight_factor, dtype)
     kept = weights if dropout is None else dropout(weights)
@@ -113,6 +133,8 @@ def dot_product_attention(
     scale: float = 1.0,
     mask: Any = None,
     bias: Any = None,
+    soft_cap: float | None = None,
+    talking: tuple[Any, Any] | None = None,
     dropout: Callable | None = None,
     return_weights: bool = False,
 ) -> tuple[Any, Any]:
@@ -129,28 +151,34 @@ def dot_product_attention(
         scale: Multiplies the scores; 1/sqrt(H) for scaled dot-product attention.
         mask: Bool, broadcastable to `[B, N, T, S]`; `True` = may look.
         bias: Float, broadcastable to `[B, N, T, S]`.
+        soft_cap: See `cap_scores`; applied before bias and mask.
+        talking: Two matrices `[N, N]` that mix the heads' scores before the softmax
+            and their weights after it (talking heads), or `None`.
         dropout: Called with the weights, or `None`.
         return_weights: Whether the weights are wanted.
 
     Returns:
         `(output, weights)`: `[B, T, N * V]`, and `[B, N, T, S]` or `None`.
 
-    Reference: Vaswani et al., "Attention Is All You Need", 2017.
+    Reference: Vaswani et al., "Attention Is All You Need", 2017; `talking`: Shazeer
+    et al., "Talking-Heads Attention", 2020 (arXiv:2003.02436).
     """
     settings = {
         "num_heads": num_heads,
         "num_key_value_heads": num_key_value_heads or num_heads,
         "scale": float(scale),
+        "soft_cap": None if soft_cap is None else float(soft_cap),
         "return_weights": return_weights,
     }
     tensors = (query, key, value, mask, bias)
-    if dropout is not None:  # training: never exported
-        output, weights = _side_by_side(*tensors, **settings, dropout=dropout)
-    elif return_weights:
-        output, weights = region("attention", _side_by_side, *tensors, **settings)
-    else:
-        output, weights = region("attention", _output_only, *tensors, **settings), None
-    return output, weights
+    # Training is never exported, and no runtime has an operator for talking heads.
+    if dropout is not None or talking is not None:
+        settings |= {"dropout": dropout, "talking": talking}
+        output, weights = _side_by_side(*tensors, **settings)
+        return output, weights if return_weights else None
+    if return_weights:
+        return region("attention", _side_by_side, *tensors, **settings)
+    return region("attention", _output_only, *tensors, **settings), None
 
 
 def _float_dtype(value: Any, dtype: str) -> str:
@@ -160,7 +188,39 @@ def _float_dtype(value: Any, dtype: str) -> str:
 
 
 def _output_only(*tensors: Any, **settings: Any) -> Any:
-    return _side_by_side(*tensors, **settings)[0]
+    output = _by_kernel(*tensors, **settings)
+    return _side_by_side(*tensors, **settings)[0] if output is None else output
+
+
+def _by_kernel(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    bias: Any,
+    *,
+    num_heads: int,
+    num_key_value_heads: int,
+    scale: float,
+    soft_cap: float | None,
+    return_weights: bool,
+) -> Any:
+    """What `_side_by_side` returns, by a kernel of the backend; `None` without one."""
+    if return_weights or soft_cap is not None or not kernels.fits(query, key, value):
+        return None
+    dtype = score_dtype(query, key, value)
+    added = None
+    if bias is not None:
+        added = ops.cast(_bounded(bias, dtype), dtype)
+        added = added if mask is None else ops.where(mask, added, BLOCKED)
+    output = kernels.fused_attention(
+        _split(ops.cast(query, dtype) * scale, num_heads),
+        _split(ops.cast(key, dtype), num_key_value_heads),
+        _split(ops.cast(value, dtype), num_key_value_heads),
+        mask=mask if bias is None else None,
+        bias=added,
+    )  # [B, N, T, V]
+    return None if output is None else _join(output, mask, value, dtype)
 
 
 def _side_by_side(
@@ -173,7 +233,9 @@ def _side_by_side(
     num_heads: int,
     num_key_value_heads: int,
     scale: float,
+    soft_cap: float | None,
     return_weights: bool,
+    talking: tuple[Any, Any] | None = None,
     dropout: Callable | None = None,
 ) -> tuple[Any, Any]:
     dtype = score_dtype(query, key, value)
@@ -184,20 +246,42 @@ def _side_by_side(
     value_heads = _split(value, num_key_value_heads)  # [B, K, S, V]
     query_heads = _fold(query_heads, groups)  # [B, K, G * T, H]
     scores = ops.matmul(query_heads, ops.swapaxes(key_heads, -2, -1))
-    scores = _unfold(scores, groups, length)  # [B, N, T, S]
+    scores = cap_scores(_unfold(scores, groups, length), soft_cap)  # [B, N, T, S]
 
     # Weights nobody sees need not be cleared: an empty row is cleared in the output,
     # which is smaller.
     weigh = attention_weights if return_weights else _softmax
+    if talking is not None:
+        weigh = _weigh_talking(*talking)
     weights = weigh(scores=scores, mask=mask, bias=bias)  # [B, N, T, S]
     kept = weights if dropout is None else dropout(weights)
     kept = _fold(kept, groups)  # [B, K, G * T, S]
     output = ops.matmul(kept, ops.cast(value_heads, dtype))  # [B, K, G * T, V]
     output = _unfold(output, groups, length)  # [B, N, T, V]
-    if mask is not None and not return_weights:
+    return _join(output, None if return_weights else mask, value, dtype), weights
+
+
+def _join(output: Any, mask: Any, value: Any, dtype: str) -> Any:
+    if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0.0)
-    output = _merge(output)  # [B, T, N * V]
-    return ops.cast(output, _float_dtype(value, dtype)), weights
+    return ops.cast(_merge(output), _float_dtype(value, dtype))  # [B, T, N * V]
+
+
+def _weigh_talking(mix_scores: Any, mix_weights: Any) -> Callable:
+    """`attention_weights` of heads that hear each other."""
+
+    def mix(x, matrix):
+        x = ops.tensordot(x, ops.cast(matrix, x.dtype), axes=[[1], [0]])  # [B, T, S, N]
+        return ops.transpose(x, (0, 3, 1, 2))  # [B, N, T, S]
+
+    def weigh(scores, mask, bias):
+        scores = mix(scores, mix_scores)
+        weights = attention_weights(scores=scores, mask=mask, bias=bias)
+        weights = mix(weights, mix_weights)
+        # A head may see what another must not.
+        return weights if mask is None else ops.where(mask, weights, 0.0)
+
+    return weigh
 
 
 def _split(x: Any, num_heads: int) -> Any:

@@ -10,7 +10,7 @@ a full sequence, one cached step and a left-padded batch:
 '1 . . . .\n1 1 . . .\n1 1 1 . .\n. 1 1 1 .\n. . 1 1 1'
 
 Building blocks: `causal`, `window`, `dilated`, `blocks`, `prefix`, `segments`,
-`padding`, `queries`, `global_tokens`, `dense`, `full`.
+`padding`, `queries`, `global_tokens`, `big_bird`, `dense`, `full`.
 """
 
 from typing import Any
@@ -19,158 +19,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention.ops.positions import EMPTY, first_positions
+from keras_attention.ops.mask_algebra import Mask, register
 from keras_attention.ops.shapes import describe
-
-
-class Mask:
-    """Who may look at what. Combine with `&`, `|`, `~`; show with `draw()`."""
-
-    def build(self, query_positions: Any, key_positions: Any) -> Any:
-        """The mask as a tensor.
-
-        Args:
-            query_positions: Int `[T]` or `[B, T]`.
-            key_positions: Int `[S]` or `[B, S]`. A key at position -1 is an
-                empty slot: `visible` hides it from every query.
-
-        Returns:
-            Bool, broadcastable to `[B, T, S]`; `True` = may look.
-        """
-        raise NotImplementedError
-
-    def visible(self, query_positions: Any, key_positions: Any) -> Any:
-        """`build`, with keys at position -1 (empty slots) hidden."""
-        seen = self.build(query_positions, key_positions)
-        return seen & (key_positions != EMPTY)[..., None, :]  # [(B,) T, S]
-
-    def __and__(self, other: "Mask") -> "Mask":
-        return _All(self, _require_mask(other, "&"))
-
-    def __or__(self, other: "Mask") -> "Mask":
-        return _Any(self, _require_mask(other, "|"))
-
-    def __invert__(self) -> "Mask":
-        return _Not(self)
-
-    def draw(self, query_length: int, key_length: int | None = None) -> str:
-        """The mask as text: one line a query, `1` = may look, `.` = may not.
-
-        Args:
-            query_length: Number of queries, at positions 0, 1, 2, …
-            key_length: Number of keys; as many as queries when `None`.
-
-        Returns:
-            The drawing; rows of a batch are separated by an empty line.
-        """
-        key_length = query_length if key_length is None else key_length
-        seen = self.build(first_positions(query_length), first_positions(key_length))
-        seen = ops.convert_to_numpy(seen)
-        batch = seen.shape[0] if seen.ndim == 3 else 1
-        seen = np.broadcast_to(seen, (batch, query_length, key_length))
-        rows = (["1" if key else "." for key in row] for one in seen for row in one)
-        lines = [" ".join(row) for row in rows]
-        starts = range(0, len(lines), query_length)
-        return "\n\n".join("\n".join(lines[s : s + query_length]) for s in starts)
-
-    def get_config(self) -> dict:
-        """The constructor's arguments, for saving models that hold a mask."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Mask":
-        """Rebuilds a mask from `get_config()`."""
-        return cls(**keras.saving.deserialize_keras_object(config))
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        name = type(self).__name__.strip("_").lower()
-        return f"{name}({arguments})" if arguments else name
-
-
-def _require_mask(other: Any, operator: str) -> Mask:
-    if not isinstance(other, Mask):
-        raise TypeError(
-            f"`mask {operator} other` needs a mask on both sides. Wrap an array with "
-            "`masks.padding(keep)` if it is `[B, S]`, with `masks.dense(array)` if it "
-            f"is `[B, T, S]`. Received: {describe(other)}"
-        )
-    return other
-
-
-_register = keras.saving.register_keras_serializable("keras_attention")
-
-
-@_register
-class _All(Mask):
-    def __init__(self, left: Mask, right: Mask):
-        self.left, self.right = left, right
-
-    def build(self, query_positions, key_positions):
-        left = self.left.build(query_positions, key_positions)
-        return left & self.right.build(query_positions, key_positions)
-
-    def get_config(self):
-        return _serialize_sides(self)
-
-    def __repr__(self):
-        return f"({self.left!r} & {self.right!r})"
-
-
-@_register
-class _Any(Mask):
-    def __init__(self, left: Mask, right: Mask):
-        self.left, self.right = left, right
-
-    def build(self, query_positions, key_positions):
-        left = self.left.build(query_positions, key_positions)
-        return left | self.right.build(query_positions, key_positions)
-
-    def get_config(self):
-        return _serialize_sides(self)
-
-    def __repr__(self):
-        return f"({self.left!r} | {self.right!r})"
-
-
-@_register
-class _Not(Mask):
-    def __init__(self, mask: Mask):
-        self.mask = mask
-
-    def build(self, query_positions, key_positions):
-        return ~self.mask.build(query_positions, key_positions)
-
-    def get_config(self):
-        return {"mask": keras.saving.serialize_keras_object(self.mask)}
-
-    def __repr__(self):
-        return f"~{self.mask!r}"
-
-
-def _serialize_sides(mask: Any) -> dict:
-    serialize = keras.saving.serialize_keras_object
-    return {"left": serialize(mask.left), "right": serialize(mask.right)}
+from keras_attention.ops.shuffle import shuffled
 
 
 def _distance(query_positions: Any, key_positions: Any) -> Any:
     """Key position minus query position, `[(B,) T, S]`: negative is behind."""
-    return key_positions[..., None, :] - query_positions[..., :, None]
+    # Not `[..., None]`: with an ellipsis, the exporter to ONNX loses the shape.
+    return ops.expand_dims(key_positions, -2) - ops.expand_dims(query_positions, -1)
 
 
-@_register
+@register
 class _Causal(Mask):
     def build(self, query_positions, key_positions):
         return _distance(query_positions, key_positions) <= 0
 
 
-@_register
+@register
 class _Full(Mask):
     def build(self, query_positions, key_positions):
         return ops.ones_like(_distance(query_positions, key_positions), dtype="bool")
 
 
-@_register
+@register
 class _Window(Mask):
     def __init__(self, behind: int, ahead: int):
         self.behind, self.ahead = behind, ahead
@@ -183,7 +55,7 @@ class _Window(Mask):
         return {"behind": self.behind, "ahead": self.ahead}
 
 
-@_register
+@register
 class _Dilated(Mask):
     def __init__(self, step: int):
         self.step = step
@@ -195,7 +67,7 @@ class _Dilated(Mask):
         return {"step": self.step}
 
 
-@_register
+@register
 class _Blocks(Mask):
     def __init__(self, size: int):
         self.size = size
@@ -208,23 +80,79 @@ class _Blocks(Mask):
         return {"size": self.size}
 
 
-@_register
+@register
 class _GlobalTokens(Mask):
     def __init__(self, positions: tuple[int, ...]):
         self.positions = tuple(int(position) for position in positions)
 
     def build(self, query_positions, key_positions):
         listed = ops.convert_to_tensor(np.array(self.positions, "int32"))
-        queries = ops.any(query_positions[..., :, None, None] == listed, axis=-1)
-        keys = ops.any(key_positions[..., None, :, None] == listed, axis=-1)
-        return queries | keys
+        queries, keys = (
+            ops.any(ops.expand_dims(ops.cast(x, "int32"), -1) == listed, axis=-1)
+            for x in (query_positions, key_positions)
+        )
+        return ops.expand_dims(queries, -1) | ops.expand_dims(keys, -2)
 
     def get_config(self):
         return {"positions": list(self.positions)}
 
 
+@register
+class _BigBird(Mask):
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        num_random_blocks: int,
+        num_window_blocks: int,
+        num_global_blocks: int,
+        seed: int,
+        causal: bool,
+    ):
+        self.block_size = block_size
+        self.num_random_blocks = num_random_blocks
+        self.num_window_blocks = num_window_blocks
+        self.num_global_blocks = num_global_blocks
+        self.seed = seed
+        self.causal = causal
+
+    @property
+    def of_positions(self):
+        return False  # what is drawn depends on all keys there are
+
+    def build(self, query_positions, key_positions):
+        return self.among(key_positions).build(query_positions, key_positions)
+
+    def among(self, key_positions):
+        return _BigBirdAmong(self, ops.convert_to_tensor(key_positions, dtype="int32"))
+
+    def always(self, query_blocks, key_blocks):
+        """Bool `[(B,) T, S]`: keys of the window and of global blocks."""
+        beside = self.num_window_blocks // 2
+        near = ops.abs(_distance(query_blocks, key_blocks)) <= beside
+        queries = ops.expand_dims(query_blocks < self.num_global_blocks, -1)
+        keys = ops.expand_dims(key_blocks < self.num_global_blocks, -2)
+        return near | queries | keys
+
+    def priorities(self, query_blocks, key_blocks):
+        """Int32 `[(B,) T, S]`: who is chosen first; 0 for who cannot be."""
+        rows = ops.expand_dims(query_blocks, -1)
+        columns = ops.expand_dims(key_blocks, -2)
+        free = (columns >= 0) & ~self.always(query_blocks, key_blocks)
+        if self.causal:
+            free = free & (columns < rows)
+        return ops.where(free, 1 + shuffled(rows, columns, self.seed), 0)
+
+    def get_config(self):
+        return vars(self).copy()
+
+
 class _OfTensors(Mask):
     """A mask that holds tensors: it belongs to one batch and cannot be saved."""
+
+    @property
+    def of_positions(self):
+        return False
 
     def get_config(self):
         raise ValueError(
@@ -240,6 +168,10 @@ class _OfTensors(Mask):
 
 
 class _Prefix(_OfTensors):
+    @property
+    def of_positions(self):
+        return True  # one length a row
+
     def __init__(self, lengths):
         self.lengths = lengths
 
@@ -282,6 +214,32 @@ class _Dense(_OfTensors):
         return self.array
 
 
+class _BigBirdAmong(_OfTensors):
+    """`_BigBird` that knows which keys there are to choose from."""
+
+    def __init__(self, rule: _BigBird, key_positions: Any):
+        self.rule, self.all_keys = rule, key_positions
+
+    def build(self, query_positions, key_positions):
+        rule = self.rule
+        query_blocks, key_blocks, all_blocks = (
+            ops.cast(ops.convert_to_tensor(x), "int32") // rule.block_size
+            for x in (query_positions, key_positions, self.all_keys)
+        )
+        seen = rule.always(query_blocks, key_blocks)
+        if not rule.num_random_blocks:
+            return seen
+        remaining = least = rule.priorities(query_blocks, all_blocks)
+        for _ in range(rule.num_random_blocks):
+            least = ops.max(remaining, axis=-1, keepdims=True, initial=0)
+            remaining = ops.where(remaining == least, 0, remaining)
+        here = rule.priorities(query_blocks, key_blocks)
+        return seen | ((here > 0) & (here >= least))
+
+    def among(self, key_positions):
+        return self.rule.among(key_positions)
+
+
 causal = _Causal()
 """Keys at the query's own position and before it."""
 
@@ -312,6 +270,56 @@ def blocks(size: int) -> Mask:
 def global_tokens(positions: Any) -> Mask:
     """Listed positions look at everything and are seen by everything."""
     return _GlobalTokens(tuple(np.atleast_1d(np.asarray(positions)).tolist()))
+
+
+def big_bird(
+    block_size: int = 64,
+    num_random_blocks: int = 3,
+    num_window_blocks: int = 3,
+    num_global_blocks: int = 2,
+    seed: int = 0,
+    *,
+    causal: bool = False,
+) -> Mask:
+    """Blocks around the query's own, the first blocks, and some at random.
+
+    The first `num_global_blocks` blocks look at everything and are seen by everything.
+    The random blocks are drawn without replacement among the blocks that hold a key and
+    are not visible already, by a hash of `seed` and the two blocks: the same on every
+    backend, and whatever stands in other rows. Keys that must not count, padding for
+    one, are named by position -1 (see `Mask.among`).
+
+    Args:
+        block_size: Positions in a block.
+        num_random_blocks: Blocks drawn for each block of queries.
+        num_window_blocks: Blocks around the query's own, it included; odd.
+        num_global_blocks: Blocks at the start.
+        seed: Of the draw.
+        causal: Whether blocks are drawn only before the query's own, so that later
+            keys change nothing; to hide those, combine with `masks.causal`.
+
+    Reference: Zaheer et al., "Big Bird", 2020 (arXiv:2007.14062).
+    """
+    counts = {
+        "num_random_blocks": num_random_blocks,
+        "num_global_blocks": num_global_blocks,
+    }
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"`{name}` must be 0 or more. Received: {name}={count}")
+    if _require_positive(num_window_blocks, "num_window_blocks") % 2 == 0:
+        raise ValueError(
+            "`num_window_blocks` must be odd: the query's own block and as many on "
+            f"either side. Received: num_window_blocks={num_window_blocks}"
+        )
+    return _BigBird(
+        block_size=_require_positive(block_size, "block_size"),
+        num_random_blocks=int(num_random_blocks),
+        num_window_blocks=int(num_window_blocks),
+        num_global_blocks=int(num_global_blocks),
+        seed=int(seed),
+        causal=causal,
+    )
 
 
 def prefix(lengths: Any) -> Mask:

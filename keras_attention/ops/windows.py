@@ -3,17 +3,38 @@
 The sequence is cut into blocks of L positions. A block of queries needs the keys of
 its own block and of the few beside it that its window reaches; these are laid next to
 each other, scored, and masked to the band. The numbers are those of dense attention
-under the same window mask.
+under the same window mask. A dilated window is a plain one in each of the `dilation`
+sequences that hold every `dilation`-th position.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_attention.ops import masks
-from keras_attention.ops.attend import attention_weights, score_dtype
+from keras_attention.ops.attend import attention_weights, cap_scores, score_dtype
+from keras_attention.ops.blocks import cut, fold_groups, join, pad_to, unfold_groups
 from keras_attention.ops.positions import first_positions
+
+Bias = Callable[[Any, Any], Any]
+"""`(query positions [t], key positions [s]) -> [1, N, t, s]`, by their differences."""
+
+
+class SharedKeys(NamedTuple):
+    """Keys that queries may look at wherever they stand, beside those of the window.
+
+    Attributes:
+        key: `[B, g, K * H]`.
+        value: `[B, g, K * V]`.
+        mask: Bool `[B, T, g]`, `True` = may look.
+        bias: Float `[1, N, T, g]`, or `None`; given if the windows have one.
+    """
+
+    key: Any
+    value: Any
+    mask: Any
+    bias: Any = None
 
 
 def window_attention(
@@ -22,27 +43,36 @@ def window_attention(
     key: Any,
     value: Any,
     window: tuple[int, int],
+    dilation: int = 1,
     num_heads: int = 1,
     num_key_value_heads: int | None = None,
     scale: float = 1.0,
+    soft_cap: float | None = None,
     key_mask: Any = None,
+    bias: Bias | None = None,
+    shared: SharedKeys | None = None,
     dropout: Callable | None = None,
     block_size: int | None = None,
 ) -> Any:
     """Dot-product self-attention in which each query sees a window around itself.
 
-    Equal to `dot_product_attention` with `masks.window(*window)`, at any length.
+    Equal to `dot_product_attention` with `masks.window(*window)`, at any length; with
+    a dilation d to that with `masks.window(behind * d, ahead * d) & masks.dilated(d)`.
 
     Args:
         query: `[B, T, N * H]`.
         key: `[B, T, K * H]`.
         value: `[B, T, K * V]`.
-        window: Positions `(behind, ahead)` of the query that it may look at, beside
-            its own; `(w, 0)` is a causal window.
+        window: Keys `(behind, ahead)` of the query that it may look at, beside its
+            own; `(w, 0)` is a causal window.
+        dilation: Positions from one of these keys to the next.
         num_heads: N.
         num_key_value_heads: K; N when `None`.
         scale: Multiplies the scores.
+        soft_cap: See `cap_scores`.
         key_mask: Bool `[B, T]`, `True` at real tokens.
+        bias: Added to the scores; see `Bias`.
+        shared: Keys that are seen from everywhere, or `None`.
         dropout: Called with the weights `[B, K, blocks, G * L, width]`, or `None`.
         block_size: L; chosen from the window when `None`.
 
@@ -51,45 +81,34 @@ def window_attention(
 
     Reference: Beltagy et al., "Longformer", 2020 (arXiv:2004.05150).
     """
-    behind, ahead = window
-    block_size = block_size or _block_size(behind, ahead)
-    num_key_value_heads = num_key_value_heads or num_heads
-    dtype = score_dtype(query, key, value)
+    settings = {
+        "window": window,
+        "num_heads": num_heads,
+        "num_key_value_heads": num_key_value_heads or num_heads,
+        "scale": scale,
+        "soft_cap": soft_cap,
+        "dropout": dropout,
+        "block_size": block_size or _block_size(*window),
+    }
     batch, length = ops.shape(query)[:2]
-    blocks = -(-length // block_size)
-    missing = blocks * block_size - length
-    beside = (-(-behind // block_size), -(-ahead // block_size))
-
-    def split(x, heads):
-        """[B, T, heads * size] -> [B, heads, blocks, L, size], 0 beyond the end."""
-        size = x.shape[-1] // heads
-        x = ops.concatenate(
-            [x, ops.zeros((batch, missing, x.shape[-1]), dtype=x.dtype)], axis=1
-        )
-        x = ops.reshape(x, (batch, blocks, block_size, heads, size))
-        return ops.transpose(x, (0, 3, 1, 2, 4))
-
-    groups = num_heads // num_key_value_heads
-    queries = split(ops.cast(query, dtype) * scale, num_heads)
-    queries = _fold_groups(queries, groups)  # [B, K, blocks, G * L, H]
-    keys = _beside(split(ops.cast(key, dtype), num_key_value_heads), *beside)
-    values = _beside(split(ops.cast(value, dtype), num_key_value_heads), *beside)
-
+    if dilation == 1:
+        others = {"key_mask": key_mask, "bias": bias, "shared": shared}
+        return _by_blocks(query, key, value, **others, **settings)
     if key_mask is None:
-        key_mask = ops.ones((1, length), dtype="bool")
-    seen = _visible(key_mask, blocks, block_size, *beside)  # [B or 1, blocks, width]
-    band = ops.tile(_band(window, block_size, *beside), (groups, 1))  # [G * L, width]
-    mask = seen[:, None, :, None, :] & band  # [B, 1, blocks, G * L, width]
-
-    scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
-    weights = attention_weights(scores=scores, mask=mask)
-    kept = weights if dropout is None else dropout(weights)
-    output = ops.matmul(kept, values)  # [B, K, blocks, G * L, V]
-    output = _unfold_groups(output, groups)  # [B, N, blocks, L, V]
-    output = ops.transpose(output, (0, 2, 3, 1, 4))  # [B, blocks, L, N, V]
-    size = num_heads * output.shape[-1]
-    output = ops.reshape(output, (batch, blocks * block_size, size))[:, :length]
-    return ops.cast(output, value.dtype)  # [B, T, N * V]
+        key_mask = ops.ones((batch, length), dtype="bool")
+    query, key, value, key_mask = (
+        _every(x, dilation) for x in (query, key, value, key_mask)
+    )
+    output = _by_blocks(
+        query,
+        key,
+        value,
+        key_mask=key_mask,
+        bias=None if bias is None else _bias_of_steps(bias, dilation),
+        shared=None if shared is None else _shared_by_all(shared, dilation),
+        **settings,
+    )
+    return _in_order(output, dilation)[:, :length]  # [B, T, N * V]
 
 
 def width_of(behind: int, ahead: int) -> int:
@@ -103,10 +122,65 @@ def _block_size(behind: int, ahead: int) -> int:
     return max(32, (max(behind, ahead) + 1) // 2)
 
 
-def _beside(x: Any, before: int, after: int) -> Any:
-    """Lays the blocks before and after each block next to it.
+def _by_blocks(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    key_mask: Any,
+    bias: Bias | None,
+    shared: SharedKeys | None,
+    window: tuple[int, int],
+    num_heads: int,
+    num_key_value_heads: int,
+    scale: float,
+    soft_cap: float | None,
+    dropout: Callable | None,
+    block_size: int,
+) -> Any:
+    batch, length = ops.shape(query)[:2]
+    blocks = -(-length // block_size)
+    beside = (-(-window[0] // block_size), -(-window[1] // block_size))
+    groups = num_heads // num_key_value_heads
+    dtype = score_dtype(query, key, value)
 
-    `[B, K, blocks, L, size]` -> `[B, K, blocks, (before + 1 + after) * L, size]`.
+    def laid_out(x, extra):
+        x = cut(ops.cast(x, dtype), num_key_value_heads, blocks, block_size)
+        if extra is not None:
+            extra = ops.cast(extra, dtype)
+            extra = cut(extra, num_key_value_heads, 1, extra.shape[1])
+        return _beside(x, *beside, extra=extra)  # [B, K, blocks, width, size]
+
+    queries = cut(ops.cast(query, dtype) * scale, num_heads, blocks, block_size)
+    queries = fold_groups(queries, groups)  # [B, K, blocks, G * L, H]
+    keys = laid_out(key, None if shared is None else shared.key)
+    values = laid_out(value, None if shared is None else shared.value)
+
+    if key_mask is None:
+        rows = 1 if shared is None else batch
+        key_mask = ops.ones((rows, length), dtype="bool")
+    seen = _visible(key_mask, blocks, block_size, *beside)  # [B or 1, blocks, width]
+    band = ops.tile(_band(window, block_size, *beside), (groups, 1))  # [G * L, width]
+    mask = seen[:, None, :, None, :] & band  # [B or 1, 1, blocks, G * L, width]
+    if bias is not None:
+        bias = _bias_of_band(bias, num_key_value_heads, block_size, *beside)
+    if shared is not None:
+        mask, bias = _with_shared(mask, bias, shared, block_size, groups)
+
+    scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
+    scores = cap_scores(scores, soft_cap)  # [B, K, blocks, G * L, width]
+    weights = attention_weights(scores=scores, mask=mask, bias=bias)
+    kept = weights if dropout is None else dropout(weights)
+    output = ops.matmul(kept, values)  # [B, K, blocks, G * L, V]
+    output = join(unfold_groups(output, groups))[:, :length]  # [B, T, N * V]
+    return ops.cast(output, value.dtype)
+
+
+def _beside(x: Any, before: int, after: int, *, extra: Any = None) -> Any:
+    """Lays the blocks before and after each block next to it, and `extra` to each.
+
+    `[B, K, blocks, L, size]` and `[B, K, 1, g, size]` ->
+    `[B, K, blocks, (before + 1 + after) * L + g, size]`.
     """
     batch, heads, blocks, length, size = ops.shape(x)
 
@@ -114,8 +188,11 @@ def _beside(x: Any, before: int, after: int) -> Any:
         return ops.zeros((batch, heads, count, length, size), dtype=x.dtype)
 
     padded = ops.concatenate([empty(before), x, empty(after)], axis=2)
-    shifted = [padded[:, :, i : i + blocks] for i in range(before + 1 + after)]
-    return ops.concatenate(shifted, axis=3)
+    parts = [padded[:, :, i : i + blocks] for i in range(before + 1 + after)]
+    if extra is not None:
+        shape = (batch, heads, blocks, extra.shape[3], size)
+        parts.append(ops.broadcast_to(extra, shape))
+    return ops.concatenate(parts, axis=3)
 
 
 def _visible(key_mask, blocks, block_size, before, after):
@@ -137,21 +214,63 @@ def _band(window, block_size, before, after):
     return masks.window(*window).build(first_positions(block_size), keys)
 
 
-def _fold_groups(x: Any, groups: int) -> Any:
-    """[B, N, blocks, L, size] -> [B, K, blocks, G * L, size]."""
-    if groups == 1:
-        return x
-    batch, heads, blocks, length, size = ops.shape(x)
-    x = ops.reshape(x, (batch, heads // groups, groups, blocks, length, size))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # [B, K, blocks, G, L, size]
-    return ops.reshape(x, (batch, heads // groups, blocks, groups * length, size))
+def _bias_of_band(bias, num_key_value_heads, block_size, before, after):
+    """Float `[1, K, 1, G * L, width]`: the bias, the same in each block."""
+    width = (before + 1 + after) * block_size
+    queries = first_positions(block_size) + before * block_size
+    bias = bias(queries, first_positions(width))  # [1, N, L, width]
+    rows = bias.shape[1] // num_key_value_heads * block_size
+    return ops.reshape(bias, (1, num_key_value_heads, 1, rows, width))
 
 
-def _unfold_groups(x: Any, groups: int) -> Any:
-    """[B, K, blocks, G * L, size] -> [B, N, blocks, L, size]."""
-    if groups == 1:
-        return x
-    batch, heads, blocks, length, size = ops.shape(x)
-    x = ops.reshape(x, (batch, heads, blocks, groups, length // groups, size))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # [B, K, G, blocks, L, size]
-    return ops.reshape(x, (batch, heads * groups, blocks, length // groups, size))
+def _with_shared(mask, bias, shared, block_size, groups):
+    """Mask and bias of the band, then of the shared keys."""
+    blocks, number = ops.shape(mask)[2], shared.mask.shape[-1]
+    seen = pad_to(shared.mask, blocks * block_size)
+    seen = ops.reshape(seen, (ops.shape(seen)[0], 1, blocks, block_size, number))
+    seen = ops.tile(seen, (1, 1, 1, groups, 1))  # [B, 1, blocks, G * L, g]
+    mask = ops.concatenate([mask, seen], axis=-1)
+    if bias is None:
+        return mask, None
+    extra = pad_to(shared.bias, blocks * block_size, axis=2)
+    rows, heads = ops.shape(extra)[:2]
+    extra = ops.reshape(extra, (rows, heads, blocks, block_size, number))
+    extra = fold_groups(extra, groups)  # [B or 1, K, blocks, G * L, g]
+    shape = (*ops.shape(extra)[:-1], bias.shape[-1])
+    return mask, ops.concatenate([ops.broadcast_to(bias, shape), extra], axis=-1)
+
+
+def _every(x: Any, step: int) -> Any:
+    """`[B, T, ...]` -> `[B * step, T / step, ...]`: one row a residue, 0 at the end."""
+    steps = -(-ops.shape(x)[1] // step)
+    x = pad_to(x, steps * step)
+    batch, _, *rest = ops.shape(x)
+    x = ops.swapaxes(ops.reshape(x, (batch, steps, step, *rest)), 1, 2)
+    return ops.reshape(x, (batch * step, steps, *rest))
+
+
+def _in_order(x: Any, step: int) -> Any:
+    """The opposite of `_every`; the end stays padded."""
+    rows, steps, *rest = ops.shape(x)
+    x = ops.reshape(x, (rows // step, step, steps, *rest))
+    return ops.reshape(ops.swapaxes(x, 1, 2), (rows // step, steps * step, *rest))
+
+
+def _bias_of_steps(bias: Bias, step: int) -> Bias:
+    return lambda queries, keys: bias(queries * step, keys * step)
+
+
+def _shared_by_all(shared: SharedKeys, step: int) -> SharedKeys:
+    """The shared keys, for each of the `step` sequences of a row."""
+    bias = shared.bias
+    if bias is not None:
+        batch = ops.shape(shared.key)[0]
+        bias = ops.broadcast_to(bias, (batch, *ops.shape(bias)[1:]))
+        bias = _every(ops.swapaxes(bias, 1, 2), step)  # [B * step, T / step, N, g]
+        bias = ops.swapaxes(bias, 1, 2)  # [B * step, N, T / step, g]
+    return SharedKeys(
+        key=ops.repeat(shared.key, step, axis=0),
+        value=ops.repeat(shared.value, step, axis=0),
+        mask=_every(shared.mask, step),
+        bias=bias,
+    )

@@ -17,6 +17,7 @@ DRAWINGS = {
     "dilated": (masks.dilated(2), "1 . 1 .\n. 1 . 1\n1 . 1 .\n. 1 . 1"),
     "blocks": (masks.blocks(3), "1 1 1 .\n1 1 1 .\n1 1 1 .\n. . . 1"),
     "global": (masks.global_tokens([2]), ". . 1 .\n. . 1 .\n1 1 1 1\n. . 1 ."),
+    "big bird": (masks.big_bird(1, 1, 1, 1), "1 1 1 1\n1 1 1 .\n1 1 1 .\n1 1 . 1"),
     "no globals": (masks.global_tokens([]), ". . . .\n. . . .\n. . . .\n. . . ."),
     "prefix": (masks.prefix([2]), "1 1 . .\n1 1 . .\n1 1 1 .\n1 1 1 1"),
     "segments": (masks.segments([[5, 5, 7, 5]]), "1 1 . 1\n1 1 . 1\n. . 1 .\n1 1 . 1"),
@@ -71,6 +72,7 @@ CACHED = [
     masks.blocks(3),
     masks.global_tokens([4]),
     masks.prefix([3]),
+    masks.big_bird(2, 1, 1, 1),
     (masks.causal & masks.window(3, 0)) | ~masks.blocks(2),
 ]
 
@@ -105,6 +107,7 @@ SAVED = [
     masks.dilated(3),
     masks.blocks(2),
     masks.global_tokens([0, 3]),
+    masks.big_bird(1, 1, 3, 0, seed=5, causal=True),
     ~((masks.causal & masks.window(3, 0)) | masks.global_tokens(1)),
 ]
 
@@ -151,6 +154,10 @@ def test_it_works_in_a_graph_of_unknown_lengths():
         (lambda: masks.window(-1, 0), "`behind` and `ahead`"),
         (lambda: masks.dilated(0), "`step`"),
         (lambda: masks.blocks(2.5), "`size`"),
+        (lambda: masks.big_bird(0), "`block_size`"),
+        (lambda: masks.big_bird(num_random_blocks=-1), "`num_random_blocks`"),
+        (lambda: masks.big_bird(num_window_blocks=2), "`num_window_blocks`"),
+        (lambda: masks.big_bird(num_global_blocks=-1), "`num_global_blocks`"),
         (lambda: masks.padding(np.ones((2, 3))), "`keep`"),
         (lambda: masks.padding(np.ones((2, 3), int)), "`keep`"),
         (lambda: masks.padding(np.ones(3, bool)), "`keep`"),

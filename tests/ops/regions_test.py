@@ -38,6 +38,7 @@ def test_an_interceptor_sees_names_tensors_and_settings_and_changes_nothing():
         "linear",
     ]
     attention = {"num_heads": 2, "num_key_value_heads": 2, "scale": 0.5}
+    attention["soft_cap"] = None
     assert seen[3] == ("attention", 5, {**attention, "return_weights": False})
     assert seen[5][2] == {"epsilon": 0.5}
     assert seen[7][2] == {"approximate": False}
