@@ -98,18 +98,71 @@ def attentional(contexts, query, w):
     return np.tanh(both @ w["combine/kernel"])
 
 
-def multi_head(query, key, value, mask, w):
-    """Vaswani 2017, section 3.2.2; Ainslie 2023: head n shares key head n // G."""
-    heads, groups = w["query/kernel"].shape[1], w["key/kernel"].shape[1]
-    output, weights = 0.0, []
-    for n in range(heads):
-        g = n // (heads // groups)
-        q = query @ w["query/kernel"][:, n] + w.get("query/bias", np.zeros(heads))[n]
-        k = key @ w["key/kernel"][:, g] + w.get("key/bias", np.zeros(groups))[g]
-        v = value @ w["value/kernel"][:, g] + w.get("value/bias", np.zeros(groups))[g]
-        context, a = one_head(
-            q, k, v, mask=mask, keep=mask.any(1), w=w, score=scaled_dot
-        )
-        output = output + context @ w["attention_output/kernel"][n]
-        weights.append(a)
-    return output + w.get("attention_output/bias", 0.0), np.stack(weights, axis=1)
+def monotonic_step(p, previous):
+    """Raffel 2017, equations 10 and 11: where the walk stops, for one row."""
+    alignment, q = np.zeros(len(p)), 0.0
+    for j in range(len(p)):
+        q = ((1 - p[j - 1]) * q if j else 0.0) + previous[j]
+        alignment[j] = p[j] * q
+    return alignment
+
+
+class NoPositions:
+    """How positions enter multi-head attention: not at all. See position_oracle.py."""
+
+    def rotate(self, x, position):
+        return x
+
+    def bias(self, q, n, heads, distance, w):
+        return 0.0
+
+    def value(self, distance, w):
+        return 0.0
+
+
+def projected(x, name, w):
+    """x W_n + b_n for each head n: `[heads, B, T, H]`."""
+    kernel = w[f"{name}/kernel"]  # [E, heads, H]
+    bias = w.get(f"{name}/bias", np.zeros(kernel.shape[1:]))
+    return np.stack([x @ kernel[:, n] + bias[n] for n in range(kernel.shape[1])])
+
+
+def multi_head(query, key, value, mask, w, *, scheme=None, soft_cap=None):
+    """Vaswani 2017, section 3.2.2; Ainslie 2023: head n shares key head n // G.
+
+    Talking heads: Shazeer 2020, section 3.1. Gate: Qiu 2025, equation 5.
+    """
+    scheme = scheme or NoPositions()
+    q, k, v = (
+        projected(x, name, w)
+        for x, name in ((query, "query"), (key, "key"), (value, "value"))
+    )
+    heads, batch, length, size = q.shape
+    group = heads // len(k)
+    mix_scores, mix_weights = (
+        w.get(name, np.eye(heads)) for name in ("mix_scores", "mix_weights")
+    )
+    weights = np.zeros((batch, heads, *mask.shape[1:]))
+    contexts = np.zeros((batch, length, heads, v.shape[-1]))
+    for b, t in np.ndindex(batch, length):
+        seen = np.flatnonzero(mask[b, t])
+        scores = np.zeros((heads, mask.shape[2]))
+        for n, s in np.ndindex(heads, mask.shape[2]):
+            turned = scheme.rotate(q[n, b, t], t), scheme.rotate(k[n // group, b, s], s)
+            score = turned[0] @ turned[1] / np.sqrt(size)
+            capped = score if soft_cap is None else soft_cap * np.tanh(score / soft_cap)
+            scores[n, s] = capped + scheme.bias(
+                q[n, b, t] / np.sqrt(size), n, heads, s - t, w
+            )
+        scores = mix_scores.T @ scores
+        rows = np.stack([softmax_row(row, mask[b, t]) for row in scores])
+        weights[b, :, t] = (mix_weights.T @ rows) * mask[b, t]
+        for n, s in ((n, s) for n in range(heads) for s in seen):
+            vector = v[n // group, b, s] + scheme.value(s - t, w)
+            contexts[b, t, n] += weights[b, n, t, s] * vector
+    if "gate/kernel" in w:
+        gate = projected(query, "gate", w).transpose(1, 2, 0, 3)
+        contexts = contexts / (1 + np.exp(-gate))
+    kernel = w["attention_output/kernel"]  # [heads, V, ...]
+    output = np.tensordot(contexts, kernel, axes=2)
+    return output + w.get("attention_output/bias", 0.0), weights

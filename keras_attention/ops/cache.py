@@ -2,12 +2,28 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
-from keras_attention.ops.positions import EMPTY, positions_of_tokens
+from keras_attention.ops import cache_slots as slots
+from keras_attention.ops.cache_base import (
+    Cache,
+    float_dtypes,
+    incoming,
+    kept_slots,
+    view_of,
+)
+from keras_attention.ops.positions import EMPTY
+from keras_attention.ops.shapes import concrete
 
 
-class KVCache(NamedTuple):
+class _Fields(NamedTuple):
+    key: Any
+    value: Any
+    positions: Any
+
+
+class KVCache(Cache, _Fields):
     """What attention remembers of past tokens: plain tensors, never stored.
 
     A layer called with `cache=` returns a new, longer cache; the one passed in is
@@ -15,9 +31,12 @@ class KVCache(NamedTuple):
     -1 holds nothing and is seen by no query. Being a named tuple, it passes through
     `tf.while_loop`, `tf.function` signatures and Keras' tree functions.
 
+    It grows with every call, so each call has other shapes; where shapes must stay
+    (compiled loops), use `FixedKVCache`, and where memory must, `RollingKVCache`.
+
     Attributes:
-        key: `[B, P, K * H]`, heads side by side.
-        value: `[B, P, K * V]`.
+        key: `[B, P, K * H]`, heads side by side; a `Quantized` if made with int8.
+        value: `[B, P, K * V]`, likewise.
         positions: `[B, P]` int32, the position of each token; -1 in empty slots.
 
     Example:
@@ -34,9 +53,7 @@ class KVCache(NamedTuple):
     True
     """
 
-    key: Any
-    value: Any
-    positions: Any
+    __slots__ = ()
 
     @classmethod
     def empty(
@@ -46,6 +63,7 @@ class KVCache(NamedTuple):
         key_size: int,
         value_size: int,
         dtype: str = "float32",
+        num_heads: int | None = None,
     ) -> "KVCache":
         """A cache that holds no token.
 
@@ -53,11 +71,13 @@ class KVCache(NamedTuple):
             batch_size: B.
             key_size: K * H, key/value heads times the size of a key head.
             value_size: K * V.
-            dtype: Of keys and values.
+            dtype: Of keys and values; `"int8"` stores them in 8 bits.
+            num_heads: K, the heads that have a scale of their own in int8.
         """
+        kind = {"dtype": dtype, "num_heads": num_heads}
         return cls(
-            key=ops.zeros((batch_size, 0, key_size), dtype=dtype),
-            value=ops.zeros((batch_size, 0, value_size), dtype=dtype),
+            key=slots.empty_slots(batch_size, 0, key_size, **kind),
+            value=slots.empty_slots(batch_size, 0, value_size, **kind),
             positions=ops.zeros((batch_size, 0), dtype="int32"),
         )
 
@@ -69,29 +89,29 @@ class KVCache(NamedTuple):
             value: `[B, T, K * V]`.
             positions: `[B, T]` int32; -1 for a token that is padding.
         """
-        positions = ops.cast(positions, self.positions.dtype)
-        return KVCache(
-            key=ops.concatenate([self.key, ops.cast(key, self.key.dtype)], axis=1),
-            value=ops.concatenate(
-                [self.value, ops.cast(value, self.value.dtype)], axis=1
-            ),
-            positions=ops.concatenate([self.positions, positions], axis=1),
-        )
+        key = slots.encode(ops.convert_to_tensor(key), self.key)
+        value = slots.encode(ops.convert_to_tensor(value), self.value)
+        return self._followed_by(key, value, ops.cast(positions, "int32"))
 
-    def next_positions(self, keep: Any) -> Any:
-        """Positions of new tokens: they continue each row where it ends.
+    def extend(self, *, key, value, positions, query_positions):
+        dtypes = float_dtypes(key, value)
+        cache = self._followed_by(*incoming(self, key, value, positions))
+        return view_of(cache, cache.positions, query_positions, dtypes=dtypes), cache
 
-        Args:
-            keep: Bool `[B, T]`, `True` at real tokens.
+    def crop(self, lengths):
+        # Where it is known that no row uses the last slots, they are given back.
+        keep, _ = kept_slots(self.positions, lengths)
+        end, known = None, concrete(keep)
+        if known is not None:
+            end = int(np.flatnonzero(known.any(axis=0)).max(initial=-1)) + 1
+        keep, positions = keep[:, :end], self.positions[:, :end]
 
-        Returns:
-            Int32 `[B, T]`; -1 at padding.
-        """
-        new = positions_of_tokens(keep)
-        last = ops.max(self.positions, axis=-1, keepdims=True, initial=EMPTY)  # [B, 1]
-        return ops.where(keep, last + 1 + new, EMPTY)  # [B, T]
+        def cut(store):
+            store = slots.map_leaves(lambda x: x[:, :end], store)
+            return slots.clear(store, keep)
 
-    @property
-    def lengths(self) -> Any:
-        """Number of tokens each row holds, `[B]` int32."""
-        return ops.sum(ops.cast(self.positions != EMPTY, "int32"), axis=-1)
+        positions = ops.where(keep, positions, EMPTY)
+        return KVCache(cut(self.key), cut(self.value), positions)
+
+    def _followed_by(self, *new):
+        return KVCache(*(slots.append(*both) for both in zip(self, new, strict=True)))

@@ -56,43 +56,84 @@ def sinusoids(
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017.
     """
-    sine, cosine = _sine_and_cosine(positions, _turns(size, max_wavelength))
+    turns = turns_per_position(size, max_wavelength)
+    sine, cosine = sine_and_cosine(positions, turns)
     if layout == "concatenated":
         return ops.concatenate([sine, cosine], axis=-1)  # [..., size]
     pairs = ops.stack([sine, cosine], axis=-1)  # [..., size / 2, 2]
     return ops.reshape(pairs, (*ops.shape(pairs)[:-2], size))  # [..., size]
 
 
-def _turns(size: int, max_wavelength: float) -> np.ndarray:
-    """Turns (fractions of 2π) per position, one per pair of features."""
+def turns_per_position(size: int, max_wavelength: float) -> np.ndarray:
+    """Turns (fractions of 2π) per position, one per pair of features, in float64."""
     exponents = np.arange(0, size, 2, dtype="float64") / size
     return float(max_wavelength) ** -exponents / (2.0 * math.pi)
+
+
+def sine_and_cosine(
+    positions: Any, turns: Any, *, dtype: str = "float32"
+) -> tuple[Any, Any]:
+    """Sine and cosine of 2π · positions · turns, right at large positions too.
+
+    Args:
+        positions: Integers of any shape; -1, an empty slot, counts as 0.
+        turns: Turns per position: a float64 array `[F]`, or a float64 tensor that
+            fits `[..., F]`.
+        dtype: Of the result, `"float32"` or `"float64"`.
+
+    Returns:
+        Two tensors `[..., F]`.
+    """
+    # Runtimes divide negative integers each in its own way.
+    positions = ops.maximum(ops.cast(positions, "int32"), 0)
+    positions = ops.expand_dims(positions, axis=-1)  # [..., 1]
+    if dtype == "float32" and isinstance(turns, np.ndarray):
+        fractions = _turns_by_digits(positions, turns)  # [..., F]
+    else:
+        turned = ops.cast(positions, "float64") * turns  # [..., F]
+        fractions = turned - ops.round(turned)
+    angle = ops.cast(fractions, dtype) * (2.0 * math.pi)
+    return ops.sin(angle), ops.cos(angle)
 
 
 _DIGITS = 10  # a position is cut into digits of 10 bits
 
 
-def _sine_and_cosine(positions: Any, turns: np.ndarray) -> tuple[Any, Any]:
-    """Sine and cosine of 2π·positions·turns without losing large positions.
+def _turns_by_digits(positions: Any, turns: np.ndarray) -> Any:
+    """Positions · turns, less whole turns, in float32 throughout.
 
     One float32 product loses the fraction of a turn at large positions, and no
     runtime is sure to have float64. So a position is cut into 10-bit digits, the
     turns of each digit's place are reduced modulo 1 in float64 beforehand, and
     each partial product is reduced modulo 1 before they are added.
     """
-    positions = ops.cast(positions, "int32")
     total = 0.0
     for place in range(4):
         digit = (positions // 2 ** (_DIGITS * place)) % 2**_DIGITS
-        digit = ops.cast(digit, "float32")[..., None]
+        digit = ops.cast(digit, "float32")
         step = np.mod(turns * 2.0 ** (_DIGITS * place), 1.0)
         # The step again in two parts, the first exact in a product with a digit.
         high = np.round(step * 2**13) / 2**13
         for part in (high, step - high):
             product = digit * ops.convert_to_tensor(part.astype("float32"))
             total = total + (product - ops.round(product))
-    angle = (total - ops.round(total)) * (2.0 * math.pi)
-    return ops.sin(angle), ops.cos(angle)
+    return total - ops.round(total)  # [..., F]
+
+
+def distances(query_positions: Any, key_positions: Any) -> Any:
+    """How far each key stands ahead of each query; negative is behind.
+
+    Args:
+        query_positions: Int `[T]` or `[B, T]`.
+        key_positions: Int `[S]` or `[B, S]`.
+
+    Returns:
+        Int32 `[B or 1, T, S]`.
+    """
+    queries = ops.expand_dims(ops.cast(query_positions, "int32"), axis=-1)
+    keys = ops.expand_dims(ops.cast(key_positions, "int32"), axis=-2)
+    ahead = keys - queries
+    return ahead[None] if len(ahead.shape) == 2 else ahead  # [B or 1, T, S]
 
 
 def check_layout(layout: str) -> str:

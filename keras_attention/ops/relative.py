@@ -1,0 +1,170 @@
+"""Positions that enter attention as the difference of two: ALiBi, T5, Shaw."""
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_attention.ops.attend import score_dtype
+
+
+def alibi_slopes(num_heads: int, *, max_bias: float = 8.0) -> np.ndarray:
+    """The slope of each head's bias, float64 `[N]`.
+
+    For N a power of two these are the first N powers of 2^(−max_bias / N). Otherwise
+    the slopes of the next smaller power of two come first, then every other slope of
+    twice that many heads, as in the authors' code.
+
+    Args:
+        num_heads: N.
+        max_bias: Minus log2 of the smallest slope.
+
+    Reference: Press et al., "Train Short, Test Long", 2021 (arXiv:2108.12409).
+    """
+    largest = 2 ** int(math.log2(num_heads))
+
+    def powers(count):
+        return 2.0 ** (-max_bias * np.arange(1, count + 1) / count)
+
+    between = powers(2 * largest)[0::2][: num_heads - largest]
+    return np.concatenate([powers(largest), between])
+
+
+def alibi_bias(
+    distance: Any, slopes: np.ndarray, *, symmetric: bool = False, dtype: str
+) -> Any:
+    """Minus slope · distance for keys behind the query.
+
+    Args:
+        distance: Int `[B or 1, T, S]`, of each key ahead of each query.
+        slopes: Float64 `[N]`.
+        symmetric: Whether keys ahead count like keys behind; else their bias is 0.
+        dtype: Of the result, float32 or float64.
+
+    Returns:
+        `[B or 1, N, T, S]`.
+    """
+    away = -ops.abs(distance) if symmetric else ops.minimum(distance, 0)
+    slopes = ops.convert_to_tensor(slopes.astype(dtype)[:, None, None])
+    return ops.cast(away, dtype)[:, None] * slopes  # [B or 1, N, T, S]
+
+
+def t5_buckets(
+    num_buckets: int, max_distance: int, *, bidirectional: bool = True
+) -> np.ndarray:
+    """The bucket of each distance from −max_distance to max_distance.
+
+    Small distances have a bucket each, larger ones share buckets of equal logarithmic
+    width. All beyond `max_distance` are in the bucket of `max_distance`.
+
+    The logarithm is in float32 as in T5's code. That, and not the exact quotient,
+    is what checkpoints were trained with; for T5's own settings both are the same at
+    every distance.
+
+    Args:
+        num_buckets: Number of buckets, for both directions together.
+        max_distance: Distance from which on all share one bucket.
+        bidirectional: Whether keys ahead have buckets of their own, the upper half;
+            else they share the bucket of distance 0.
+
+    Returns:
+        Int32 `[2 · max_distance + 1]`.
+
+    Reference: Raffel et al., "T5", 2019 (arXiv:1910.10683).
+    """
+    distance = np.arange(-max_distance, max_distance + 1)
+    behind = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
+    count = num_buckets // 2 if bidirectional else num_buckets
+    exact = count // 2
+    # float64 in between: float32 logarithms of different machines differ.
+    shares = np.maximum(behind, exact).astype("float32") / np.float32(exact)
+    powers = np.log(shares.astype("float64")).astype("float32")
+    powers = powers / np.float32(math.log(max_distance / exact))
+    coarse = exact + (powers * np.float32(count - exact)).astype("int32")
+    bucket = np.where(behind < exact, behind, np.minimum(coarse, count - 1))
+    if bidirectional:
+        bucket = bucket + count * (distance > 0)
+    return bucket.astype("int32")
+
+
+def bias_by_distance(table: Any, distance: Any) -> Any:
+    """A number for each head and distance.
+
+    Args:
+        table: Float `[2k + 1, N]`: a row a distance from −k to k.
+        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+
+    Returns:
+        `[B or 1, N, T, S]`.
+    """
+    rows = ops.take(table, _row(distance, table), axis=0)  # [B or 1, T, S, N]
+    return ops.transpose(rows, (0, 3, 1, 2))  # [B or 1, N, T, S]
+
+
+def relative_scores(query: Any, table: Any, distance: Any) -> Any:
+    """Products q · a, where a is the representation of the distance of the key.
+
+    Each query is multiplied with the 2k + 1 representations, not with one a key.
+
+    Args:
+        query: `[B, T, N * H]`, heads side by side.
+        table: `[2k + 1, H]`: a row a distance from −k to k, for all heads.
+        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+
+    Returns:
+        `[B, N, T, S]`, float32 or float64.
+
+    Reference: Shaw et al., 2018 (arXiv:1803.02155), equation 4.
+    """
+    dtype = score_dtype(query, table)
+    batch, length = ops.shape(query)[:2]
+    size = table.shape[-1]
+    query = ops.reshape(query, (batch, length, query.shape[-1] // size, size))
+    vectors = ops.transpose(ops.cast(table, dtype))  # [H, 2k + 1]
+    products = ops.matmul(ops.cast(query, dtype), vectors)  # [B, T, N, 2k + 1]
+    products = ops.transpose(products, (0, 2, 1, 3))  # [B, N, T, 2k + 1]
+    return _pick(products, _row(distance, table))  # [B, N, T, S]
+
+
+def relative_values(weights: Any, table: Any, distance: Any) -> Any:
+    """Representations of the distances, summed with the weights of their keys.
+
+    Args:
+        weights: `[B, N, T, S]`.
+        table: `[2k + 1, V]`: a row a distance from −k to k, for all heads.
+        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+
+    Returns:
+        `[B, T, N * V]` in the dtype of `weights`.
+
+    Reference: Shaw et al., 2018 (arXiv:1803.02155), equation 3.
+    """
+    batch, _, length, _ = ops.shape(weights)
+    rows = ops.arange(table.shape[0], dtype="int32")
+    at_distance = _row(distance, table)[..., None] == rows  # [B or 1, T, S, 2k + 1]
+    weights = ops.transpose(weights, (0, 2, 1, 3))  # [B, T, N, S]
+    # Products with 0 and 1: a sum by index is slower, or no operator in ONNX.
+    sums = ops.matmul(weights, ops.cast(at_distance, weights.dtype))
+    context = ops.matmul(sums, ops.cast(table, weights.dtype))  # [B, T, N, V]
+    return ops.reshape(context, (batch, length, weights.shape[2] * table.shape[-1]))
+
+
+def _row(distance, table):
+    """The row of a table `[2k + 1, ...]` for each distance."""
+    reach = table.shape[0] // 2
+    return ops.clip(distance, -reach, reach) + reach
+
+
+def _pick(products, rows):
+    """`products[b, n, t, rows[b, t, s]]`: `[B, N, T, D]`, `[B or 1, T, S]`."""
+    batch, heads, length, size = ops.shape(products)
+    rows = rows + ops.arange(length, dtype="int32")[:, None] * size  # in T · D
+    if rows.shape[0] == 1:  # the same for all rows and heads
+        products = ops.reshape(products, (batch * heads, length * size))
+        picked = ops.take(products, rows[0], axis=1)  # [B * N, T, S]
+        return ops.reshape(picked, (batch, heads, length, ops.shape(rows)[2]))
+    starts = ops.arange(batch * heads, dtype="int32") * (length * size)
+    starts = ops.reshape(starts, (batch, heads, 1, 1))
+    picks = starts + rows[:, None]  # [B, N, T, S]
+    return ops.take(ops.reshape(products, (-1,)), picks, axis=0)  # [B, N, T, S]
