@@ -14,21 +14,36 @@ __version__ = "0.1.0"
 # for type checkers; tests/public_api_test.py compares the two.
 _DEFINED_IN = {
     "AdditiveAttention": "layers.additive_attention",
+    "AlibiBias": "layers.alibi_bias",
+    "AttentionCell": "layers.attention_cell",
+    "AttentionRNN": "layers.attention_rnn",
     "BertEncoder": "models.bert",
+    "BigBirdAttention": "layers.big_bird_attention",
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
     "FeedForward": "layers.feed_forward",
+    "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
     "GlobalAttention": "layers.global_attention",
     "KVCache": "ops.cache",
     "LocalAttention": "layers.local_attention",
+    "LongformerAttention": "layers.longformer_attention",
+    "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
     "PositionEmbedding": "layers.position_embedding",
+    "RelativePositionBias": "layers.relative_position_bias",
+    "RelativePositionRepresentation": "layers.relative_position_representation",
+    "RollingKVCache": "ops.cache_rolling",
+    "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "models.sentence_encoder",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
+    "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
     "WordPieceTokenizer": "text.wordpiece",
+    "assert_causal": "testing.assertions",
+    "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
+    "coverage_loss": "ops.coverage",
     "export_model": "export.api",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
@@ -53,6 +68,12 @@ if TYPE_CHECKING:
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,
     )
+    from keras_attention.layers.alibi_bias import AlibiBias as AlibiBias
+    from keras_attention.layers.attention_cell import AttentionCell as AttentionCell
+    from keras_attention.layers.attention_rnn import AttentionRNN as AttentionRNN
+    from keras_attention.layers.big_bird_attention import (
+        BigBirdAttention as BigBirdAttention,
+    )
     from keras_attention.layers.dot_product_attention import (
         DotProductAttention as DotProductAttention,
     )
@@ -61,14 +82,32 @@ if TYPE_CHECKING:
         GlobalAttention as GlobalAttention,
     )
     from keras_attention.layers.local_attention import LocalAttention as LocalAttention
+    from keras_attention.layers.longformer_attention import (
+        LongformerAttention as LongformerAttention,
+    )
+    from keras_attention.layers.monotonic_attention import (
+        MonotonicAttention as MonotonicAttention,
+    )
     from keras_attention.layers.multi_head_attention import (
         MultiHeadAttention as MultiHeadAttention,
     )
     from keras_attention.layers.position_embedding import (
         PositionEmbedding as PositionEmbedding,
     )
+    from keras_attention.layers.relative_position_bias import (
+        RelativePositionBias as RelativePositionBias,
+    )
+    from keras_attention.layers.relative_position_representation import (
+        RelativePositionRepresentation as RelativePositionRepresentation,
+    )
+    from keras_attention.layers.rotary_embedding import (
+        RotaryEmbedding as RotaryEmbedding,
+    )
     from keras_attention.layers.sinusoidal_encoding import (
         SinusoidalEncoding as SinusoidalEncoding,
+    )
+    from keras_attention.layers.sinusoidal_encoding_2d import (
+        SinusoidalEncoding2D as SinusoidalEncoding2D,
     )
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
@@ -78,6 +117,13 @@ if TYPE_CHECKING:
     )
     from keras_attention.ops import masks as masks
     from keras_attention.ops.cache import KVCache as KVCache
+    from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
+    from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
+    from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.testing.assertions import assert_causal as assert_causal
+    from keras_attention.testing.assertions import (
+        assert_padding_invariant as assert_padding_invariant,
+    )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
     from keras_attention.weights.pretrained import from_pretrained as from_pretrained
     from keras_attention.weights.pretrained import save_pretrained as save_pretrained

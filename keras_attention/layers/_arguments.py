@@ -1,7 +1,6 @@
-"""What callers hand to an attention layer: unpacked, checked, combined.
+"""What callers hand to an attention layer: unpacked and checked.
 
-Every way a mask can arrive, and everything a user can get wrong, is handled here and
-only here.
+Everything a user can get wrong is handled here; `_visibility.py` combines the masks.
 """
 
 from typing import Any
@@ -10,8 +9,8 @@ import keras
 from keras import ops
 
 from keras_attention.ops import masks
-from keras_attention.ops.cache import KVCache
-from keras_attention.ops.positions import first_positions, standardize_positions
+from keras_attention.ops.cache_base import Cache
+from keras_attention.ops.positions import standardize_positions
 from keras_attention.ops.shapes import describe, differ
 
 
@@ -34,7 +33,7 @@ _VALUE_MISSING = (
 )
 
 
-def unpack(query, value, key, *, query_mask, value_mask, key_mask, name):
+def unpack(query, value, key, *, query_mask, value_mask, key_mask, name, mask=None):
     """Brings both call forms to one and finds every padding mask.
 
     Keras hands over the mask it carries on a tensor only where that argument's
@@ -44,15 +43,15 @@ def unpack(query, value, key, *, query_mask, value_mask, key_mask, name):
         `query, value, key, query_mask, key_mask, key_mask`; the last two are one:
         a key is visible if neither its key nor its value is padding.
     """
-    if isinstance(query, list | tuple):
-        if value is not None or len(query) not in (2, 3):
-            raise ValueError(_VALUE_MISSING.format(f"{len(query)} tensors in a list"))
-        query, value, key = (*query, None)[:3]
-        given = query_mask if isinstance(query_mask, list | tuple) else [query_mask]
-        listed = (*given, None, None)[:3]
-        query_mask = listed[0]
-        value_mask = listed[1] if value_mask is None else value_mask
-        key_mask = listed[2] if key_mask is None else key_mask
+    (query, value, key), (query_mask, value_mask, key_mask) = separate(
+        query,
+        value,
+        key,
+        mask=mask,
+        query_mask=query_mask,
+        value_mask=value_mask,
+        key_mask=key_mask,
+    )
     if value is None:
         raise ValueError(_VALUE_MISSING.format("value=None"))
     other_key = key is not None and key is not value
@@ -63,6 +62,52 @@ def unpack(query, value, key, *, query_mask, value_mask, key_mask, name):
     if other_key or key_mask is not None:
         value_mask = _both(value_mask, _padding_mask(key, key_mask, "key"))
     return query, value, key, query_mask, value_mask, value_mask
+
+
+def separate(query, value, key, *, query_mask, value_mask, key_mask, mask=None):
+    """The call forms `(query, value, key)` and `([query, value, key])` as one.
+
+    Args:
+        query: The query, or a list of two or three inputs.
+        value: The value, or `None` with a list.
+        key: The key or `None`.
+        query_mask: The query's padding mask, or a list of such masks with a list.
+        value_mask: The value's, or `None`.
+        key_mask: The key's, or `None`.
+        mask: A list of masks in the order of the inputs, as layers of Keras take it.
+
+    Returns:
+        `((query, value, key), (query_mask, value_mask, key_mask))`.
+    """
+    given = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask}
+    if isinstance(query, list | tuple):
+        if value is not None or len(query) not in (2, 3):
+            raise ValueError(_VALUE_MISSING.format(f"{len(query)} tensors in a list"))
+        query, value, key = (*query, None)[:3]
+        if isinstance(query_mask, list | tuple):
+            given = _join_listed(query_mask, {**given, "query_mask": None})
+    if mask is not None and value is not None:
+        if not isinstance(mask, list | tuple) or len(mask) not in (2, 3):
+            received = describe(mask) if hasattr(mask, "shape") else repr(mask)
+            raise ValueError(
+                "`mask` must be a list of padding masks, `[query_mask, value_mask]` or "
+                "`[query_mask, value_mask, key_mask]`. A mask of who may look at what "
+                f"is passed as `attention_mask=`. Received: mask={received}"
+            )
+        given = _join_listed(mask, given)
+    return (query, value, key), tuple(given.values())
+
+
+def _join_listed(listed, given):
+    """Padding masks by name AND those of a list in the same order."""
+    joined = dict(given)
+    for name, mask in zip(given, listed, strict=False):
+        if given[name] is None:
+            joined[name] = mask
+        elif mask is not None and mask is not given[name]:
+            pair = (masks.require_bool(each, name) for each in (given[name], mask))
+            joined[name] = _both(*pair)
+    return joined
 
 
 def _check_inputs(query, value, key, name):
@@ -113,95 +158,7 @@ def clear_padding(tensor: Any, keep: Any) -> Any:
     return tensor if keep is None else ops.where(keep[..., None], tensor, 0)
 
 
-def combine_masks(
-    query: Any,
-    key: Any,
-    *,
-    query_mask: Any = None,
-    key_mask: Any = None,
-    attention_mask: Any = None,
-    use_causal_mask: bool = False,
-    window: tuple[int, int] | None = None,
-    query_positions: Any = None,
-    key_positions: Any = None,
-    max_rank: int = 4,
-) -> Any:
-    """One bool mask out of everything that hides keys, or `None`.
-
-    Args:
-        query: `[B, T, ...]`.
-        key: `[B, S, ...]`.
-        query_mask: Bool `[B, T]`; padding queries see nothing.
-        key_mask: Bool `[B, S]`; padding keys are seen by nobody.
-        attention_mask: A mask of the algebra, or bool `[B, T, S]`, or
-            `[B, N, T, S]` if `max_rank` is 4.
-        use_causal_mask: Whether keys after the query are hidden.
-        window: Positions `(behind, ahead)` that stay visible.
-        query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when `None`.
-        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; likewise.
-        max_rank: 4 for layers with heads, else 3.
-
-    Returns:
-        Bool `[B, T, S]` (each axis possibly 1), or `[B, N, T, S]`.
-    """
-    algebra = masks.causal if use_causal_mask else None
-    if window is not None:
-        band = masks.window(*window)
-        algebra = band if algebra is None else algebra & band
-    if isinstance(attention_mask, masks.Mask):
-        algebra = attention_mask if algebra is None else algebra & attention_mask
-        attention_mask = None
-    mask = None
-    if algebra is not None or key_positions is not None:
-        _check_alignment(algebra, query, key, query_positions, key_positions)
-        mask = _build(algebra, query, key, query_positions, key_positions)
-    if attention_mask is not None:
-        given = _check_attention_mask(attention_mask, query, key, max_rank)
-        mask = join_masks(mask, given)
-    if key_mask is not None:
-        mask = join_masks(mask, key_mask[:, None, :])
-    if query_mask is not None:
-        mask = join_masks(mask, query_mask[:, :, None])
-    return mask
-
-
-def _build(algebra, query, key, query_positions, key_positions):
-    algebra = masks.full if algebra is None else algebra
-    if query_positions is None:
-        query_positions = first_positions(ops.shape(query)[1])
-    if key_positions is None:
-        key_positions = first_positions(ops.shape(key)[1])
-        mask = algebra.build(query_positions, key_positions)
-    else:
-        mask = algebra.visible(query_positions, key_positions)
-    return mask[None] if len(mask.shape) == 2 else mask  # [B or 1, T, S]
-
-
-def _check_alignment(algebra, query, key, query_positions, key_positions):
-    """Refuses to guess where the queries stand among keys of another length."""
-    guessing = query_positions is None and key_positions is None
-    if algebra is not None and guessing and differ(query.shape[1], key.shape[1]):
-        raise ValueError(
-            "Masks are built from positions, and with queries and keys of different "
-            "lengths the position of the first query is unknown. Pass `positions=` "
-            "or `cache=` (MultiHeadAttention), or the finished bool mask as "
-            f"`attention_mask=`. Received: query={describe(query)}, "
-            f"key={describe(key)}"
-        )
-
-
-def join_masks(left, right):
-    """AND of two masks, of which either may have a head axis."""
-    if left is None:
-        return right
-    if len(left.shape) < len(right.shape):
-        left = left[:, None]
-    elif len(right.shape) < len(left.shape):
-        right = right[:, None]
-    return left & right
-
-
-def _check_attention_mask(mask, query, key, max_rank):
+def check_attention_mask(mask, query, key, max_rank):
     shapes = "[batch, query length, key length]"
     shapes += ", or [batch, heads, query length, key length]" if max_rank > 3 else ""
     mask = masks.require_bool(mask, "attention_mask")
@@ -255,7 +212,7 @@ def _check_fits(tensor, query, key, name, shapes):
 
 
 def cached_positions(
-    cache: KVCache, positions: Any, query: Any, key: Any, keep: Any
+    cache: Cache, positions: Any, query: Any, key: Any, keep: Any
 ) -> tuple[Any, Any]:
     """Positions `[B, T]` of queries and of the keys they add to the cache.
 

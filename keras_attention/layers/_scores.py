@@ -2,9 +2,11 @@
 
 Each is a small layer called as `score(query, key)`: `[B, T, E]`, `[B, S, E']` to
 scores `[B, T, S]` in float32 (float64 for float64 inputs). Attention layers hold
-one; none of them branches on its kind.
+one; none of them branches on its kind. A score is made in two parts, so that a
+recurrent decoder does the first once: `compare(query, prepare(key))`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,37 +17,77 @@ from keras_attention.layers.projection import Projection
 from keras_attention.ops.attend import attend, dot_product_attention, score_dtype
 
 
+@dataclass(frozen=True)
+class StepInputs(AttentionInputs):
+    """What a recurrent decoder attends to in one step, T = 1.
+
+    Attributes:
+        key: `[B, S, K]`, what `Score.prepare` made of the keys.
+        positions: Number of the step, int `[B, 1]`.
+        previous: `[B, S]`, the alignment of the step before; one-hot at 0 in the
+            first.
+    """
+
+    positions: Any = None
+    previous: Any = None
+
+
 class Score(keras.layers.Layer):
     """Base of the score functions.
 
     Attributes:
         multiplies: Whether the score is a product `project(query) · project_key(key)
             · scale`, so that attention over it is dot-product attention.
+        adds: Whether a term for each key may be added to what `prepare` returns.
+
+    Args:
+        use_scale: Whether a product is multiplied by a learned scalar.
+        **kwargs: Those of `keras.layers.Layer`.
     """
 
     multiplies = False
+    adds = False
+
+    def __init__(self, *, use_scale: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.use_scale = use_scale
 
     def build(self, query_shape, key_shape):
+        if self.use_scale:
+            self.learned_scale = self.add_weight(
+                name="scale", shape=(), initializer="ones"
+            )
         self.build_weights(query_shape[-1], key_shape[-1])
         self.built = True
 
     def build_weights(self, query_size: int, key_size: int) -> None:
         """Creates the weights. None by default."""
 
-    def factors(self, query: Any, key: Any) -> tuple[Any, Any]:
-        """What is multiplied, for a score that is a product."""
-        return query, key
+    def prepare(self, key: Any) -> Any:
+        """The part of the score that does not depend on the query, `[B, S, K]`."""
+        return key
+
+    def prepare_query(self, query: Any) -> Any:
+        """The factor on the prepared key, for a score that is a product."""
+        if not self.use_scale:
+            return query
+        dtype = score_dtype(query)
+        return ops.cast(query, dtype) * ops.cast(self.learned_scale, dtype)
 
     @property
     def scale(self) -> float:
         """Factor on the product."""
         return 1.0
 
-    def call(self, query, key):
-        query, key = self.factors(query, key)
-        dtype = score_dtype(query, key)
-        query, key = ops.cast(query, dtype) * self.scale, ops.cast(key, dtype)
+    def compare(self, query: Any, prepared: Any) -> Any:
+        """Scores `[B, T, S]` of queries and prepared keys."""
+        query = self.prepare_query(query)
+        dtype = score_dtype(query, prepared)
+        query, key = ops.cast(query, dtype) * self.scale, ops.cast(prepared, dtype)
         return ops.matmul(query, ops.swapaxes(key, -2, -1))  # [B, T, S]
+
+    def call(self, query, key):
+        return self.compare(query, self.prepare(key))
 
 
 class DotScore(Score):
@@ -78,10 +120,12 @@ class CosineScore(DotScore):
             name="temperature", shape=(), initializer="ones"
         )
 
-    def factors(self, query, key):
-        dtype = score_dtype(query, key)
-        query = _normalize(ops.cast(query, dtype)) * ops.cast(self.temperature, dtype)
-        return query, _normalize(ops.cast(key, dtype))
+    def prepare(self, key):
+        return _normalize(ops.cast(key, score_dtype(key)))
+
+    def prepare_query(self, query):
+        dtype = score_dtype(query)
+        return _normalize(ops.cast(query, dtype)) * ops.cast(self.temperature, dtype)
 
 
 class GeneralScore(Score):
@@ -95,8 +139,8 @@ class GeneralScore(Score):
         )
         self.key_projection.build((None, None, key_size))
 
-    def factors(self, query, key):
-        return query, self.key_projection(key)
+    def prepare(self, key):
+        return self.key_projection(key)
 
 
 class AdditiveScore(Score):
@@ -111,6 +155,8 @@ class AdditiveScore(Score):
         use_bias: Whether b is there.
         **kwargs: Those of `keras.layers.Layer`.
     """
+
+    adds = True
 
     def __init__(self, units, *, normalize=False, use_bias=True, **kwargs):
         super().__init__(**kwargs)
@@ -135,9 +181,12 @@ class AdditiveScore(Score):
                 name="score_length", shape=(), initializer=length
             )
 
-    def call(self, query, key):
+    def prepare(self, key):
+        return self.key_projection(key)  # [B, S, U]
+
+    def compare(self, query, prepared):
         query = self.query_projection(query)[:, :, None, :]  # [B, T, 1, U]
-        key = self.key_projection(key)[:, None, :, :]  # [B, 1, S, U]
+        key = prepared[:, None, :, :]  # [B, 1, S, U]
         dtype = score_dtype(query, key)
         hidden = ops.tanh(ops.cast(query, dtype) + ops.cast(key, dtype))
         vector = ops.cast(self.score_vector, dtype)
@@ -169,16 +218,31 @@ class LocationScore(Score):
         )
         self.position_projection.build((None, None, query_size))
 
-    def call(self, query, key):
-        length = key.shape[1]
+    def prepare(self, key):
+        return key[..., :1]  # its length is all that counts
+
+    def compare(self, query, prepared):
+        length = prepared.shape[1]
         if length is not None and length > self.max_length:
             raise ValueError(
                 "The 'location' score knows max_length positions. Build the layer "
                 "with a larger `max_length` or shorten the keys. Received: "
                 f"max_length={self.max_length}, key of length {length}"
             )
-        scores = self.position_projection(query)[:, :, : ops.shape(key)[1]]
+        scores = self.position_projection(query)[:, :, : ops.shape(prepared)[1]]
         return ops.cast(scores, score_dtype(scores))  # [B, T, S]
+
+
+def scores_of(score: Score, inputs: AttentionInputs) -> Any:
+    """Scores `[B, T, S]`, before bias and mask.
+
+    Args:
+        score: The score function.
+        inputs: What to attend to.
+    """
+    if isinstance(inputs, StepInputs):
+        return score.compare(inputs.query, inputs.key)
+    return score(inputs.query, inputs.key)
 
 
 def attend_with_score(
@@ -200,14 +264,17 @@ def attend_with_score(
     """
     if not score.multiplies or weight_factor is not None:
         return attend(
-            scores=score(inputs.query, inputs.key),
+            scores=scores_of(score, inputs),
             value=inputs.value,
             mask=inputs.mask,
             bias=inputs.bias,
             weight_factor=weight_factor,
+            soft_cap=inputs.soft_cap,
             dropout=dropout,
         )
-    query, key = score.factors(inputs.query, inputs.key)
+    stepwise = isinstance(inputs, StepInputs)
+    query = score.prepare_query(inputs.query)
+    key = inputs.key if stepwise else score.prepare(inputs.key)
     mask, bias = inputs.mask, inputs.bias
     output, weights = dot_product_attention(
         query=query,
@@ -216,13 +283,21 @@ def attend_with_score(
         scale=score.scale,
         mask=None if mask is None else mask[:, None],
         bias=None if bias is None else bias[:, None],
+        soft_cap=inputs.soft_cap,
         dropout=dropout,
         return_weights=inputs.need_weights,
     )
     return output, None if weights is None else weights[:, 0]
 
 
-def make_score(kind: str, *, units: int | None, max_length: int | None, dtype: Any):
+def make_score(
+    kind: str,
+    *,
+    units: int | None,
+    max_length: int | None,
+    dtype: Any,
+    use_scale: bool = False,
+):
     """The score function of that name.
 
     Args:
@@ -231,12 +306,14 @@ def make_score(kind: str, *, units: int | None, max_length: int | None, dtype: A
         units: Hidden size of `"concat"`.
         max_length: Longest key sequence of `"location"`.
         dtype: Dtype policy.
+        use_scale: Whether a product is multiplied by a learned scalar.
     """
+    product = {"name": "score", "dtype": dtype, "use_scale": use_scale}
     makers = {
-        "dot": lambda: DotScore(name="score", dtype=dtype),
-        "scaled_dot": lambda: ScaledDotScore(name="score", dtype=dtype),
+        "dot": lambda: DotScore(**product),
+        "scaled_dot": lambda: ScaledDotScore(**product),
         "cosine": lambda: CosineScore(name="score", dtype=dtype),
-        "general": lambda: GeneralScore(name="score", dtype=dtype),
+        "general": lambda: GeneralScore(**product),
         "concat": lambda: AdditiveScore(
             units, use_bias=False, name="score", dtype=dtype
         ),

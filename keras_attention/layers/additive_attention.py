@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.layers._conversions import from_keras_additive
 from keras_attention.layers._scores import AdditiveScore, attend_with_score
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
@@ -14,7 +15,8 @@ class AdditiveAttention(AttentionLayer):
 
     Use it between an encoder and a recurrent decoder, or wherever queries and keys
     live in different spaces or sizes. Unlike `keras.layers.AdditiveAttention`, which
-    learns v only, it is the alignment model of the paper.
+    learns v only, it is the alignment model of the paper; `from_keras` begins with
+    the numbers of that layer.
 
     Reference: Bahdanau et al., "Neural Machine Translation by Jointly Learning to
     Align and Translate", 2014 (arXiv:1409.0473); `normalize` is the weight
@@ -37,6 +39,8 @@ class AdditiveAttention(AttentionLayer):
         attention_bias: Float `[B, T, S]`, added to the scores.
         use_causal_mask: Whether keys after the query are hidden.
         return_attention_scores: Whether the weights are returned too.
+        mask: A list `[query_mask, value_mask]`, as layers of Keras take it; a third
+            is the key's.
         training: Whether dropout is active.
 
     Returns:
@@ -69,6 +73,23 @@ class AdditiveAttention(AttentionLayer):
         self._score = AdditiveScore(
             units, normalize=normalize, name="score", dtype=self.dtype_policy
         )
+
+    @classmethod
+    def from_keras(cls, layer: Any) -> "AdditiveAttention":
+        """An attention that gives the numbers of a layer of Keras.
+
+        Keras adds queries and keys as they are: W and U begin as the identity, b as 0
+        and v as Keras' scale. All of them can be trained, so that training goes on
+        with the model of the paper.
+
+        Args:
+            layer: A built `keras.layers.AdditiveAttention`, or a
+                `keras.layers.Attention` with `score_mode="concat"`.
+
+        Raises:
+            ValueError: If `layer` is something else.
+        """
+        return from_keras_additive(cls, layer)
 
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:

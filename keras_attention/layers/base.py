@@ -14,11 +14,11 @@ import keras
 from keras_attention.layers._arguments import (
     check_bias,
     clear_padding,
-    combine_masks,
-    join_masks,
     standardize_shapes,
     unpack,
 )
+from keras_attention.layers._visibility import join_masks, visibility
+from keras_attention.layers.projection import dtype_config
 
 Observer = Callable[["AttentionLayer", Any], None]
 
@@ -49,6 +49,7 @@ class AttentionInputs:
         key_mask: Bool `[B, S]` or `None`.
         training: Whether dropout is on.
         need_weights: Whether the weights will be used.
+        soft_cap: Bound of the scores, or `None`.
     """
 
     query: Any
@@ -60,6 +61,7 @@ class AttentionInputs:
     key_mask: Any = None
     training: bool | None = None
     need_weights: bool = False
+    soft_cap: float | None = None
 
     def seeing_only(self, seen: Any) -> "AttentionInputs":
         """The same, with keys outside `seen` (bool `[B, T, S]`) hidden as well."""
@@ -72,11 +74,26 @@ class AttentionLayer(keras.layers.Layer):
     Args:
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
+        logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
+            (Gemma 2); `None` leaves them as they are.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
     """
 
-    def __init__(self, *, dropout: float = 0.0, seed: int | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        logits_soft_cap: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
+        if logits_soft_cap is not None and not logits_soft_cap > 0:
+            raise ValueError(
+                "`logits_soft_cap` bounds the scores and must be above 0, or `None`. "
+                f"Received: logits_soft_cap={logits_soft_cap}"
+            )
+        self.logits_soft_cap = logits_soft_cap
         if not 0.0 <= dropout < 1.0:
             raise ValueError(
                 "`dropout` is the share of attention weights dropped in training, "
@@ -116,18 +133,20 @@ class AttentionLayer(keras.layers.Layer):
         attention_bias=None,
         use_causal_mask=False,
         return_attention_scores=False,
+        mask=None,
         training=None,
     ):
         query, value, key, query_mask, value_mask, key_mask = unpack(
             query,
             value,
             key,
+            mask=mask,
             query_mask=query_mask,
             value_mask=value_mask,
             key_mask=key_mask,
             name=self.name,
         )
-        mask = combine_masks(
+        seen = visibility(
             query,
             key,
             query_mask=query_mask,
@@ -141,12 +160,13 @@ class AttentionLayer(keras.layers.Layer):
                 query=clear_padding(query, query_mask),
                 key=clear_padding(key, key_mask),
                 value=clear_padding(value, key_mask),
-                mask=mask,
+                mask=seen.tensor(query, key),
                 bias=check_bias(attention_bias, query, key, max_rank=3),
                 query_mask=query_mask,
                 key_mask=key_mask,
                 training=training,
                 need_weights=self.needs_weights(return_attention_scores),
+                soft_cap=self.logits_soft_cap,
             )
         )
         self.report(weights)
@@ -173,9 +193,13 @@ class AttentionLayer(keras.layers.Layer):
         return lambda weights: layer(weights, training=True)
 
     def compute_mask(self, inputs, previous_mask):
-        if isinstance(previous_mask, list | tuple):
-            return previous_mask[0]
-        return previous_mask
+        listed = isinstance(previous_mask, list | tuple)
+        mask = previous_mask[0] if listed else previous_mask
+        query = inputs[0] if isinstance(inputs, list | tuple) else inputs
+        carried = getattr(query, "_keras_mask", None)
+        return mask if mask is carried else join_masks(mask, carried)
 
     def get_config(self):
-        return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}
+        config = {"dropout": self.dropout, "seed": self.seed}
+        config["logits_soft_cap"] = self.logits_soft_cap
+        return {**super().get_config(), **config, **dtype_config(self)}

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.layers._conversions import from_keras_attention
 from keras_attention.layers._scores import attend_with_score, check_score, make_score
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
@@ -25,6 +26,8 @@ class DotProductAttention(AttentionLayer):
         score: `"scaled_dot"`: q · k / sqrt(E). `"dot"`: q · k. `"general"`: q · W k
             with a learned W, for queries and keys of different sizes. `"cosine"`:
             the cosine of q and k times a learned scale.
+        use_scale: Whether the score is multiplied by a learned scalar that begins at
+            1, as in `keras.layers.Attention`; `"cosine"` has one already.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
@@ -49,15 +52,38 @@ class DotProductAttention(AttentionLayer):
         self,
         score: str = "scaled_dot",
         *,
+        use_scale: bool = False,
         dropout: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(dropout=dropout, seed=seed, **kwargs)
-        self.score = check_score(score, SCORES)
+        self.score, self.use_scale = check_score(score, SCORES), use_scale
+        if use_scale and score == "cosine":
+            raise ValueError(
+                "The 'cosine' score has a learned scale already: leave `use_scale` "
+                f"away. Received: use_scale={use_scale}, score={score!r}"
+            )
         self._score = make_score(
-            score, units=None, max_length=None, dtype=self.dtype_policy
+            score,
+            units=None,
+            max_length=None,
+            dtype=self.dtype_policy,
+            use_scale=use_scale,
         )
+
+    @classmethod
+    def from_keras(cls, layer: Any) -> "DotProductAttention":
+        """The same attention as a layer of Keras, with a copy of its weight.
+
+        Args:
+            layer: A built `keras.layers.Attention` with `score_mode="dot"`. With
+                `"concat"` it is an `AdditiveAttention`.
+
+        Raises:
+            ValueError: If `layer` is something else.
+        """
+        return from_keras_attention(cls, layer)
 
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:
@@ -68,4 +94,5 @@ class DotProductAttention(AttentionLayer):
         return attend_with_score(self._score, inputs, dropout=dropout)
 
     def get_config(self):
-        return {**super().get_config(), "score": self.score}
+        config = {"score": self.score, "use_scale": self.use_scale}
+        return {**super().get_config(), **config}

@@ -5,7 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers._scores import (
+    StepInputs,
+    attend_with_score,
+    check_score,
+    make_score,
+)
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.layers.projection import Projection
@@ -134,7 +139,7 @@ class _Monotonic(keras.layers.Layer):
 
     def around(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         """`(visible [B, T, S], factor on the weights or None)`."""
-        queries = _token_positions(inputs.query, inputs.query_mask)
+        queries = _query_positions(inputs)
         keys = _token_positions(inputs.key, inputs.key_mask)
         distance = keys[:, None, :] - queries[:, :, None]  # [B, T, S]
         return ops.abs(distance) <= self.window, None
@@ -171,6 +176,13 @@ class _Predictive(keras.layers.Layer):
         deviation = self.window / 2.0
         factor = ops.exp(-ops.square(distance) / (2.0 * deviation**2))
         return ops.abs(distance) <= self.window, factor
+
+
+def _query_positions(inputs: AttentionInputs) -> Any:
+    """Int `[B or 1, T]`; one step of a recurrent decoder knows its number."""
+    if isinstance(inputs, StepInputs):
+        return inputs.positions
+    return _token_positions(inputs.query, inputs.query_mask)
 
 
 def _token_positions(sequence: Any, keep: Any) -> Any:

@@ -5,18 +5,25 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._arguments import (
-    cached_positions,
-    check_bias,
-    clear_padding,
-    combine_masks,
-    unpack,
+from keras_attention.layers._arguments import check_bias, clear_padding
+from keras_attention.layers._axes import axes_of, resolve_axes, standardize_axes
+from keras_attention.layers._conversions import (
+    from_keras_multi_head,
+    with_fewer_key_value_heads,
 )
-from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers._heads import Heads, place, place_in_cache
+from keras_attention.layers._multi_head_arguments import (
+    check_heads,
+    mask_heads,
+    standardize_sizes,
+    standardize_window,
+)
+from keras_attention.layers._multi_head_paths import Call, attend_over
+from keras_attention.layers._position_scheme import PositionScheme
+from keras_attention.layers._visibility import visibility
+from keras_attention.layers.base import AttentionLayer
 from keras_attention.layers.projection import Projection, fresh_initializer
-from keras_attention.ops.attend import dot_product_attention
-from keras_attention.ops.positions import standardize_positions
-from keras_attention.ops.windows import width_of, window_attention
+from keras_attention.ops.patterns import WindowPattern
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -38,17 +45,34 @@ class MultiHeadAttention(AttentionLayer):
         num_key_value_heads: Number of key/value heads, a divisor of `num_heads`,
             each shared by a group of query heads; `num_heads` when `None`.
         sliding_window: An int w keeps keys with |i - j| < w, as in Keras; a pair
-            keeps that many keys `(behind, ahead)`.
+            keeps that many keys `(behind, ahead)`. Long sequences that attend to
+            themselves are then computed in blocks, in time T · window.
+        position: How positions enter: a `RotaryEmbedding`, `AlibiBias`,
+            `RelativePositionBias` or `RelativePositionRepresentation`.
+        talking_heads: Whether heads mix their scores and their weights (Shazeer et
+            al., 2020, arXiv:2003.02436); begins as no mixing at all.
+        use_gate: Whether a sigmoid of the query scales each feature of the heads'
+            outputs (Qiu et al., 2025, arXiv:2505.06708), as in Keras.
+        chunked: Whether attention is computed in chunks that never hold all T · S
+            scores, with the same numbers; chosen by size when `None`.
         dropout: Rate of dropout on the attention weights.
+        logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
+            (Gemma 2); `None` leaves them as they are.
         use_bias: Whether the projections have biases.
-        output_shape: Size of the output; the query's size when `None`.
-        kernel_initializer: Of the projections' kernels.
-        bias_initializer: Of their biases.
+        output_shape: Size of the output, or a tuple of sizes; the query's size when
+            `None`.
+        attention_axes: Axes of images and videos `[B, ..., E]` that attention runs
+            over, an int or a tuple; all but batch and features when `None`.
+        kernel_initializer, bias_initializer: Of the projections' weights.
+        kernel_regularizer, bias_regularizer: Likewise.
+        activity_regularizer: Of what each projection returns.
+        kernel_constraint, bias_constraint: Likewise.
         seed: Seed of the dropout.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`.
+        query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`. In
+            images and videos `[B, ..., E]`, T and S below are all attention axes.
         value: `[B, S, E']`.
         key: `[B, S, E'']`; `value` when not given.
         query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at real
@@ -63,11 +87,14 @@ class MultiHeadAttention(AttentionLayer):
         positions: Int `[T]` or `[B, T]`, the queries' positions, and the keys' if
             there are as many and there is no cache; they continue the
             cache, or start at 0, when not given.
+        head_mask: Float `[N]` or `[B, N]`: what each head's weights are multiplied
+            by, so that 0 switches a head off.
         training: Whether dropout is active.
 
     Returns:
         The output `[B, T, output_shape]`; then, each only if asked for, the weights
-        `[B, N, T, S]` and the new cache.
+        `[B, N, T, S]` and the new cache. Axes of an image that attention does not run
+        over stand behind B, in masks too.
 
     Example:
     >>> layer = ka.MultiHeadAttention(num_heads=4, key_dim=8, num_key_value_heads=2)
@@ -87,85 +114,112 @@ class MultiHeadAttention(AttentionLayer):
         *,
         num_key_value_heads: int | None = None,
         sliding_window: int | tuple[int, int] | None = None,
+        position: PositionScheme | None = None,
+        talking_heads: bool = False,
+        use_gate: bool = False,
+        chunked: bool | None = None,
         dropout: float = 0.0,
+        logits_soft_cap: float | None = None,
         use_bias: bool = True,
-        output_shape: int | None = None,
+        output_shape: int | tuple[int, ...] | None = None,
+        attention_axes: int | tuple[int, ...] | None = None,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(dropout=dropout, seed=seed, **kwargs)
-        self.num_heads = num_heads
-        self.key_dim = key_dim
+        soft_cap = {"logits_soft_cap": logits_soft_cap}
+        super().__init__(dropout=dropout, seed=seed, **soft_cap, **kwargs)
+        self.num_heads, self.key_dim = num_heads, key_dim
         self.value_dim = value_dim or key_dim
         self.num_key_value_heads = num_key_value_heads or num_heads
         # JSON has no tuples: a loaded layer says what the saved one said.
         pair = isinstance(sliding_window, list)
         self.sliding_window = tuple(sliding_window) if pair else sliding_window
+        self.position = position
+        self.talking_heads, self.use_gate = talking_heads, use_gate
+        self.chunked = chunked
         self.use_bias = use_bias
-        self.output_size = output_shape
+        self.output_sizes = standardize_sizes(output_shape)
+        self.attention_axes = standardize_axes(attention_axes)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self._window = _standardize_window(sliding_window)
-        _check_heads(num_heads, self.num_key_value_heads, key_dim)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        # Not `activity_regularizer`: Keras would apply that to the layer's results too.
+        self.projection_regularizer = keras.regularizers.get(activity_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        check_heads(num_heads, self.num_key_value_heads, key_dim)
+        window = standardize_window(sliding_window)
+        self.pattern = None if window is None else WindowPattern(*window)
 
     @classmethod
     def from_keras(cls, layer: Any) -> "MultiHeadAttention":
-        """The same attention as a `keras.layers.MultiHeadAttention`.
+        """The same attention as a layer of Keras, with copies of its weights.
 
         Args:
-            layer: A built `keras.layers.MultiHeadAttention`.
-
-        Returns:
-            A built layer with copies of its weights.
+            layer: A built `keras.layers.MultiHeadAttention` or `GroupQueryAttention`.
 
         Raises:
-            ValueError: If `layer` uses something this class does not have.
+            ValueError: If `layer` is something else, or has options we lack.
         """
-        config = layer.get_config()
-        taken = {"num_heads", "key_dim", "value_dim", "dropout", "use_bias", "seed"}
-        taken |= {"sliding_window", "kernel_initializer", "bias_initializer"}
-        taken |= {"name", "trainable", "dtype", "output_shape"}
-        ignored = {"query_shape", "key_shape", "value_shape", "flash_attention"}
-        ignored |= (
-            {"attention_axes"} if layer._attention_axes in (None, (1,)) else set()
-        )
-        unknown = {k for k, v in config.items() if v} - taken - ignored
-        if (
-            isinstance(config["output_shape"], tuple)
-            and len(config["output_shape"]) > 1
-        ):
-            unknown.add("output_shape")
-        if unknown or not layer.built:
-            raise ValueError(
-                "`from_keras` needs a built keras.layers.MultiHeadAttention without "
-                "options this class lacks (regularizers, constraints, gates, other "
-                f"attention axes). Received: built={layer.built}, "
-                f"not supported: {sorted(unknown)}"
-            )
-        size = config["output_shape"]  # Keras keeps an int in a tuple
-        config["output_shape"] = size[0] if isinstance(size, list | tuple) else size
-        ours = cls(**{name: config[name] for name in taken & set(config)})
-        projections = (layer.query_dense, layer.value_dense, layer.key_dense)
-        ours.build(*((None, None, each.kernel.shape[0]) for each in projections))
-        ours.set_weights(layer.get_weights())
-        return ours
+        return from_keras_multi_head(cls, layer)
+
+    def to_grouped(self, num_key_value_heads: int) -> "MultiHeadAttention":
+        """A copy in which groups of query heads share the mean of their keys' heads.
+
+        A trained layer becomes a grouped one, to be trained a little more.
+
+        Reference: Ainslie et al., 2023 (arXiv:2305.13245), section 2.1.
+
+        Args:
+            num_key_value_heads: A divisor of this layer's number of key/value heads.
+
+        Example:
+        >>> layer = ka.MultiHeadAttention(num_heads=4, key_dim=8)
+        >>> layer.build((None, None, 32), (None, None, 32))
+        >>> tuple(layer.to_grouped(2).key_projection.kernel.shape)
+        (32, 2, 8)
+        """
+        return with_fewer_key_value_heads(self, num_key_value_heads)
 
     def build_weights(self, query_shape, value_shape, key_shape):
+        resolve_axes(self.attention_axes, len(query_shape))
         heads, groups = self.num_heads, self.num_key_value_heads
+        # In the order of Keras' layer, so that its weights are taken over as a list.
         self.query_projection = self._projection("query", (heads, self.key_dim))
         self.key_projection = self._projection("key", (groups, self.key_dim))
+        self.gate_projection = None
+        if self.use_gate:
+            self.gate_projection = self._projection(
+                "gate", (heads, self.value_dim), activation="sigmoid"
+            )
+            self.gate_projection.build(query_shape)
         self.value_projection = self._projection("value", (groups, self.value_dim))
         self.output_projection = self._projection(
             "attention_output",
-            (self.output_size or query_shape[-1],),
+            self.output_sizes or (query_shape[-1],),
             input_axes=(heads, self.value_dim),
         )
         self.query_projection.build(query_shape)
         self.key_projection.build(key_shape)
         self.value_projection.build(value_shape)
         self.output_projection.build((None, None, heads * self.value_dim))
+        if self.position is not None and not self.position.built:
+            self.position.build((None, None, heads, self.key_dim))
+        self.mixing = None
+        if self.talking_heads:
+            shape = {"shape": (heads, heads), "initializer": "identity"}
+            self.mixing = (
+                self.add_weight(name="mix_scores", **shape),
+                self.add_weight(name="mix_weights", **shape),
+            )
 
     def _projection(self, name, output_axes, **kwargs):
         return Projection(
@@ -173,6 +227,11 @@ class MultiHeadAttention(AttentionLayer):
             use_bias=self.use_bias,
             kernel_initializer=fresh_initializer(self.kernel_initializer),
             bias_initializer=fresh_initializer(self.bias_initializer),
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            activity_regularizer=self.projection_regularizer,
+            kernel_constraint=self.kernel_constraint,
+            bias_constraint=self.bias_constraint,
             name=name,
             dtype=self.dtype_policy,
             **kwargs,
@@ -193,9 +252,12 @@ class MultiHeadAttention(AttentionLayer):
         return_attention_scores=False,
         cache=None,
         positions=None,
+        head_mask=None,
         training=None,
     ):
-        query, value, key, query_mask, value_mask, key_mask = unpack(
+        axes = axes_of(self.attention_axes, query, value, key)
+        axes.check(cache=cache, positions=positions)
+        query, value, key, query_mask, _, key_mask = axes.unpack(
             query,
             value,
             key,
@@ -204,153 +266,120 @@ class MultiHeadAttention(AttentionLayer):
             key_mask=key_mask,
             name=self.name,
         )
-        query_heads = self.query_projection(clear_padding(query, query_mask))
-        key_heads = self.key_projection(clear_padding(key, key_mask))
-        value_heads = self.value_projection(clear_padding(value, value_mask))
-        everything = (attention_mask, attention_bias, cache, positions)
-        dense = return_attention_scores or any(x is not None for x in everything)
-        window = _self_window(self._window, query, key, use_causal_mask)
-        if window is not None and not self.needs_weights(dense):
-            return self._attend_by_blocks(
-                (query_heads, key_heads, value_heads),
-                window,
-                query_mask=query_mask,
-                key_mask=key_mask,
-                training=training,
+        query = clear_padding(query, query_mask)
+        heads = self._project(query, key, value, key_mask)
+        where = {"scheme": self.position, "positions": positions}
+        where["inputs"] = (query, key)
+        if cache is None:
+            heads = place(heads, **where)
+        else:
+            heads, cache = place_in_cache(
+                heads, cache=cache, key_mask=key_mask, **where
             )
-        key_positions = None
-        if cache is not None:
-            positions, new = cached_positions(cache, positions, query, key, key_mask)
-            cache = cache.append(key=key_heads, value=value_heads, positions=new)
-            key_heads, value_heads, key_positions = cache
             key_mask = None  # the cache's positions say which slots are empty
-        elif positions is not None:
-            positions = standardize_positions(positions, length=None)
-            key_positions = _same_positions(positions, query, key)
-        mask = combine_masks(
+        seen = visibility(
             query,
-            key_heads,
+            heads.key,
+            patterns=(_pattern_mask(self.pattern, use_causal_mask), heads.mask),
             query_mask=query_mask,
             key_mask=key_mask,
-            attention_mask=attention_mask,
+            attention_mask=axes.fold_mask(attention_mask, "attention_mask"),
             use_causal_mask=use_causal_mask,
-            window=self._window,
-            query_positions=positions,
-            key_positions=key_positions,
+            query_positions=heads.query_positions,
+            key_positions=heads.key_positions,
         )
-        output, weights = self.attend_to(
-            AttentionInputs(
-                query=query_heads,
-                key=key_heads,
-                value=value_heads,
-                mask=_with_heads(mask),
-                bias=_with_heads(check_bias(attention_bias, query, key_heads)),
-                training=training,
-                need_weights=self.needs_weights(return_attention_scores),
-            )
+        call = Call(
+            heads=heads,
+            seen=seen,
+            bias=check_bias(
+                axes.fold_mask(attention_bias, "attention_bias"), query, heads.key
+            ),
+            causal=use_causal_mask,
+            of_itself=_of_itself(query, key, attention_mask, cache, positions),
+            dropout=self.active_dropout(training),
+            need_weights=self.needs_weights(return_attention_scores),
         )
+        inputs = {"query": query, "key": key, "value": value}
+        context, weights = self.attend_heads(call, **inputs, cached=cache is not None)
+        if head_mask is not None:
+            head_mask = axes.fold_head_mask(head_mask)
+            context, weights = mask_heads(head_mask, self.num_heads, context, weights)
+        weights = axes.unfold_weights(weights)
         self.report(weights)
-        results = [output]
+        results = [axes.unfold(self._leave(query, context))]
         results += [weights] if return_attention_scores else []
         results += [cache] if cache is not None else []
         return results[0] if len(results) == 1 else tuple(results)
 
-    def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
-        output, weights = dot_product_attention(
-            query=inputs.query,
-            key=inputs.key,
-            value=inputs.value,
-            num_heads=self.num_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            scale=self.key_dim**-0.5,
-            mask=inputs.mask,
-            bias=inputs.bias,
-            dropout=self.active_dropout(inputs.training),
-            return_weights=inputs.need_weights,
+    def _project(self, query, key, value, key_mask):
+        return Heads(
+            query=self.query_projection(query),  # [B, T, N * H]
+            key=self.key_projection(clear_padding(key, key_mask)),  # [B, S, K * H]
+            value=self.value_projection(clear_padding(value, key_mask)),
         )
-        return self.output_projection(output), weights
 
-    def _attend_by_blocks(self, heads, window, *, query_mask, key_mask, training):
-        query, key, value = heads
-        output = window_attention(
-            query=query,
-            key=key,
-            value=value,
-            window=window,
-            num_heads=self.num_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            scale=self.key_dim**-0.5,
-            key_mask=key_mask,
-            dropout=self.active_dropout(training),
-        )
-        return self.output_projection(clear_padding(output, query_mask))
+    def attend_heads(
+        self, call: Call, *, query: Any, key: Any, value: Any, cached: bool
+    ) -> tuple[Any, Any]:
+        """What the heads return: `(context [B, T, N * V], weights or None)`.
+
+        Args:
+            call: The call, with projected heads.
+            query: What the heads were projected from, `[B, T, E]`.
+            key: `[B, S, E'']`; what stands at padding is not cleared.
+            value: `[B, S, E']`; likewise.
+            cached: Whether the heads hold tokens of a cache.
+        """
+        return attend_over(self, call)
+
+    def _leave(self, query, context):
+        """From the heads' outputs `[B, T, N * V]` to the layer's."""
+        if self.gate_projection is not None:
+            context = context * self.gate_projection(query)
+        output = self.output_projection(context)  # [B, T, E]
+        if self.output_sizes is None or len(self.output_sizes) == 1:
+            return output
+        return ops.reshape(output, (*ops.shape(output)[:2], *self.output_sizes))
 
     def get_config(self):
-        return {
-            **super().get_config(),
+        config = {
             "num_heads": self.num_heads,
             "key_dim": self.key_dim,
             "value_dim": self.value_dim,
             "num_key_value_heads": self.num_key_value_heads,
             "sliding_window": self.sliding_window,
+            "position": keras.saving.serialize_keras_object(self.position),
+            "talking_heads": self.talking_heads,
+            "use_gate": self.use_gate,
+            "chunked": self.chunked,
             "use_bias": self.use_bias,
-            "output_shape": self.output_size,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "output_shape": self.output_sizes,
+            "attention_axes": self.attention_axes,
+            "activity_regularizer": keras.regularizers.serialize(
+                self.projection_regularizer
+            ),
         }
+        for name in ("kernel", "bias"):
+            for module in ("initializers", "regularizers", "constraints"):
+                option = f"{name}_{module[:-1]}"
+                serialize = getattr(keras, module).serialize
+                config[option] = serialize(getattr(self, option))
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        position = keras.saving.deserialize_keras_object(config["position"])
+        return cls(**{**config, "position": position})
 
 
-def _check_heads(num_heads, num_key_value_heads, key_dim):
-    if min(num_heads, num_key_value_heads, key_dim) < 1:
-        raise ValueError(
-            "`num_heads`, `num_key_value_heads` and `key_dim` must be 1 or more. "
-            f"Received: num_heads={num_heads}, "
-            f"num_key_value_heads={num_key_value_heads}, key_dim={key_dim}"
-        )
-    if num_heads % num_key_value_heads:
-        raise ValueError(
-            "`num_heads` must be a multiple of `num_key_value_heads`: each key/value "
-            "head serves a group of query heads of one size. Received: "
-            f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
-        )
-
-
-def _standardize_window(window):
-    if window is None:
+def _pattern_mask(pattern, causal):
+    if pattern is None:
         return None
-    pair = (window - 1, window - 1) if isinstance(window, int) else tuple(window)
-    if len(pair) != 2 or min(pair) < 0:
-        raise ValueError(
-            "`sliding_window` must be an int of 1 or more (keys with |i - j| < w) or "
-            "a pair of counts `(behind, ahead)` of 0 or more. "
-            f"Received: sliding_window={window!r}"
-        )
-    return pair
+    return pattern.causal_mask if causal else pattern.mask
 
 
-def _self_window(window, query, key, use_causal_mask):
-    """The window, where attention by blocks is right and pays; else `None`.
-
-    It is right for a sequence that attends to itself, and pays from twice the keys
-    that a block scores.
-    """
+def _of_itself(query, key, *others):
+    """Whether a whole sequence attends to itself, and nothing else was passed."""
     length = query.shape[1]
     same = query is key or (length is not None and length == key.shape[1])
-    if window is None or not same:
-        return None
-    behind, ahead = window[0], 0 if use_causal_mask else window[1]
-    short = length is not None and length < 2 * width_of(behind, ahead)
-    return None if short else (behind, ahead)
-
-
-def _same_positions(positions, query, key):
-    """Keys stand where the queries stand if they are the same sequence."""
-    if query.shape[1] == key.shape[1]:
-        return positions
-    length = ops.shape(key)[1]
-    return ops.arange(length, dtype="int32")
-
-
-def _with_heads(x):
-    """Puts the head axis into a mask or bias that has none."""
-    return x[:, None] if x is not None and len(x.shape) == 3 else x
+    return same and all(other is None for other in others)

@@ -13,7 +13,7 @@ from keras_attention.ops.linear import linear
 class Projection(keras.layers.EinsumDense):
     """A linear map whose kernel may have several input or output axes.
 
-    Weights are those of `keras.layers.EinsumDense`, so LoRA, quantisation and
+    Weights are those of `keras.layers.EinsumDense`, so `enable_lora`, `quantize` and
     weights of `keras.layers.MultiHeadAttention` work unchanged; the product itself
     is one matrix product over the last axis, which every runtime does best.
 
@@ -50,37 +50,64 @@ class Projection(keras.layers.EinsumDense):
         inputs = "cd"[: len(self.input_axes or "c")]
         outputs = "efg"[: len(self.output_axes)]
         kwargs.pop("bias_axes", None)
+        # One axis of rows: Keras cannot quantise an equation with an ellipsis.
         super().__init__(
-            f"...{inputs},{inputs}{outputs}->...{outputs}",
+            f"a{inputs},{inputs}{outputs}->a{outputs}",
             output_shape=output_axes,
             bias_axes=outputs if use_bias else None,
             **kwargs,
         )
 
     def build(self, input_shape):
-        super().build(self._cut(input_shape))
+        self._check_size(input_shape)
+        if isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+            # Keras' quantised layers read name and mode of the map, not of their entry.
+            self._dtype_policy = self.dtype_policy[self.path]
+        super().build((None, *(self.input_axes or input_shape[-1:])))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def call(self, inputs, training=None):
         rows = inputs.shape[-1]
         columns = math.prod(self.output_axes)
-        self._cut(inputs.shape)
+        self._check_size(inputs.shape)
         bias = None if self.bias is None else ops.reshape(self.bias, (columns,))
         y = linear(inputs, ops.reshape(self.kernel, (rows, columns)), bias)
         return y if self.activation is None else self.activation(y)  # [..., F]
 
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantises the kernel, as `keras.layers.EinsumDense` does.
+
+        Args:
+            mode: `"int8"`, `"int4"` or `"float8"`.
+            type_check: Not used.
+            config: A `keras.quantizers.QuantizationConfig`.
+        """
+        # Keras refuses subclasses, whose `call` its own would replace. Ours is the
+        # same product, and `quantized_call` fits Keras' to our axes.
+        super().quantize(mode, type_check=False, config=config)
+
+    def quantized_call(self, inputs, training=None):
+        """What Keras calls in place of `call` once the kernel is quantised.
+
+        Args:
+            inputs: `[..., E]`.
+            training: Whether statistics of float8 are kept.
+        """
+        sizes = ops.shape(inputs)
+        rows = ops.reshape(inputs, (-1, *(self.input_axes or sizes[-1:])))
+        y = super().quantized_call(rows, training=training)  # [rows, *output_axes]
+        return ops.reshape(y, (*sizes[:-1], math.prod(self.output_axes)))
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], math.prod(self.output_axes))
 
-    def _cut(self, input_shape):
-        *outer, size = input_shape
-        axes = self.input_axes or (size,)
-        if size != math.prod(axes):
+    def _check_size(self, input_shape):
+        size = math.prod(self.input_axes or input_shape[-1:])
+        if input_shape[-1] != size:
             raise ValueError(
-                f"The last axis of the input of '{self.name}' must have size "
-                f"{math.prod(axes)}. Received: input of shape {tuple(input_shape)}"
+                f"The last axis of the input of '{self.name}' must have size {size}. "
+                f"Received: input of shape {tuple(input_shape)}"
             )
-        return (*outer, *axes)
 
     def get_config(self):
         config = super().get_config()
@@ -92,6 +119,34 @@ class Projection(keras.layers.EinsumDense):
             "input_axes": self.input_axes,
             "use_bias": self.use_bias,
         }
+
+
+def dtype_config(layer: keras.layers.Layer) -> dict[str, Any]:
+    """`{"dtype": …}` for the config of a layer that holds quantised projections.
+
+    A layer makes its projections from its own dtype policy. Keras keeps the policies
+    of quantised parts in a `DTypePolicyMap`; without one, a saved model could not be
+    loaded.
+
+    Args:
+        layer: The layer whose config it is.
+
+    Returns:
+        An empty dict where nothing is quantised.
+    """
+    quantized = {
+        part.path: part.dtype_policy
+        for part in layer._flatten_layers(include_self=False)
+        if part.quantization_mode is not None
+    }
+    if not quantized:
+        return {}
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        quantized = {**{path: policy[path] for path in policy}, **quantized}
+        policy = policy.default_policy
+    policies = keras.dtype_policies.DTypePolicyMap(policy.name, quantized)
+    return {"dtype": keras.dtype_policies.serialize(policies)}
 
 
 def fresh_initializer(initializer: Any) -> Any:

@@ -3,12 +3,14 @@
 import inspect
 import itertools
 import json
+from functools import partial
 
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
+from backends import derivatives, gradients
 from contracts.kinds import (
     BY_NAME,
     KEY,
@@ -53,6 +55,8 @@ MASKS = {"attention_mask": MASK, "query_mask": QUERY_MASK, "value_mask": KEY_MAS
 SEEN = MASK & QUERY_MASK[..., None] & KEY_MASK[:, None, :]
 BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that may look at nothing
 
+HAS_KERNEL = keras.backend.backend() == "torch"
+XLA = keras.backend.backend() != "torch"  # there a compiler of its own, not measured
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
@@ -108,6 +112,7 @@ def test_without_any_mask_they_are_too(kind):
     assert relative_error(actual_weights, weights) <= 1e-6
 
 
+@pytest.mark.tensorflow  # elsewhere Keras computes float64 in float32
 @every_kind
 def test_in_float64_they_are_exact_to_float64(kind):
     layer, inputs = kind.built(dtype="float64"), kind.inputs(dtype="float64")
@@ -120,8 +125,9 @@ def test_in_float64_they_are_exact_to_float64(kind):
 
 HALVES = {"mixed_float16": "float16", "mixed_bfloat16": ml_dtypes.bfloat16}
 # What computing, and not storing, in half precision may cost; the figures measured are
-# 9.5e-4 and 7.6e-3 (the projections round their results).
-COMPUTING = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 8e-3}
+# 9.5e-4 and, because projections round their results, 7.6e-3 on a CPU that multiplies
+# bfloat16 itself and 1.05e-2 on one that does not.
+COMPUTING = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 1.2e-2}
 
 
 @pytest.mark.parametrize("policy", HALVES)
@@ -155,14 +161,14 @@ def test_huge_inputs_stay_finite_in_half_precision(kind, policy):
 def test_weights_of_a_query_sum_to_one_or_are_all_zero(kind):
     _, weights = observed(kind, kind.built(), kind.inputs(), **MASKS)
     seen, sums = per_head(SEEN, weights), weights.sum(axis=-1)
-    assert (weights >= 0).all()
+    assert kind.mixed or (weights >= 0).all()
     assert (weights[~seen] == 0).all()
     if kind.sums_to_one and "window" not in kind.name and "local" not in kind.name:
         assert np.allclose(sums, seen.any(axis=-1), atol=1e-6)
     elif kind.sums_to_one:  # a window may leave nothing to see
         assert np.logical_or(abs(sums - 1) <= 1e-6, sums == 0).all()
-    assert (sums <= 1 + 1e-6).all()
-    assert sums.max() > 0.1
+    assert kind.mixed or (sums <= 1 + 1e-6).all()
+    assert abs(sums).max() > 0.1
 
 
 @every_kind
@@ -176,37 +182,41 @@ def test_bias_multiplies_weights_by_its_exponential(kind):
         factor = factor[:, None]
     expected = weights * factor
     assert relative_error(biased, weights) > 0.01
-    if not kind.sums_to_one:  # the Gaussian comes after the softmax
-        assert np.array_equal(biased > 0, weights > 0)
+    if not kind.sums_to_one:  # the Gaussian, or the mixing, comes after the softmax
+        assert np.array_equal(biased != 0, weights != 0)
         return
     total = expected.sum(axis=-1, keepdims=True)
     expected = np.divide(expected, total, where=total > 0, out=np.zeros_like(expected))
     assert relative_error(biased, expected) <= 1e-5
 
 
+# Outside TensorFlow Keras computes float64 in float32: the step has to be longer.
+EXACT = keras.backend.backend() == "tensorflow"
+
+
 @every_kind
 def test_gradients_are_those_of_finite_differences(kind):
-    layer, inputs = kind.built(dtype="float64"), kind.inputs(dtype="float64")
+    dtype, step, near = ("float64", 1e-6, 1e-7) if EXACT else ("float32", 3e-3, 2e-2)
+    layer, inputs = kind.built(dtype=dtype), kind.inputs(dtype=dtype)
     rng = np.random.default_rng(5)
-    inputs = [tf.Variable(x) for x in inputs]
-    moved = [*inputs, *(w.value for w in layer.trainable_weights)]
-    target = rng.normal(size=kind.call(layer, *inputs, **MASKS).shape)
+    weights = layer.trainable_weights
+    target = rng.normal(size=kind.call(layer, *inputs, **MASKS).shape).astype(dtype)
 
-    def loss():
-        return tf.reduce_sum(kind.call(layer, *inputs, **MASKS) * target)
+    def loss(*tensors):
+        output = kind.call(layer, *tensors, **MASKS)
+        return ops.sum(output * ops.convert_to_tensor(target))
 
-    with tf.GradientTape() as tape:
-        value = loss()
-    gradients = tape.gradient(value, moved, unconnected_gradients="zero")
-    directions = [rng.normal(size=x.shape) for x in moved]
-    slope = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
-    step = 1e-6
+    found = gradients(loss, inputs, weights)
+    directions = [rng.normal(size=x.shape).astype(dtype) for x in found]
+    slope = sum(np.sum(g * d) for g, d in zip(found, directions, strict=True))
+    start = [*inputs, *map(np.array, weights)]
     ends = []
-    for sign in (1, -2):
-        for x, d in zip(moved, directions, strict=True):
-            x.assign_add(sign * step * d)
-        ends.append(float(loss()))
-    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-7, abs=1e-7)
+    for sign in (1, -1):
+        moved = [x + sign * step * d for x, d in zip(start, directions, strict=True)]
+        for w, x in zip(weights, moved[len(inputs) :], strict=True):
+            w.assign(x)
+        ends.append(float(loss(*map(ops.convert_to_tensor, moved[: len(inputs)]))))
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=near, abs=near)
 
 
 # --- nothing to see, nothing leaks -------------------------------------------------
@@ -233,8 +243,11 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
                 training=training,
                 **MASKS,
             )
-            again = again[0] if return_scores else again
-            assert np.array_equal(again, output)
+            again = to_numpy(again[0] if return_scores else again)
+            assert np.array_equal(again[BLIND], output[BLIND])
+            # A kernel of the backend (ops/kernels.py) rounds in another order.
+            assert np.array_equal(again, output) or HAS_KERNEL
+            assert relative_error(again, output) <= 1e-6
 
 
 @every_kind
@@ -257,19 +270,18 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
     layer, inputs = kind.built(), kind.inputs()
     keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
 
-    def gradients(poison):
+    def found(poison):
         tensors = [
-            tf.constant(np.where(k[..., None], x, poison).astype("float32"))
+            np.where(k[..., None], x, poison).astype("float32")
             for k, x in zip(keep, inputs, strict=True)
         ]
-        weights = [w.value for w in layer.trainable_weights]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            loss = tf.reduce_sum(tf.square(kind.call(layer, *tensors, **MASKS)))
-        found = tape.gradient(loss, [*tensors, *weights], unconnected_gradients="zero")
-        return [tf.convert_to_tensor(g).numpy() for g in found]
+        return gradients(
+            lambda *x: ops.sum(ops.square(kind.call(layer, *x, **MASKS))),
+            tensors,
+            layer.trainable_weights,
+        )
 
-    clean, poisoned = gradients(0.0), gradients(np.nan)
+    clean, poisoned = found(0.0), found(np.nan)
     for left, right in zip(clean, poisoned, strict=True):
         assert np.array_equal(left, right)
     for gradient, k in zip(poisoned, keep, strict=False):
@@ -279,16 +291,16 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
 
 @every_kind
 def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
-    layer, inputs = kind.built(), [tf.constant(x) for x in kind.inputs()]
+    layer = kind.built()
     hidden = MASK & (np.arange(S) != 2)
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        output = kind.call(layer, *inputs, attention_mask=hidden)
-        loss = tf.reduce_sum(tf.square(output))
-    _, value, key = tape.gradient(loss, inputs, unconnected_gradients="zero")
-    assert (value.numpy()[:, 2] == 0).all()
-    assert (key.numpy()[:, 2] == 0).all()
-    assert abs(value).numpy().max() > 0
+
+    def loss(*tensors):
+        return ops.sum(ops.square(kind.call(layer, *tensors, attention_mask=hidden)))
+
+    _, value, key = gradients(loss, kind.inputs())
+    assert (value[:, 2] == 0).all()
+    assert (key[:, 2] == 0).all()
+    assert abs(value).max() > 0
 
 
 @every_kind
@@ -530,7 +542,8 @@ def test_the_config_holds_every_constructor_argument_through_json(kind):
     assert json.dumps(again.get_config()) == json.dumps(config)
     made_with = {**kind.make.keywords, "dropout": 0.25, "seed": 3, "name": "mine"}
     for name, value in made_with.items():
-        assert config[name] == value
+        size = value if isinstance(value, tuple) else (value,)  # of `output_shape`
+        assert config[name] in (value, size)
     assert again.dtype_policy.name == "mixed_bfloat16"
 
 
@@ -544,31 +557,25 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     for actual, wanted in zip(to_numpy(loaded(data)), expected, strict=True):
         assert np.array_equal(actual, wanted)
     rebuilt = [x for x in loaded.layers if isinstance(x, type(layer))]
-    assert rebuilt[0].get_config() == layer.get_config()
+    configs = [json.loads(json.dumps(x.get_config())) for x in (rebuilt[0], layer)]
+    assert configs[0] == configs[1]
 
 
 @every_kind
 def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
     layer = kind.built()
-    inputs = [tf.constant(x) for x in kind.inputs()]
 
-    def forward_and_back():
-        weights = [w.value for w in layer.trainable_weights]
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            output = kind.call(layer, *inputs, **MASKS)
-            loss = tf.reduce_sum(output**2)
-        return output, tape.gradient(
-            loss, [*inputs, *weights], unconnected_gradients="zero"
-        )
+    def forward(*tensors):
+        output = kind.call(layer, *tensors, **MASKS)
+        return ops.sum(output**2), output
 
-    output, gradients = forward_and_back()
-    compiled, compiled_gradients = tf.function(forward_and_back, jit_compile=True)()
+    run = partial(derivatives, forward, kind.inputs(), layer.trainable_weights)
+    output, found = run()
+    compiled, compiled_gradients = run(compiled=True)
     assert relative_error(compiled, output) <= 1e-6
-    for actual, expected in zip(compiled_gradients, gradients, strict=True):
-        assert abs(actual - expected).numpy().max() <= 2e-6 * max(
-            abs(g).numpy().max() for g in gradients
-        )
+    largest = max(abs(gradient).max() for gradient in found)
+    for actual, expected in zip(compiled_gradients, found, strict=True):
+        assert abs(actual - expected).max() <= 2e-6 * largest
 
 
 @pytest.mark.parametrize("family", ["dot", "global", "local", "additive", "multi"])
@@ -585,7 +592,7 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
         for kind, layer in zip(kinds, layers, strict=True)
     ]
     model = keras.Model([*inputs, mask], keras.layers.Concatenate()(outputs))
-    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=True)
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=XLA)
     rng = np.random.default_rng(1)
     data = [rng.normal(size=(B, *x.shape[1:])).astype("float32") for x in inputs]
     target = rng.normal(size=(B, *model.output_shape[1:]))
@@ -602,7 +609,7 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
 def test_the_list_holds_every_constructor_choice():
     layers = {name.split("-")[0] for name in BY_NAME}
     assert layers == {"additive", "dot", "global", "local", "multi"}
-    assert len(BY_NAME) == len(KINDS) == 24
+    assert len(BY_NAME) == len(KINDS)
     sizes = (B, T, S, QUERY, KEY, VALUE, UNITS)
     assert len(set(sizes)) == len(sizes)
     assert ops.shape(KINDS[0].inputs()[0]) == (B, T, QUERY)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import keras
 import numpy as np
 import oracle
+import position_oracle
+from backends import to_numpy
 
 import keras_attention as ka
 
@@ -27,6 +28,10 @@ class Kind:
     by_content: bool = True  # moving keys moves nothing but their weights
     needs_positions: bool = False  # a window, which lengths alone do not place
     size: int | None = None  # of the output; VALUE when None
+    multi_head: bool = False
+    cached: bool = False  # takes a cache
+    absolute: bool = False  # it matters where position 0 is
+    mixed: bool = False  # weights are mixed across heads, and may be negative
 
     @property
     def key_size(self):
@@ -76,12 +81,13 @@ class Kind:
         mask = np.broadcast_to(mask, (len(query), query.shape[1], key.shape[1]))
         keep = np.ones(key.shape[:2], bool) if key_mask is None else key_mask
         mask = mask & keep[:, None, :]
-        if query_mask is not None:
-            query = np.where(query_mask[..., None], query, 0.0)
-            mask = mask & query_mask[..., None]
-        return self.expected(
-            query, key, value, mask=mask, keep=keep, w=weights_of(layer, stored_as)
-        )
+        if query_mask is None:
+            query_mask = np.ones(query.shape[:2], bool)
+        query = np.where(query_mask[..., None], query, 0.0)
+        mask = mask & query_mask[..., None]
+        keeps = {"keep": keep, "query_keep": query_mask}
+        weights = weights_of(layer, stored_as)
+        return self.expected(query, key, value, mask=mask, w=weights, **keeps)
 
 
 def weights_of(layer, stored_as="float64"):
@@ -93,7 +99,9 @@ def weights_of(layer, stored_as="float64"):
     }
 
 
-def _one_head(query, key, value, *, mask, keep, w, score, around=oracle.everywhere):
+def _one_head(
+    query, key, value, *, mask, keep, query_keep, w, score, around=oracle.everywhere
+):
     context, weights = oracle.one_head(
         query, key, value, mask=mask, keep=keep, w=w, score=score, around=around
     )
@@ -102,20 +110,68 @@ def _one_head(query, key, value, *, mask, keep, w, score, around=oracle.everywhe
     return context, weights
 
 
-def _local_m(query, key, value, *, mask, keep, w, score):
+def _local_m(query, key, value, *, mask, keep, query_keep, **others):
     where = np.cumsum(keep, axis=1) - 1  # [B, S]
-    aligned = np.arange(query.shape[1])
-    near = abs(where[:, None, :] - aligned[None, :, None]) <= WINDOW
-    return _one_head(query, key, value, mask=mask & near, keep=keep, w=w, score=score)
+    aligned = np.cumsum(query_keep, axis=1) - 1  # [B, T]
+    near = abs(where[:, None, :] - aligned[:, :, None]) <= WINDOW
+    keeps = {"keep": keep, "query_keep": query_keep}
+    return _one_head(query, key, value, mask=mask & near, **keeps, **others)
 
 
-def _multi_head(query, key, value, *, mask, keep, w, behind=99, ahead=99):
-    distance = np.arange(key.shape[1])[None, :] - np.arange(query.shape[1])[:, None]
-    mask = mask & (distance >= -behind) & (distance <= ahead)
-    return oracle.multi_head(query, key, value, mask, w)
+def _multi_head(
+    query, key, value, *, mask, keep, query_keep, w, seen=None, **equations
+):
+    """`seen(queries, keys)` says which positions `[T, 1]` see which `[1, S]`."""
+    if seen is not None:
+        queries, keys = np.arange(query.shape[1])[:, None], np.arange(key.shape[1])
+        mask = mask & seen(queries, keys[None, :])
+    output = oracle.multi_head(query, key, value, mask, w, **equations)
+    own = {k.removeprefix("global_"): v for k, v in w.items() if k[:7] == "global_"}
+    if own:  # Beltagy 2020, section 3.1: global queries have projections of their own
+        others = oracle.multi_head(query, key, value, mask, {**w, **own}, **equations)
+        rows = [t for t in GLOBAL if t < query.shape[1]]
+        for common, other in zip(output, others, strict=True):
+            common[..., rows, :] = other[..., rows, :]
+    return output
 
 
-WINDOW = 2
+def band(behind, ahead, step=1):
+    """Positions that a window of so many steps sees."""
+
+    def seen(queries, keys):
+        near = (keys - queries >= -behind * step) & (keys - queries <= ahead * step)
+        return near & ((keys - queries) % step == 0)
+
+    return seen
+
+
+def with_global(seen):
+    """What `seen` sees, and what the global tokens see and are seen by."""
+
+    def also(queries, keys):
+        return seen(queries, keys) | np.isin(queries, GLOBAL) | np.isin(keys, GLOBAL)
+
+    return also
+
+
+def blocks(queries, keys):
+    """BigBird without chance: the block, those beside it, and the first, BLOCK wide."""
+    queries, keys = queries // BLOCK, keys // BLOCK
+    return (abs(queries - keys) <= 1) | (queries == 0) | (keys == 0)
+
+
+def _monotonic(query, key, value, *, mask, keep, query_keep, w):
+    weights = np.zeros(mask.shape)
+    for b in range(len(query)):
+        previous = np.eye(mask.shape[2])[:1].sum(axis=0)
+        for t in np.flatnonzero(mask[b].any(axis=-1)):
+            scores = [oracle.additive(query[b, t], k, None, w) for k in key[b]]
+            p = mask[b, t] / (1 + np.exp(-np.array(scores) - w["score_bias"]))
+            previous = weights[b, t] = oracle.monotonic_step(p, previous)
+    return weights @ value, weights
+
+
+WINDOW, GLOBAL, BLOCK = 2, (1,), 2
 SCORES = {
     "dot": oracle.dot,
     "scaled_dot": oracle.scaled_dot,
@@ -159,17 +215,42 @@ def _local(alignment, score):
     )
 
 
-def _heads(name, *, behind=None, ahead=99, **settings):
-    windowed = behind is not None
-    expected = partial(_multi_head, behind=behind, ahead=ahead)
-    return _kind(
-        f"multi-head-{name}",
-        ka.MultiHeadAttention,
-        expected if windowed else _multi_head,
-        settings={"num_heads": 4, "key_dim": 3, **settings},
-        by_content=not windowed,
-        needs_positions=windowed,
+def _make_with_position(position, *, dtype=None, **settings):
+    """A layer with a scheme of its own, both in that dtype."""
+    scheme = position(name="position", dtype=dtype)
+    return ka.MultiHeadAttention(position=scheme, dtype=dtype, **settings)
+
+
+def _heads(
+    name,
+    *,
+    layer=None,
+    seen=None,
+    soft_cap=None,
+    scheme=None,
+    position=None,
+    **settings,
+):
+    """Multi-head attention: `seen` and `scheme` are what the oracle is told of it."""
+    equations = {"soft_cap": soft_cap, "scheme": scheme, "seen": seen}
+    if soft_cap is not None:
+        settings["logits_soft_cap"] = soft_cap
+    settings = {"num_heads": 4, "key_dim": 3, **settings}
+    make = partial(layer or ka.MultiHeadAttention, **settings)
+    if position is not None:
+        make = partial(_make_with_position, position, **settings)
+    return Kind(
+        name if layer else f"multi-head-{name}",
+        make,
+        partial(_multi_head, **equations),
+        by_content=seen is None and scheme is None,
+        needs_positions=seen is not None or scheme is not None,
         size=settings.get("output_shape", QUERY),
+        sums_to_one="talking_heads" not in settings,
+        mixed="talking_heads" in settings,
+        multi_head=True,
+        cached="global_projections" not in settings,
+        absolute=layer is not None,
     )
 
 
@@ -217,24 +298,110 @@ KINDS = [
     _heads("multi-query", num_key_value_heads=1),
     _heads("value-dim", value_dim=5, output_shape=UNITS),
     _heads("no-bias", use_bias=False),
-    _heads("window", sliding_window=2, behind=1, ahead=1),
-    _heads("window-pair", sliding_window=(2, 0), behind=2, ahead=0),
+    _heads("window", sliding_window=2, seen=band(1, 1)),
+    _heads("window-pair", sliding_window=(2, 0), seen=band(2, 0)),
+    _heads("soft-cap", soft_cap=0.7),
+    _heads("gate", use_gate=True),
+    _heads("talking", talking_heads=True),
+    _heads(
+        "everything",
+        soft_cap=1.3,
+        use_gate=True,
+        talking_heads=True,
+        num_key_value_heads=2,
+    ),
+    _heads(
+        "rotary",
+        position=ka.RotaryEmbedding,
+        scheme=position_oracle.Rotary([(0, 3), (1, 4), (2, 5)]),
+        key_dim=6,
+    ),
+    _heads(
+        "rotary-interleaved-partial",
+        position=partial(ka.RotaryEmbedding, layout="interleaved", rotary_dim=4),
+        scheme=position_oracle.Rotary([(0, 1), (2, 3)]),
+        key_dim=6,
+        num_key_value_heads=2,
+    ),
+    _heads(
+        "rotary-window",
+        position=ka.RotaryEmbedding,
+        scheme=position_oracle.Rotary([(0, 2), (1, 3)]),
+        key_dim=4,
+        sliding_window=(2, 1),
+        seen=band(2, 1),
+    ),
+    _heads(
+        "alibi",
+        position=partial(ka.AlibiBias, symmetric=True),
+        scheme=position_oracle.Alibi(),
+    ),
+    _heads(
+        "t5-buckets",
+        position=partial(ka.RelativePositionBias, 8, 4),
+        scheme=position_oracle.Buckets(8, 4),
+        sliding_window=(3, 2),
+        seen=band(3, 2),
+    ),
+    _heads(
+        "shaw",
+        position=partial(ka.RelativePositionRepresentation, 2, value_dim=5),
+        scheme=position_oracle.Shaw(2),
+        value_dim=5,
+    ),
+    _heads(
+        "longformer",
+        layer=ka.LongformerAttention,
+        sliding_window=(1, 2),
+        dilation=2,
+        global_tokens=GLOBAL,
+        seen=with_global(band(1, 2, step=2)),
+    ),
+    _heads(
+        "longformer-projections",
+        layer=ka.LongformerAttention,
+        sliding_window=2,
+        global_tokens=GLOBAL,
+        global_projections=True,
+        num_key_value_heads=2,
+        seen=with_global(band(1, 1)),
+    ),
+    _heads(
+        "big-bird",
+        layer=ka.BigBirdAttention,
+        block_size=BLOCK,
+        num_random_blocks=0,
+        num_global_blocks=1,
+        seen=blocks,
+    ),
+    *(
+        _kind(
+            f"monotonic-{mode}",
+            ka.MonotonicAttention,
+            _monotonic,
+            settings={"mode": mode, "units": UNITS},
+            sums_to_one=False,
+            by_content=False,
+        )
+        for mode in ("parallel", "recursive")
+    ),
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
-def to_numpy(x):
-    """A tensor, or a structure of tensors, as numpy."""
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, x)
-
-
 def relative_error(actual, expected):
     """The largest error over the largest expected number."""
-    actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
+    actual, expected = to_numpy((actual, expected))
+    actual, expected = actual.astype("float64"), expected.astype("float64")
     assert actual.shape == expected.shape
     scale = abs(expected).max(initial=0.0)
     error = abs(actual - expected).max(initial=0.0)
     return error / (scale if scale else 1.0)
+
+
+def is_identity(x):
+    """Whether it is the matrix that changes nothing, which is not drawn."""
+    return x.ndim == 2 and x.shape[0] == x.shape[1] and (x == np.eye(len(x))).all()
 
 
 def weights_that_are_copies(layer):
@@ -242,7 +409,7 @@ def weights_that_are_copies(layer):
     drawn = [
         (w.path, np.array(w).ravel())
         for w in layer.weights
-        if np.unique(np.array(w)).size > 1
+        if np.unique(np.array(w)).size > 1 and not is_identity(np.array(w))
     ]
     return [
         (left, right)

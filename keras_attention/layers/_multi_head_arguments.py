@@ -1,0 +1,78 @@
+"""Arguments of multi-head attention, checked."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_attention.ops.shapes import describe, differ
+
+
+def check_heads(num_heads: int, num_key_value_heads: int, key_dim: int) -> None:
+    """Refuses numbers of heads that do not fit each other."""
+    if min(num_heads, num_key_value_heads, key_dim) < 1:
+        raise ValueError(
+            "`num_heads`, `num_key_value_heads` and `key_dim` must be 1 or more. "
+            f"Received: num_heads={num_heads}, "
+            f"num_key_value_heads={num_key_value_heads}, key_dim={key_dim}"
+        )
+    if num_heads % num_key_value_heads:
+        raise ValueError(
+            "`num_heads` must be a multiple of `num_key_value_heads`: each key/value "
+            "head serves a group of query heads of one size. Received: "
+            f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
+        )
+
+
+def standardize_window(window: Any) -> tuple[int, int] | None:
+    """`sliding_window` as a pair `(behind, ahead)`."""
+    if window is None:
+        return None
+    pair = (window - 1, window - 1) if isinstance(window, int) else tuple(window)
+    if len(pair) != 2 or min(pair) < 0:
+        raise ValueError(
+            "`sliding_window` must be an int of 1 or more (keys with |i - j| < w) or "
+            "a pair of counts `(behind, ahead)` of 0 or more. "
+            f"Received: sliding_window={window!r}"
+        )
+    return pair
+
+
+def standardize_sizes(output_shape: Any) -> tuple[int, ...] | None:
+    """`output_shape` as a tuple of sizes."""
+    if output_shape is None:
+        return None
+    sizes = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            "`output_shape` must be a positive integer or a tuple of them. "
+            f"Received: output_shape={output_shape!r}"
+        )
+    return sizes
+
+
+def mask_heads(head_mask: Any, num_heads: int, context: Any, weights: Any) -> tuple:
+    """Multiplies each head's weights, and so its output, by a number.
+
+    Args:
+        head_mask: Float or bool `[N]` or `[B, N]`.
+        num_heads: N.
+        context: `[B, T, N * V]`.
+        weights: `[B, N, T, S]` or `None`.
+
+    Returns:
+        `(context, weights)`.
+    """
+    head_mask = ops.convert_to_tensor(head_mask)
+    if len(head_mask.shape) not in (1, 2) or differ(head_mask.shape[-1], num_heads):
+        raise ValueError(
+            f"`head_mask` must have shape [heads] or [batch, heads], here with "
+            f"{num_heads} heads. Received: head_mask={describe(head_mask)}"
+        )
+    if len(head_mask.shape) == 1:
+        head_mask = head_mask[None]  # [1, N]
+    size = context.shape[-1] // num_heads
+    wide = ops.repeat(head_mask, size, axis=-1)[:, None]  # [B or 1, 1, N * V]
+    context = context * ops.cast(wide, context.dtype)
+    if weights is not None:
+        weights = weights * ops.cast(head_mask, weights.dtype)[:, :, None, None]
+    return context, weights

@@ -1,0 +1,171 @@
+"""Monotonic attention (Raffel)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers._scores import (
+    AdditiveScore,
+    StepInputs,
+    check_score,
+    make_score,
+    scores_of,
+)
+from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.ops.attend import cap_scores
+from keras_attention.ops.monotonic import (
+    check_mode,
+    first_alignment,
+    monotonic_alignments,
+)
+
+SCORES = ("additive", "dot", "scaled_dot", "general", "cosine", "concat")
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class MonotonicAttention(AttentionLayer):
+    """Monotonic attention: each query walks on from where the one before it stopped.
+
+    At position j the walk stops with probability sigmoid(score + r). Training uses
+    the expected alignment; with `mode="hard"` the layer attends to one position, in
+    time that is linear in both lengths. Use it where output follows the order of the
+    source: speech, spelling, transliteration. Queries are told apart by their order,
+    so all of one sequence belong in one call, or in an `AttentionCell`.
+
+    The weights of a query need not sum to 1: it may walk past the end without
+    stopping, and then later queries find nothing. A padding query leaves the walk
+    where it is.
+
+    Reference: Raffel et al., "Online and Linear-Time Attention by Enforcing Monotonic
+    Alignments", 2017 (arXiv:1704.00784).
+
+    Args:
+        score: `"additive"` (see `AdditiveAttention`), `"dot"`, `"scaled_dot"`,
+            `"general"`, `"cosine"` or `"concat"` (see `GlobalAttention`).
+        units: Size of the hidden layer of `"additive"` and `"concat"`; the query's
+            size when `None`.
+        mode: `"parallel"`, `"recursive"` (the same numbers, slower) or `"hard"` (for
+            inference), see `ops.monotonic.monotonic_alignment`. It may be changed on
+            a built layer: its weights are the same.
+        sigmoid_noise: Standard deviation of the noise added to the scores in
+            training, which drives the probabilities to 0 and 1, so that `"hard"`
+            agrees with them.
+        score_bias_initializer: First value of r, a number or an initializer. Below 0,
+            such as −4, for long sources: at 0 half of the walks stop at once.
+        normalize: Whether v of `"additive"` is a learned length times a direction,
+            as in the paper.
+        dropout: Rate of dropout on the attention weights.
+        seed: Seed of dropout and noise.
+        logits_soft_cap: See `AttentionLayer`; applied before r.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments: those of every attention layer, see `AdditiveAttention`.
+
+    Returns:
+        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `return_attention_scores=True` also the weights `[B, T, S]`.
+
+    Example:
+    >>> layer = ka.MonotonicAttention(units=16, mode="hard")
+    >>> decoder_states = np.random.rand(1, 3, 8).astype("float32")
+    >>> source = np.random.rand(1, 20, 12).astype("float32")
+    >>> _, weights = layer(decoder_states, source, return_attention_scores=True)
+    >>> set(np.array(weights).ravel().tolist()) <= {0.0, 1.0}
+    True
+    """
+
+    def __init__(
+        self,
+        score: str = "additive",
+        units: int | None = None,
+        mode: str = "parallel",
+        *,
+        sigmoid_noise: float = 0.0,
+        score_bias_initializer: Any = 0.0,
+        normalize: bool = True,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        logits_soft_cap: float | None = None,
+        **kwargs: Any,
+    ):
+        soft_cap = {"logits_soft_cap": logits_soft_cap}
+        super().__init__(dropout=dropout, seed=seed, **soft_cap, **kwargs)
+        if not sigmoid_noise >= 0.0:
+            raise ValueError(
+                "`sigmoid_noise` is a standard deviation and must be 0 or more. "
+                f"Received: sigmoid_noise={sigmoid_noise}"
+            )
+        self.score = check_score(score, SCORES)
+        self.units = units
+        self.mode = check_mode(mode)
+        self.sigmoid_noise = sigmoid_noise
+        self.score_bias_initializer = _initializer(score_bias_initializer)
+        self.normalize = normalize
+        self._noise_seed = keras.random.SeedGenerator(seed) if sigmoid_noise else None
+
+    def build_weights(self, query_shape, value_shape, key_shape):
+        units, dtype = self.units or query_shape[-1], self.dtype_policy
+        if self.score == "additive":
+            self._score = AdditiveScore(
+                units, normalize=self.normalize, name="score", dtype=dtype
+            )
+        else:
+            self._score = make_score(
+                self.score, units=units, max_length=None, dtype=dtype
+            )
+        self._score.build(query_shape, key_shape)
+        self.score_bias = self.add_weight(
+            name="score_bias", shape=(), initializer=self.score_bias_initializer
+        )
+
+    def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
+        probabilities, walks = self._stopping(inputs)
+        stepwise = isinstance(inputs, StepInputs)
+        a_query = ops.sum(probabilities[:, :1], axis=1)  # [B, S], also if T is 0
+        weights = monotonic_alignments(
+            probabilities,
+            inputs.previous if stepwise else first_alignment(a_query),
+            self.mode,
+            walks,
+        )
+        dropout = self.active_dropout(inputs.training)
+        kept = weights if dropout is None else dropout(weights)
+        output = ops.matmul(kept, ops.cast(inputs.value, kept.dtype))  # [B, T, V]
+        return ops.cast(output, self.compute_dtype), weights
+
+    def _stopping(self, inputs):
+        """Probabilities to stop `[B, T, S]`, and which queries walk at all `[B, T]`."""
+        scores = cap_scores(scores_of(self._score, inputs), inputs.soft_cap)
+        if inputs.bias is not None:
+            scores = scores + ops.cast(inputs.bias, scores.dtype)
+        scores = scores + ops.cast(self.score_bias, scores.dtype)
+        if inputs.training and self._noise_seed is not None:
+            noise = keras.random.normal(
+                ops.shape(scores), dtype=scores.dtype, seed=self._noise_seed
+            )
+            scores = scores + self.sigmoid_noise * noise
+        probabilities = ops.sigmoid(scores)
+        if inputs.mask is None:
+            return probabilities, None
+        mask = ops.broadcast_to(inputs.mask, ops.shape(scores))
+        return ops.where(mask, probabilities, 0.0), ops.any(mask, axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "score": self.score,
+            "units": self.units,
+            "mode": self.mode,
+            "sigmoid_noise": self.sigmoid_noise,
+            "score_bias_initializer": keras.initializers.serialize(
+                self.score_bias_initializer
+            ),
+            "normalize": self.normalize,
+        }
+
+
+def _initializer(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return keras.initializers.Constant(value)
+    return keras.initializers.get(value)
