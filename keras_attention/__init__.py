@@ -45,6 +45,7 @@ _DEFINED_IN = {
     "attention_maps": "explain.record",
     "coverage_loss": "ops.coverage",
     "export_model": "export.api",
+    "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
     "open_artifact": "export.runners",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         DotProductAttention as DotProductAttention,
     )
     from keras_attention.layers.feed_forward import FeedForward as FeedForward
+    from keras_attention.layers.from_keras import from_keras as from_keras
     from keras_attention.layers.global_attention import (
         GlobalAttention as GlobalAttention,
     )

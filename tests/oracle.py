@@ -28,6 +28,11 @@ def dot(q, k, s, w):
     return q @ k
 
 
+def learned_scale(q, k, s, w):
+    """`keras.layers.Attention(use_scale=True)`."""
+    return w["score/scale"] * (q @ k)
+
+
 def scaled_dot(q, k, s, w):
     """Vaswani 2017, equation 1."""
     return q @ k / np.sqrt(len(q))

@@ -147,22 +147,22 @@ class GPTDecoder(keras.Model):
         self.final_normalization.build(shape)
         self.built = True
 
-    def empty_cache(self, batch_size: int) -> list[KVCache]:
+    def empty_cache(
+        self, batch_size: int, kind: Any = KVCache, **settings: Any
+    ) -> list[Any]:
         """One empty cache a layer, for the `cache` argument.
 
         Args:
             batch_size: B.
+            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
+            **settings: Of its `empty`: `capacity=64` or `window=128`, for example, or
+                `dtype="int8"`.
         """
-        size = self.num_key_value_heads * (self.hidden_dim // self.num_heads)
-        return [
-            KVCache.empty(
-                batch_size=batch_size,
-                key_size=size,
-                value_size=size,
-                dtype=self.compute_dtype,
-            )
-            for _ in self.blocks
-        ]
+        heads = self.num_key_value_heads
+        size = heads * (self.hidden_dim // self.num_heads)
+        settings = {"dtype": self.compute_dtype, "num_heads": heads, **settings}
+        sizes = {"batch_size": batch_size, "key_size": size, "value_size": size}
+        return [kind.empty(**sizes, **settings) for _ in self.blocks]
 
     def call(self, token_ids, padding_mask=None, cache=None, training=None):
         inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})

@@ -175,7 +175,8 @@ class _Run:
         def of_queries(i):
             def add_keys(j, top, total, output):
                 scores, _ = self._scores(i, j)
-                higher = ops.maximum(top, ops.max(scores, axis=-1, keepdims=True))
+                higher = ops.max(scores, axis=-1, keepdims=True, initial=BLOCKED)
+                higher = ops.maximum(top, higher)  # [B, K, R, 1]
                 weights = ops.exp(scores - higher)  # [B, K, R, d]
                 shrink = ops.exp(top - higher)  # [B, K, R, 1]
                 total = total * shrink + ops.sum(weights, axis=-1, keepdims=True)
@@ -268,8 +269,9 @@ def _collect(function: Callable, *results: Any) -> tuple:
         results = (ops.scatter_update(x, row, one[None]) for x, one in both)
         return _next(i, new[-1]), *results
 
-    rows = ops.shape(results[0])[0]
-    return ops.while_loop(lambda i, *_: i < rows, step, (0, *results))[1:]
+    rows, batch = ops.shape(results[0])[:2]  # TensorFlow writes no empty rows
+    more = lambda i, *_: (i < rows) & (batch > 0)  # noqa: E731
+    return ops.while_loop(more, step, (0, *results))[1:]
 
 
 def _loop(spans: tuple[Any, Any], number: Any, add: Callable, start: tuple) -> tuple:

@@ -54,11 +54,15 @@ def _torch_kernel(query, key, value, mask, bias):
 
     if query.device.type not in {"cpu", "meta"}:
         return None  # not measured
-    if bias is not None and torch.is_grad_enabled():
-        # The kernel has no gradient for a bias. It finds the weights again from one
-        # logarithm a row, which beside a bias of -1e29 is rounded away.
-        if any(x.requires_grad for x in (query, key, value, bias)):
-            return None
+    # The kernel has no gradient for a bias. It finds the weights again from one
+    # logarithm a row, which beside a bias of -1e29 is rounded away.
+    learns = torch.is_grad_enabled() and any(
+        tensor.requires_grad
+        for tensor in (query, key, value, bias)
+        if tensor is not None
+    )
+    if learns and bias is not None:
+        return None
     added = bias
     if mask is not None:
         # A row of -inf only has no gradient: let it look at everything.

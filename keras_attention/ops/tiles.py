@@ -189,6 +189,8 @@ class Tiles:
     ):
         self.grid, self.soft_cap = grid, soft_cap
         self.mask = _require_positional(mask)
+        if attention_mask is not None:
+            attention_mask = masks.require_bool(attention_mask, "attention_mask")
         self.attention_mask = grid.lay_out(attention_mask)
         self.query_positions = _cut_positions(positions[0], grid.queries)  # [C, b, c]
         self.key_positions = _cut_positions(positions[1], grid.keys)  # [D, b, d]
@@ -241,7 +243,7 @@ class Tiles:
         first, last = _bounds(self.query_positions, real)  # [C]
         real = ops.ones((1, 1, 1), "bool") if self.keep is None else self.keep
         first_key, last_key = _bounds(self.key_positions, real)  # [D]
-        behind, ahead = _reach(self.mask)
+        behind, ahead = (min(side, FAR) for side in _reach(self.mask))
         near = first_key - last[:, None] <= ahead  # [C, D]
         near = near & (first[:, None] - last_key <= behind)
         return near & (last_key != EMPTY)
@@ -288,9 +290,9 @@ def _reach(mask: masks.Mask | None) -> tuple[int, int]:
     if isinstance(mask, masks._Causal):
         return FAR, 0
     if isinstance(mask, masks._Window):
-        return min(mask.behind, FAR), min(mask.ahead, FAR)
+        return mask.behind, mask.ahead
     if isinstance(mask, masks._Blocks):
-        return min(mask.size, FAR), min(mask.size, FAR)
+        return mask.size - 1, mask.size - 1
     return FAR, FAR
 
 

@@ -179,8 +179,9 @@ SCORES = {
     "general": oracle.general,
     "concat": oracle.additive,
     "location": oracle.location,
+    "use_scale": oracle.learned_scale,
 }
-DOTS = ("dot", "scaled_dot", "cosine")
+DOTS = ("dot", "scaled_dot", "cosine", "use_scale")
 
 
 def _kind(name, layer, expected, *args, settings=None, **facts):
@@ -258,7 +259,13 @@ LOCATION = {"max_length": 19}
 KINDS = [
     *(
         _score_kind(f"dot-product-{score}", ka.DotProductAttention, score, score)
-        for score in (*DOTS, "general")
+        for score in ("dot", "scaled_dot", "cosine", "general")
+    ),
+    _score_kind(
+        "dot-product-use-scale",
+        ka.DotProductAttention,
+        "use_scale",
+        settings={"score": "dot", "use_scale": True},
     ),
     *(
         _score_kind(

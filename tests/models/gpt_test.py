@@ -55,6 +55,25 @@ def test_steps_and_chunks_are_the_whole(settings, cuts):
     assert to_numpy(cache[0].lengths).tolist() == [6, 6]
 
 
+CACHES = {
+    "fixed": (ka.FixedKVCache, {"capacity": 6}),
+    "rolling": (ka.RollingKVCache, {"window": 6, "num_sink_tokens": 1}),
+}
+
+
+@pytest.mark.parametrize(("kind", "settings"), CACHES.values(), ids=CACHES)
+def test_steps_through_other_caches_are_the_whole(kind, settings):
+    model = gpt(num_key_value_heads=1)
+    whole = to_numpy(model(IDS)["logits"])
+    for dtype, near in (("float32", 1e-5), ("int8", 0.05)):
+        cache, parts = model.empty_cache(2, kind, dtype=dtype, **settings), []
+        for part in np.split(IDS, [3, 4, 5], axis=1):
+            outputs = model(part, cache=cache)
+            cache = outputs["cache"]
+            parts.append(outputs["logits"])
+        assert relative_error(np.concatenate(parts, axis=1), whole) <= near
+
+
 PADDINGS = {
     "left": drawn(". . 1 1 1\n1 1 1 1 1"),
     "right": drawn("1 1 1 . .\n1 1 1 1 1"),

@@ -23,8 +23,13 @@ SEEDS = st.integers(0, 2**16)
 TOLERANCE = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}
 
 
+# Each new shape is compiled anew by JAX: 0.3 s and more a case.
+SHARE = {"tensorflow": 1, "torch": 1, "jax": 8}[keras.backend.backend()]
+
+
 def fast_and_slow(count, **strategies):
     """The test twice: `count` cases, and 20 times as many in the slow tier."""
+    count //= SHARE
 
     def decorate(test):
         @pytest.mark.timeout(1800)

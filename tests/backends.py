@@ -1,0 +1,92 @@
+"""Gradients and compilation, which Keras has no common words for, on each backend."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+
+def to_numpy(x):
+    """A tensor, or a structure of tensors, as numpy."""
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+
+
+def float64():
+    """A context in which float64 is float64: JAX has it only on demand."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
+def gradients(loss, tensors, variables=()):
+    """Gradients of `loss(*tensors)` as numpy; 0 for what it does not depend on.
+
+    Args:
+        loss: Returns a scalar.
+        tensors: Float arrays.
+        variables: Keras variables that `loss` uses.
+
+    Returns:
+        Those with respect to the tensors, then to the variables.
+    """
+    return derivatives(lambda *x: (loss(*x), ()), tensors, variables)[1]
+
+
+def derivatives(function, tensors, variables=(), *, compiled=False):
+    """`gradients` of a function that returns `(loss, outputs)`, and the outputs.
+
+    Args:
+        function: Called with the tensors.
+        tensors: Float arrays.
+        variables: Keras variables that `function` uses.
+        compiled: Whether XLA compiles it all. On torch it is eager either way.
+
+    Returns:
+        `(outputs, gradients)` as numpy.
+    """
+    derive = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+    derive = derive[keras.backend.backend()]
+    return to_numpy(derive(function, list(tensors), list(variables), compiled))
+
+
+def _tensorflow(function, tensors, variables, compiled):
+    import tensorflow as tf
+
+    tensors = [tf.convert_to_tensor(x) for x in tensors]
+
+    def run():
+        sources = [*tensors, *(w.value for w in variables)]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            loss, outputs = function(*tensors)
+        found = tape.gradient(loss, sources, unconnected_gradients="zero")
+        return outputs, [tf.convert_to_tensor(gradient) for gradient in found]
+
+    return (tf.function(run, jit_compile=True) if compiled else run)()
+
+
+def _jax(function, tensors, variables, compiled):
+    import jax
+
+    def run(sources):
+        tensors, values = sources
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function(*tensors)
+
+    derive = jax.grad(run, has_aux=True)
+    tensors = [jax.numpy.asarray(x) for x in tensors]
+    sources = tensors, [w.value for w in variables]
+    found, outputs = (jax.jit(derive) if compiled else derive)(sources)
+    return outputs, [*found[0], *found[1]]
+
+
+def _torch(function, tensors, variables, compiled):
+    import torch
+
+    with torch.enable_grad():
+        tensors = [torch.tensor(np.asarray(x), requires_grad=True) for x in tensors]
+        loss, outputs = function(*tensors)
+        sources = [*tensors, *(w.value for w in variables)]
+        return outputs, list(torch.autograd.grad(loss, sources, materialize_grads=True))
