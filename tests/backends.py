@@ -1,7 +1,5 @@
 """Gradients and compilation, which Keras has no common words for, on each backend."""
 
-import contextlib
-
 import keras
 import numpy as np
 
@@ -9,15 +7,6 @@ import numpy as np
 def to_numpy(x):
     """A tensor, or a structure of tensors, as numpy."""
     return keras.tree.map_structure(keras.ops.convert_to_numpy, x)
-
-
-def float64():
-    """A context in which float64 is float64: JAX has it only on demand."""
-    if keras.backend.backend() != "jax":
-        return contextlib.nullcontext()
-    import jax
-
-    return jax.enable_x64(True)
 
 
 def gradients(loss, tensors, variables=()):

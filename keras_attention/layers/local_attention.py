@@ -171,7 +171,7 @@ class _Predictive(keras.layers.Layer):
         """`(visible [B, T, S], factor on the weights [B, T, S])`."""
         share = ops.sigmoid(self.position(self.hidden(inputs.query)))  # [B, T, 1]
         keys = ops.cast(_token_positions(inputs.key, inputs.key_mask), share.dtype)
-        length = ops.max(keys, axis=-1, initial=-1.0) + 1.0  # [B]
+        length = ops.sum(ops.cast(keys >= 0, share.dtype), axis=-1)  # [B]
         distance = keys[:, None, :] - length[:, None, None] * share  # [B, T, S]
         deviation = self.window / 2.0
         factor = ops.exp(-ops.square(distance) / (2.0 * deviation**2))

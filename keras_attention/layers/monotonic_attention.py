@@ -28,8 +28,7 @@ class MonotonicAttention(AttentionLayer):
     """Monotonic attention: each query walks on from where the one before it stopped.
 
     At position j the walk stops with probability sigmoid(score + r). Training uses
-    the expected alignment; with `mode="hard"` the layer attends to one position, in
-    time that is linear in both lengths. Use it where output follows the order of the
+    the expected alignment; with `mode="hard"` the layer attends to one position. Use it where output follows the order of the
     source: speech, spelling, transliteration. Queries are told apart by their order,
     so all of one sequence belong in one call, or in an `AttentionCell`.
 

@@ -1,8 +1,9 @@
 """Hand-over to a kernel of the backend that never holds the T × S scores.
 
-Only where it was measured to give the numbers of `attend.py` and to be no slower
-(docs/design.md has the table). `keras.config.disable_flash_attention()` switches it
-off. The backends are imported here alone, each in the function that needs it.
+Only where it was measured to give the numbers of `attend.py` in less memory and, but
+for float64, in less time (docs/design.md has the figures). Keras' own
+`keras.config.disable_flash_attention()` switches it off. The backends are imported here
+alone, each in the function that needs it.
 """
 
 from typing import Any
