@@ -28,9 +28,10 @@ class MonotonicAttention(AttentionLayer):
     """Monotonic attention: each query walks on from where the one before it stopped.
 
     At position j the walk stops with probability sigmoid(score + r). Training uses
-    the expected alignment; with `mode="hard"` the layer attends to one position. Use it where output follows the order of the
-    source: speech, spelling, transliteration. Queries are told apart by their order,
-    so all of one sequence belong in one call, or in an `AttentionCell`.
+    the expected alignment; with `mode="hard"` the layer attends to one position. Use it
+    where output follows the order of the source: speech, spelling, transliteration.
+    Queries are told apart by their order, so all of one sequence belong in one call,
+    or in an `AttentionCell`.
 
     The weights of a query need not sum to 1: it may walk past the end without
     stopping, and then later queries find nothing. A padding query leaves the walk

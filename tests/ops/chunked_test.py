@@ -168,8 +168,9 @@ def test_chunks_are_the_equations_one_by_one(case, chunks):
     assert output.dtype == "float64"
 
 
-@every_case
-def test_chunks_are_dense_attention_in_float32(case):
+@pytest.mark.parametrize("name", FEW)
+def test_chunks_are_dense_attention_in_float32(name):
+    case = CASES[name]
     tensors = [x.astype("float32") for x in TENSORS]
     output = chunked(*tensors, **case)
     np.testing.assert_allclose(output, dense(*tensors, **case), atol=1e-6)
@@ -329,7 +330,7 @@ def test_lengths_unknown_in_the_graph_are_fine():
     graph = tf.function(
         lambda *x: (call(*x), *gradients(call, *x)), input_signature=signature
     )
-    for batch, length, key_length in ((2, 11, 13), (1, 1, 4), (3, 8, 6), (2, 0, 5)):
+    for batch, length, key_length in ((2, 11, 13), (1, 1, 4), (2, 0, 5)):
         inputs = (
             normal(batch, length, N * H),
             normal(batch, key_length, K * H),

@@ -1,6 +1,7 @@
 """What holds for every kind, mask, dtype and size: 500 drawn cases, 10,000 if slow."""
 
 import functools
+from unittest import mock
 
 import keras
 import numpy as np
@@ -15,9 +16,16 @@ import keras_attention as ka
 SIZES = st.sampled_from([0, 1, 2, 5, 16, 33])
 BATCHES = st.sampled_from([0, 1, 3])
 DTYPES = st.sampled_from(["float32", "float32", "mixed_float16", "mixed_bfloat16"])
-KIND_NAMES = st.sampled_from(
-    sorted(name for name in BY_NAME if not BY_NAME[name].needs_positions)
-)
+KIND_NAMES = st.sampled_from(sorted(BY_NAME))
+BY_CONTENT = st.sampled_from(sorted(n for n in BY_NAME if BY_NAME[n].by_content))
+SCHEMES = {
+    "none": lambda: None,
+    "rotary": ka.RotaryEmbedding,
+    "rotary-partial": lambda: ka.RotaryEmbedding(layout="interleaved", rotary_dim=2),
+    "alibi": lambda: ka.AlibiBias(symmetric=True),
+    "t5": lambda: ka.RelativePositionBias(8, 16),
+    "shaw": lambda: ka.RelativePositionRepresentation(3),
+}
 SHARES = st.sampled_from([0.0, 0.2, 0.7, 1.0])
 SEEDS = st.integers(0, 2**16)
 TOLERANCE = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}
@@ -66,23 +74,33 @@ def layer_of(name, dtype):
 
 
 @functools.cache
-def heads(num_heads, num_key_value_heads, window):
+def heads(num_heads, num_key_value_heads, window, scheme):
     layer = ka.MultiHeadAttention(
-        num_heads, 3, num_key_value_heads=num_key_value_heads, sliding_window=window
+        num_heads,
+        4,
+        num_key_value_heads=num_key_value_heads,
+        sliding_window=window,
+        position=SCHEMES[scheme](),
     )
     layer.build((1, 1, QUERY), (1, 1, QUERY))
     return layer
 
 
-def call(layer, inputs, **masks):
-    output, weights = layer(*inputs, return_attention_scores=True, **masks)
+def in_float32(tensors):
+    output, weights = tensors
     output = to_numpy(keras.ops.cast(output, "float32"))
     weights = to_numpy(weights)
     return output, weights if weights.ndim == 4 else weights[:, None]
 
 
+def call(name, layer, inputs, **masks):
+    """Output and weights `[B, N, T, S]` of a kind."""
+    masks["return_attention_scores"] = True
+    return in_float32(BY_NAME[name].call(layer, *inputs, **masks))
+
+
 @fast_and_slow(
-    250,
+    150,
     name=KIND_NAMES,
     dtype=DTYPES,
     batch=BATCHES,
@@ -106,59 +124,133 @@ def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
     }
     keep = [masks["query_mask"], masks["value_mask"], masks["value_mask"]]
     seen = masks["attention_mask"] & keep[0][:, :, None] & keep[1][:, None, :]
-    output, weights = call(layer, inputs, **masks)
+    output, weights = call(name, layer, inputs, **masks)
 
     assert output.shape == (batch, queries, kind.size or VALUE)
     assert weights.shape[-2:] == (queries, keys)
     assert np.isfinite(output).all()
-    assert (weights >= 0).all()
+    assert kind.mixed or (weights >= 0).all()
     assert (weights[~np.broadcast_to(seen[:, None], weights.shape)] == 0).all()
     sums = weights.sum(axis=-1)
     if kind.sums_to_one:
         is_one = abs(sums - 1) <= 1e-5
         assert (is_one | (sums == 0)).all()
-    if kind.by_content or "location" in name:  # no window that hides keys
+    hides_nothing = kind.by_content or "location" in name  # no window
+    if hides_nothing and not kind.mixed:
         assert ((sums > 0) == np.broadcast_to(seen.any(-1)[:, None], sums.shape)).all()
-    assert (sums <= 1 + 1e-5).all()
+    assert kind.mixed or (sums <= 1 + 1e-5).all()
 
     poisoned = [
         np.where(k[..., None], x, poison).astype("float32")
         for k, x in zip(keep, inputs, strict=True)
     ]
-    again, same = call(layer, poisoned, **masks)
+    again, same = call(name, layer, poisoned, **masks)
     assert np.array_equal(again, output)
     assert np.array_equal(same, weights)
 
 
 @fast_and_slow(
-    125,
+    100,
     num_heads=st.sampled_from([1, 2, 4]),
     groups=st.sampled_from([1, 2]),
     window=st.sampled_from([1, 2, 7, (0, 0), (3, 0), (1, 4), (40, 40)]),
+    scheme=st.sampled_from(sorted(SCHEMES)),
     causal=st.booleans(),
     batch=BATCHES,
     length=SIZES,
+    padding=SHARES,
     seed=SEEDS,
 )
-def test_a_window_is_the_mask_of_its_band(
-    *, num_heads, groups, window, causal, batch, length, seed
+def test_a_window_is_the_mask_of_its_band_also_in_blocks(
+    *, num_heads, groups, window, scheme, causal, batch, length, padding, seed
 ):
+    rng = np.random.default_rng(seed)
     shared = num_heads // groups if num_heads % groups == 0 else num_heads
-    x = np.random.default_rng(seed).normal(size=(batch, length, QUERY))
+    x = rng.normal(size=(batch, length, QUERY)).astype("float32")
+    keep = rng.random((batch, length)) >= padding
     behind, ahead = (window - 1, window - 1) if isinstance(window, int) else window
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     band = (distance >= -behind) & (distance <= (0 if causal else ahead))
-    windowed, plain = heads(num_heads, shared, window), heads(num_heads, shared, None)
+    plain = heads(num_heads, shared, None, scheme)
+    windowed = heads(num_heads, shared, window, scheme)
     plain.set_weights(windowed.get_weights())
-    expected, expected_weights = call(plain, (x, x), attention_mask=band[None])
-    output, weights = call(windowed, (x, x), use_causal_mask=causal)
+    masks = {"query_mask": keep, "value_mask": keep}
+    scores = {"return_attention_scores": True}
+    expected, expected_weights = in_float32(
+        plain(x, x, attention_mask=band[None], **masks, **scores)
+    )
+    masks["use_causal_mask"] = causal
+    output, weights = in_float32(windowed(x, x, **masks, **scores))
     assert np.array_equal(weights, expected_weights)
     assert np.array_equal(output, expected)
     assert (weights[..., ~band] == 0).all()
+    with mock.patch.object(type(windowed.pattern), "pays", return_value=True):
+        blocked = to_numpy(windowed(x, x, **masks))
+    assert np.allclose(blocked, expected, rtol=0, atol=2e-6)
 
 
 @fast_and_slow(
-    125,
+    75,
+    name=BY_CONTENT,
+    dtype=DTYPES,
+    batch=BATCHES,
+    queries=SIZES,
+    keys=SIZES,
+    share=SHARES,
+    padding=SHARES,
+    seed=SEEDS,
+)
+def test_moving_keys_moves_nothing_but_their_weights(
+    *, name, dtype, batch, queries, keys, share, padding, seed
+):
+    kind, rng = BY_NAME[name], np.random.default_rng(seed)
+    layer = layer_of(name, dtype)
+    query, value, key = kind.inputs(seed, batch=batch, queries=queries, keys=keys)
+    mask = rng.random((batch, queries, keys)) >= share
+    keep = rng.random((batch, keys)) >= padding
+    order = rng.permutation(keys)
+    inputs, masks = (query, value, key), {"attention_mask": mask, "value_mask": keep}
+    output, weights = call(name, layer, inputs, **masks)
+    inputs = query, value[:, order], key[:, order]
+    masks = {"attention_mask": mask[..., order], "value_mask": keep[:, order]}
+    moved, moved_weights = call(name, layer, inputs, **masks)
+    near = {"rtol": 0, "atol": TOLERANCE[dtype]}
+    assert np.allclose(moved, output, **near)
+    assert np.allclose(moved_weights, weights[..., order], **near)
+
+
+@fast_and_slow(
+    75,
+    name=KIND_NAMES,
+    dtype=DTYPES,
+    batch=st.sampled_from([1, 2, 3]),
+    queries=SIZES,
+    keys=SIZES,
+    padding=SHARES,
+    seed=SEEDS,
+)
+def test_a_row_does_not_know_the_other_rows(
+    *, name, dtype, batch, queries, keys, padding, seed
+):
+    kind, rng = BY_NAME[name], np.random.default_rng(seed)
+    layer = layer_of(name, dtype)
+    inputs = kind.inputs(seed, batch=batch, queries=queries, keys=keys)
+    masks = {
+        "query_mask": rng.random((batch, queries)) >= padding,
+        "value_mask": rng.random((batch, keys)) >= padding,
+    }
+    output, weights = call(name, layer, inputs, **masks)
+    row = int(rng.integers(batch))
+    one = slice(row, row + 1)
+    masks = {key: mask[one] for key, mask in masks.items()}
+    alone, alone_weights = call(name, layer, [x[one] for x in inputs], **masks)
+    near = {"rtol": 0, "atol": TOLERANCE[dtype]}
+    assert np.allclose(alone, output[one], **near)
+    assert np.allclose(alone_weights, weights[one], **near)
+
+
+@fast_and_slow(
+    100,
     name=KIND_NAMES,
     dtype=DTYPES,
     batch=BATCHES,
@@ -174,12 +266,13 @@ def test_no_future_leaks_through_a_causal_mask(
     layer = layer_of(name, dtype)
     inputs = kind.inputs(seed, batch=batch, queries=length, keys=length)
     masks = {"attention_mask": rng.random((batch, length, length)) >= share}
-    output, weights = call(layer, inputs, use_causal_mask=True, **masks)
+    masks["use_causal_mask"] = True
+    output, weights = call(name, layer, inputs, **masks)
     assert not np.triu(weights, 1).any()
     changed = [x.copy() for x in inputs]
     for x in changed:
         x[:, cut:] += 3.0
-    moved, moved_weights = call(layer, changed, use_causal_mask=True, **masks)
+    moved, moved_weights = call(name, layer, changed, **masks)
     near = {"rtol": 0, "atol": TOLERANCE[dtype]}
     assert np.allclose(moved[:, :cut], output[:, :cut], **near)
     assert np.allclose(moved_weights[:, :, :cut], weights[:, :, :cut], **near)

@@ -1,0 +1,268 @@
+"""Local and long attention of ours and of the peers: the same numbers, same inputs.
+
+A candidate is named here, and built and called in a process of its own (worker.py).
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HEADS, SIZE = 8, 64
+PIP_LINE = 'pip install "keras-attention[bench-torch]"'
+PACKAGES = {"torch SDPA": "torch", "lucidrains local-attention": "local_attention"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sequence that attends to itself.
+
+    Attributes:
+        length: T.
+        window: Keys to each side that a query may look at; all when `None`.
+        causal: Whether keys after the query are hidden.
+        backward: Whether gradients of the inputs (and weights) are computed too.
+    """
+
+    length: int
+    window: int | None = None
+    causal: bool = False
+    backward: bool = False
+
+    def __str__(self) -> str:
+        words = [f"T={self.length}", "causal" if self.causal else ""]
+        words.append("forward + backward" if self.backward else "forward")
+        return ", ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A case, ready to be called.
+
+    Attributes:
+        call: Computes it; the result is thrown away or given to `arrays`.
+        arrays: The result as NumPy arrays that all candidates of a kind share.
+    """
+
+    call: Callable[[], Any]
+    arrays: Callable[[Any], list[np.ndarray]]
+
+
+def installed(*names: str) -> tuple[list[str], dict[str, str]]:
+    """Which of the candidates can be run here, and why the others cannot."""
+    missing = {
+        name: f"{name} is not installed: {PIP_LINE}"
+        for name in names
+        if name in PACKAGES and not importlib.util.find_spec(PACKAGES[name])
+    }
+    return [name for name in names if name not in missing], missing
+
+
+def build(name: str, case: Case) -> Built:
+    """The candidate of that name, at work on that case."""
+    return CANDIDATES[name](case)
+
+
+def check(name: str, own: Sequence[Any], truth: Sequence[Any], backward: bool) -> None:
+    """Refuses a peer that computes something else."""
+    tolerance = 1e-4 if backward else 1e-5
+    for mine, other in zip(own, truth, strict=True):
+        mine, other = mine.reshape(-1), other.reshape(-1)
+        worst = np.abs(mine - other).max() / max(1.0, np.abs(other).max())
+        if not worst <= tolerance:
+            raise AssertionError(f"{name} computes something else: {worst:.2g} apart")
+
+
+def _numbers(length: int, count: int) -> list[np.ndarray]:
+    """Arrays `[1, T, N * H]`, the same in each process."""
+    generator = np.random.default_rng(0)
+    shape = (1, length, HEADS * SIZE)
+    return [generator.standard_normal(shape, dtype="float32") for _ in range(count)]
+
+
+def _in_tensorflow(case: Case, function: Callable, count: int, weights=()) -> Built:
+    """`function` of `count` tensors in a graph."""
+    import tensorflow as tf
+
+    *fed, upstream = map(tf.constant, _numbers(case.length, count + 1))
+
+    @tf.function(autograph=False)
+    def forward(*fed):
+        return (function(*fed),)
+
+    @tf.function(autograph=False)
+    def both(upstream, *fed):
+        with tf.GradientTape() as tape:
+            tape.watch(fed)
+            output = function(*fed)
+        shaped = tf.reshape(upstream, tf.shape(output))
+        return output, *tape.gradient(output, [*fed, *weights], shaped)
+
+    call = (lambda: both(upstream, *fed)) if case.backward else lambda: forward(*fed)
+    return Built(call, lambda results: [x.numpy() for x in results])
+
+
+def _in_torch(case: Case, function: Callable) -> Built:
+    """`function` of query, key and value `[1, N, T, H]`."""
+    import torch
+
+    def to_heads(x):
+        heads = torch.from_numpy(x).reshape(1, case.length, HEADS, SIZE)
+        return heads.transpose(1, 2).contiguous()
+
+    *fed, upstream = map(to_heads, _numbers(case.length, 4))
+
+    def forward():
+        with torch.inference_mode():
+            return (function(*fed),)
+
+    def both():
+        output = function(*fed)
+        return output.detach(), *torch.autograd.grad(output, fed, upstream)
+
+    if case.backward:
+        fed = [x.requires_grad_() for x in fed]
+
+    def arrays(results):
+        return [x.transpose(1, 2).numpy() for x in results]  # [1, T, N, H]
+
+    return Built(both if case.backward else forward, arrays)
+
+
+def _keras_layer(case: Case) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    width = HEADS * SIZE
+    window = None if case.window is None else case.window + 1  # Keras counts the query
+    layer = keras.layers.MultiHeadAttention(HEADS, SIZE, sliding_window=window)
+    layer.build((None, None, width), (None, None, width))
+    return layer
+
+
+def _layer(case: Case, layer: Any) -> Built:
+    def function(x):
+        return layer(x, x, use_causal_mask=case.causal, training=False)
+
+    return _in_tensorflow(case, function, 1, layer.trainable_weights)
+
+
+def _our_layer(case: Case) -> Built:
+    import keras_attention as ka
+
+    return _layer(case, ka.MultiHeadAttention.from_keras(_keras_layer(case)))
+
+
+def _our_windows(case: Case) -> Built:
+    from keras_attention.ops.windows import window_attention
+
+    def function(query, key, value):
+        return window_attention(
+            query=query,
+            key=key,
+            value=value,
+            window=(case.window, case.window),
+            num_heads=HEADS,
+            scale=SIZE**-0.5,
+        )
+
+    return _in_tensorflow(case, function, 3)
+
+
+def _our_chunks(case: Case) -> Built:
+    from keras_attention.ops import masks
+    from keras_attention.ops.chunked import chunked_attention
+
+    def function(query, key, value):
+        return chunked_attention(
+            query=query,
+            key=key,
+            value=value,
+            num_heads=HEADS,
+            scale=SIZE**-0.5,
+            mask=masks.causal if case.causal else None,
+        )
+
+    return _in_tensorflow(case, function, 3)
+
+
+def _our_dense_core(case: Case) -> Built:
+    from keras_attention.ops import masks
+    from keras_attention.ops.attend import dot_product_attention
+    from keras_attention.ops.positions import first_positions
+
+    def function(query, key, value):
+        mask = None
+        if case.causal:
+            mask = masks.causal.build(*[first_positions(case.length)] * 2)  # [T, S]
+        output, _ = dot_product_attention(
+            query=query,
+            key=key,
+            value=value,
+            num_heads=HEADS,
+            scale=SIZE**-0.5,
+            mask=mask,
+        )
+        return output
+
+    return _in_tensorflow(case, function, 3)
+
+
+def _keras_core(case: Case) -> Built:
+    """What `keras.layers.MultiHeadAttention` calls between its projections."""
+    from keras import ops
+
+    def function(*tensors):
+        query, key, value = (
+            ops.reshape(x, (1, case.length, HEADS, SIZE)) for x in tensors
+        )
+        return ops.dot_product_attention(
+            query, key, value, scale=SIZE**-0.5, is_causal=case.causal
+        )
+
+    return _in_tensorflow(case, function, 3)
+
+
+def _torch_kernel(case: Case) -> Built:
+    import torch
+
+    mask = None
+    if case.window is not None:
+        near = torch.arange(case.length)
+        mask = (near[:, None] - near).abs() <= case.window
+
+    def function(query, key, value):
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=case.causal
+        )
+
+    return _in_torch(case, function)
+
+
+def _lucidrains(case: Case) -> Built:
+    """Blocks of the window's size, each beside its two neighbours, cut to the band."""
+    from local_attention import LocalAttention
+
+    layer = LocalAttention(
+        window_size=case.window,
+        look_backward=1,
+        look_forward=1,
+        exact_windowsize=True,
+        autopad=True,
+        use_rotary_pos_emb=False,
+    )
+    return _in_torch(case, layer)
+
+
+CANDIDATES = {
+    "ours, layer": _our_layer,
+    "Keras sliding_window": lambda case: _layer(case, _keras_layer(case)),
+    "ours, window_attention": _our_windows,
+    "ours, chunked": _our_chunks,
+    "ours, dense": _our_dense_core,
+    "Keras MHA": _keras_core,
+    "torch SDPA": _torch_kernel,
+    "lucidrains local-attention": _lucidrains,
+}

@@ -1,0 +1,104 @@
+"""Attention in a window of 256 keys to each side: blocks against the T × S band."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks import cores
+from benchmarks.cores import Case
+from benchmarks.measure import LeftOut, Progress, Row, Settings, compare, take_turns
+from benchmarks.worker import Worker
+
+WINDOW = 256
+LONGEST = 8192
+# Ours first: the others are checked against it and compared with it.
+LAYERS = ("ours, layer", "Keras sliding_window")
+CORES = ("ours, window_attention", "torch SDPA", "lucidrains local-attention")
+TARGETS = {"Keras sliding_window": 8.0, "lucidrains local-attention": 2.5}
+GROWTH_LIMIT = 2.2
+
+
+def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+    names, missing = cores.installed(*LAYERS, *CORES)
+    rows: list[Row | LeftOut] = [LeftOut(*item) for item in missing.items()]
+    lengths = (LONGEST // 8, LONGEST // 4) if settings.quick else (2048, 4096, LONGEST)
+    forward = [Case(length, WINDOW) for length in lengths]
+    backward = [Case(length, WINDOW, backward=True) for length in lengths[-2:]]
+    cases = forward + backward
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for name in names:
+            tell(f"starting {name}")
+            worker = Worker(name, cases, settings.threads)
+            workers.append(stack.enter_context(worker))
+            worker.wait()
+        _check(workers, cases, tell)
+        for some, rounds in (
+            (forward, settings.rounds),
+            (backward, max(3, settings.rounds * 2 // 3)),
+        ):
+            calls = {
+                (worker.candidate, case): _calling(worker, cases.index(case))
+                for worker in workers
+                for case in some
+            }
+            samples = take_turns(calls, settings, tell, rounds=rounds)
+            rows += _rows(names, some, samples)
+    return rows
+
+
+def _calling(worker, number):
+    return lambda: worker.call(number)
+
+
+def _check(workers, cases, tell):
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(cases):
+            tell(f"comparing the results at {case}")
+            results = {}
+            for worker in workers:
+                path = Path(folder) / "results.npz"
+                worker.save(str(path), number)
+                with np.load(path) as arrays:
+                    results[worker.candidate] = list(arrays.values())
+            for ours, *peers in (LAYERS, CORES):
+                for peer in peers:
+                    if peer in results:
+                        pair = results[peer], results[ours]
+                        cores.check(peer, *pair, backward=case.backward)
+
+
+def _rows(names, cases, samples):
+    rows = []
+    for case in cases:
+        taken = {name: samples[name, case] for name in names}
+        for ours, peer in _pairs(names):
+            target = TARGETS.get(peer) if case.length == LONGEST else None
+            row = compare("local", f"{case}, {ours}", taken, ours, peer, target=target)
+            rows.append(row)
+    shorter, longer = cases[-2:]
+    growths = {
+        name: median(samples[name, longer]) / median(samples[name, shorter])
+        for name in names
+    }
+    for ours, peer in _pairs(names):
+        mine, other = growths[ours], growths[peer]
+        words = str(longer).replace("T=", f"T={shorter.length} to ")
+        case = f"growth from {words}, {ours}"
+        row = Row("local", case, mine, other, peer, "×", other / mine)
+        verdict = "met" if mine <= GROWTH_LIMIT else "missed"
+        row.note = f"target ≤ {GROWTH_LIMIT}: {verdict}"
+        rows.append(row)
+    return rows
+
+
+def _pairs(names):
+    return [
+        (ours, peer)
+        for ours, *peers in (LAYERS, CORES)
+        for peer in peers
+        if peer in names
+    ]

@@ -1,0 +1,140 @@
+"""A candidate in a process of its own: no thread pool or memory but its own counts.
+
+The parent writes one JSON line an order, the worker one an answer. Idle workers take no
+time, so that candidates can be asked in turn.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+class Worker(contextlib.AbstractContextManager):
+    """Starts at once; `wait` returns when it is ready.
+
+    Args:
+        candidate: A name in `benchmarks.cores.CANDIDATES`.
+        cases: What it is built for.
+        threads: Of its runtime.
+    """
+
+    def __init__(self, candidate: str, cases: list, threads: int):
+        self.candidate = candidate
+        wanted = {"candidate": candidate, "cases": [vars(case) for case in cases]}
+        wanted["threads"] = threads
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(wanted)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding="utf-8",
+        )
+
+    def wait(self) -> None:
+        self._answer()
+
+    def call(self, number: int = 0) -> None:
+        """Computes case `number` once."""
+        self._order("call", number)
+
+    def save(self, path: str, number: int = 0) -> None:
+        """Computes it once more and writes the results to a file of NumPy arrays."""
+        self._order("save", number, path)
+
+    def peak(self) -> int:
+        """Most bytes held so far, beyond imports and inputs."""
+        return self._order("peak")
+
+    def _order(self, *order: Any) -> Any:
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        status = self._process.wait()
+        if status == -9:
+            raise MemoryError(f"{self.candidate}: killed, most likely out of memory")
+        self._errors.seek(0)
+        said = self._errors.read()[-2000:]
+        raise RuntimeError(f"{self.candidate}: ended with status {status}.\n{said}")
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
+
+
+def available_bytes() -> int:
+    """What the machine can still give without swapping."""
+    return _kilobytes("/proc/meminfo", "MemAvailable")
+
+
+def _kilobytes(path, name):
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _serve(wanted):
+    import numpy as np
+
+    from benchmarks import cores
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+    # Where memory runs out, this process goes first.
+    Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
+    _start(wanted["candidate"], wanted["threads"])
+    cases = [cores.Case(**case) for case in wanted["cases"]]
+    built = [cores.build(wanted["candidate"], case) for case in cases]
+    before = _kilobytes("/proc/self/status", "VmRSS")
+
+    def answer(value=None):
+        print(json.dumps(value), file=answers, flush=True)
+
+    def save(number, path):
+        np.savez(path, *built[number].arrays(built[number].call()))
+
+    def call(number):
+        built[number].call()
+
+    def peak():
+        return _kilobytes("/proc/self/status", "VmHWM") - before
+
+    orders = {"call": call, "save": save, "peak": peak}
+    answer()
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        answer(orders[name](*arguments))
+
+
+def _start(candidate, threads):
+    """Imports what the candidate runs on, and nothing else that is large."""
+    from benchmarks.cores import PACKAGES
+
+    if candidate in PACKAGES:
+        import torch
+
+        torch.set_num_threads(threads)
+        return
+    from keras_attention.cli.console import start_tensorflow
+
+    start_tensorflow()
+
+
+if __name__ == "__main__":
+    _serve(json.loads(sys.argv[1]))
