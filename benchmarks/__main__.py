@@ -14,18 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.measure import Row, Settings
+from benchmarks.measure import LeftOut, Row, Settings
 
 RESULTS = Path(__file__).parent / "results"
 # Name on the command line -> module. Programs first: nothing else is loaded then.
 GROUPS = {
     "start": "start",
+    "local": "local",
+    "long": "long",
     "layer": "layer",
     "tokenizer": "tokenizer",
     "sentences": "sentences",
     "export": "size",
     "encoder": "encoder",
 }
+# These only start other programs: TensorFlow is not loaded here.
+PROGRAMS = {"start", "local", "long"}
 console = Console(stderr=True, highlight=False)
 
 
@@ -85,15 +89,19 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
             def tell(stage: str) -> None:
                 status.update(f"{name}: {stage} …")
 
-            if name != "start":
+            if name not in PROGRAMS:
                 tell("loading TensorFlow")
                 start_tensorflow()
             module = importlib.import_module(f"benchmarks.{GROUPS[name]}")
-            rows = module.run(settings, tell)
+            found = module.run(settings, tell)
     except ImportError as error:
         skipped[name] = str(error)
         console.print(f"{name}: left out. {error}", markup=False)
         return []
+    rows = [row for row in found if isinstance(row, Row)]
+    for left_out in [row for row in found if isinstance(row, LeftOut)]:
+        skipped[f"{name}: {left_out.what}"] = left_out.reason
+        console.print(f"{name}: left out. {left_out.reason}", markup=False)
     for row in rows:
         console.print(f"{row.group}: {row.case}: {_ratio(row)} {row.peer_name}")
     console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")

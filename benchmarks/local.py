@@ -61,6 +61,7 @@ def _check(workers, cases, tell):
             results = {}
             for worker in workers:
                 path = Path(folder) / "results.npz"
+                worker.call(number)
                 worker.save(str(path), number)
                 with np.load(path) as arrays:
                     results[worker.candidate] = list(arrays.values())

@@ -32,40 +32,91 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     lengths = (LONGEST // 16, LONGEST // 8) if settings.quick else (4096, 8192, LONGEST)
     for backward in (False, True):
         for causal in (False, True):
-            peaks: dict[str, int] = {}
+            expected: dict[str, int] = {}
             for length in lengths:
                 case = Case(length, causal=causal, backward=backward)
-                expected = {n: 4 * peaks[n] for n in QUADRATIC if n in peaks}
                 found, peaks = _measure(case, names, expected, settings, tell)
                 rows += found
+                known = {**expected, **peaks}
+                expected = {name: 4 * known[name] for name in QUADRATIC}
     return rows
 
 
 def _measure(case, names, expected, settings, tell):
     """Rows of a case, and the peak memory of each candidate that was run."""
-    rows: list[Row | LeftOut] = []
-    free = available_bytes()
-    for name, need in expected.items():
-        if need > SHARE * free:
-            reason = f"would take {need / 2**30:.1f} GB, and {free / 2**30:.1f} are free"
-            rows.append(LeftOut(f"{name}, {case}", reason))
-    dropped = {row.case.rsplit(f", {case}", 1)[0] for row in rows}
+    left_out = _too_large(case, expected)
     with contextlib.ExitStack() as stack:
-        workers = []
+        workers = {}
         for name in names:
-            if name not in dropped:
+            if name not in left_out:
                 worker = Worker(name, [case], settings.threads)
-                workers.append(stack.enter_context(worker))
+                workers[name] = stack.enter_context(worker)
         tell(f"{case}: starting")
-        for worker in workers:
+        for worker in workers.values():
             worker.wait()
-        samples, peaks = _samples(case, workers, settings, tell)
+        peaks = _peaks(case, workers, left_out, tell)
+        calls = {name: workers[name].call for name in peaks}
+        rounds = max(3, settings.rounds // (3 if case.length < LONGEST else 5))
+        samples = take_turns(
+            calls, settings, lambda stage: tell(f"{case}: {stage}"), rounds=rounds
+        )
+    rows: list[Row | LeftOut] = [LeftOut(*item) for item in left_out.items()]
+    longest = case.length == LONGEST
     for peer in [name for name in names[1:] if name in samples]:
-        longest = case.length == LONGEST
         target = TIME_TARGETS.get(peer) if longest else None
-        row = compare("long", f"time, {case}", samples, OURS, peer, target=target)
+        row = compare("long", f"{case}, time", samples, OURS, peer, target=target)
         rows.append(row)
     for peer in names[1:]:
-        if peer in peaks or peer in expected:
-            rows.append(_memory(case, peaks, peer, expected))
+        row = _memory_row(case, peaks, peer, expected)
+        if row is not None:
+            row.target = MEMORY_TARGETS.get(peer) if longest else None
+            rows.append(row)
     return rows, peaks
+
+
+def _too_large(case, expected):
+    """Candidates for which there is not enough memory, and the reason."""
+    free = available_bytes()
+    return {
+        name: f"{name}, {case}: would take {_gb(need)}, and {_gb(free)} are free"
+        for name, need in expected.items()
+        if need > SHARE * free
+    }
+
+
+def _gb(size):
+    return f"{size / 2**30:.1f} GB"
+
+
+def _peaks(case, workers, left_out, tell):
+    """Bytes of the first call of each, which is compared with ours."""
+    peaks, truth = {}, None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, worker in workers.items():
+            tell(f"{case}: memory of {name}")
+            try:
+                worker.call()
+            except MemoryError as error:
+                if name == OURS:
+                    raise
+                left_out[name] = f"{case}: {error}"
+                continue
+            peaks[name] = worker.peak()
+            path = Path(folder) / "results.npz"
+            worker.save(str(path))
+            with np.load(path) as arrays:
+                own = list(arrays.values())
+            truth = own if truth is None else truth
+            cores.check(name, own, truth, backward=case.backward)
+    return peaks
+
+
+def _memory_row(case, peaks, peer, expected):
+    size = peaks.get(peer, expected.get(peer))
+    if size is None:
+        return None
+    mine, other = peaks[OURS] / 1e6, size / 1e6
+    row = Row("long", f"{case}, peak memory", mine, other, peer, "MB", other / mine)
+    if peer not in peaks:
+        row.note = f"the peer's: 4 × that at T={case.length // 2}"
+    return row

@@ -18,6 +18,7 @@ PACKAGES = (
     "tokenizers",
     "transformers",
     "torch",
+    "local-attention",
     "numpy",
 )
 

@@ -16,6 +16,8 @@ import numpy as np
 
 Progress = Callable[[str], None]
 SHORTEST_SAMPLE_S = 0.02
+# A first call that takes this long is no short one, however long it was traced.
+LONG_CALL_S = 5.0
 
 
 @dataclass
@@ -47,6 +49,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A comparison that could not be made here, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Settings:
     rounds: int = 15
     threads: int = 2
@@ -65,8 +75,10 @@ def take_turns(
     repeats = {}
     for name, call in candidates.items():
         tell(f"warming up {name}")
-        call()
-        repeats[name] = max(1, round(SHORTEST_SAMPLE_S / _seconds(call, 1)))
+        took = _seconds(call, 1)
+        if took < LONG_CALL_S:
+            took = _seconds(call, 1)
+        repeats[name] = max(1, round(SHORTEST_SAMPLE_S / took))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     order, generator = list(candidates), random.Random(0)
     for index in range(rounds):

@@ -34,6 +34,9 @@ KINDS = {
     "multi-head-window": lambda **kw: ka.MultiHeadAttention(
         2, 3, sliding_window=2, **kw
     ),
+    "longformer": lambda **kw: ka.LongformerAttention(2, 3, sliding_window=2, **kw),
+    "big-bird": lambda **kw: ka.BigBirdAttention(2, 3, block_size=2, **kw),
+    "monotonic": lambda **kw: ka.MonotonicAttention("dot", **kw),
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
