@@ -257,11 +257,11 @@ def _lucidrains(case: Case) -> Built:
 
 
 CANDIDATES = {
-    "ours, layer": _our_layer,
+    "our layer": _our_layer,
     "Keras sliding_window": lambda case: _layer(case, _keras_layer(case)),
-    "ours, window_attention": _our_windows,
-    "ours, chunked": _our_chunks,
-    "ours, dense": _our_dense_core,
+    "our windows": _our_windows,
+    "our chunks": _our_chunks,
+    "our dense core": _our_dense_core,
     "Keras MHA": _keras_core,
     "torch SDPA": _torch_kernel,
     "lucidrains local-attention": _lucidrains,

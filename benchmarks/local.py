@@ -15,8 +15,8 @@ from benchmarks.worker import Worker
 WINDOW = 256
 LONGEST = 8192
 # Ours first: the others are checked against it and compared with it.
-LAYERS = ("ours, layer", "Keras sliding_window")
-CORES = ("ours, window_attention", "torch SDPA", "lucidrains local-attention")
+LAYERS = ("our layer", "Keras sliding_window")
+CORES = ("our windows", "torch SDPA", "lucidrains local-attention")
 TARGETS = {"Keras sliding_window": 8.0, "lucidrains local-attention": 2.5}
 GROWTH_LIMIT = 2.2
 
@@ -78,7 +78,7 @@ def _rows(names, cases, samples):
         taken = {name: samples[name, case] for name in names}
         for ours, peer in _pairs(names):
             target = TARGETS.get(peer) if case.length == LONGEST else None
-            row = compare("local", f"{case}, {ours}", taken, ours, peer, target=target)
+            row = compare("local", f"{case}: {ours}", taken, ours, peer, target=target)
             rows.append(row)
     shorter, longer = cases[-2:]
     growths = {

@@ -23,8 +23,8 @@ from keras_attention.ops.attend import BLOCKED, _float_dtype, score_dtype
 from keras_attention.ops.masks import Mask
 from keras_attention.ops.tiles import LOWEST_BIAS, Grid, Tiles, kept_keys
 
-PAYS_FROM = 2**40
-"""T · S · N from which chunks are no slower than dense attention on a CPU."""
+PAYS_FROM = 2**25
+"""T · S · N from which chunks take no longer than all scores at once, on a CPU."""
 
 
 def chunked_attention(
@@ -115,7 +115,11 @@ def chunked_attention(
 def chunks_pay(
     query_length: int | None, key_length: int | None, *, num_heads: int
 ) -> bool:
-    """Whether `chunked_attention` is no slower than the dense core.
+    """Whether `chunked_attention` is to be preferred to the dense core.
+
+    From `PAYS_FROM` on it takes 0.5 to 0.8 of the time under a causal mask, training or
+    not, and forwards without one; training without a mask takes 1.05 to 1.2 of it. The
+    memory that it saves grows with T · S.
 
     Args:
         query_length: T, `None` if unknown.

@@ -204,6 +204,8 @@ EXACT = keras.backend.backend() == "tensorflow"
 @every_kind
 def test_gradients_are_those_of_finite_differences(kind):
     dtype, step, near = ("float64", 1e-6, 1e-7) if EXACT else ("float32", 3e-3, 2e-2)
+    if not EXACT and "predictive" in kind.name:
+        step = 3e-4  # a longer one moves keys across the edge of a window
     layer, inputs = kind.built(dtype=dtype), kind.inputs(dtype=dtype)
     rng = np.random.default_rng(5)
     weights = layer.trainable_weights
@@ -613,7 +615,8 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
 
 def test_the_list_holds_every_constructor_choice():
     layers = {name.split("-")[0] for name in BY_NAME}
-    assert layers == {"additive", "dot", "global", "local", "multi"}
+    one_head = {"additive", "dot", "global", "local", "monotonic"}
+    assert layers == one_head | {"multi", "longformer", "big"}
     assert len(BY_NAME) == len(KINDS)
     sizes = (B, T, S, QUERY, KEY, VALUE, UNITS)
     assert len(set(sizes)) == len(sizes)

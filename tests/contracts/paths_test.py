@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -150,10 +151,6 @@ PATHS = [
     Path("eager", eager),
     Path("with weights", with_weights),
     Path("dropout configured", dropout_configured),
-    Path("graph of unknown sizes", graph),
-    Path("XLA", xla),
-    Path("SavedModel session", served),
-    Path("ONNX Runtime", onnx_runtime),
     Path("in blocks", in_blocks, has_pattern),
     Path("in chunks", in_chunks, can_be_chunked),
     *(
@@ -166,6 +163,13 @@ PATHS = [
         for how, cuts in {"step by step": EACH, "in chunks": SOME}.items()
     ),
 ]
+if keras.backend.backend() == "tensorflow":
+    PATHS += [
+        Path("graph of unknown sizes", graph),
+        Path("XLA", xla),
+        Path("SavedModel session", served),
+        Path("ONNX Runtime", onnx_runtime),
+    ]
 CASES = [
     pytest.param(kind, path, id=f"{kind.name}-{path.name}")
     for kind in KINDS
