@@ -111,6 +111,8 @@ def _over_queries(walk: Callable, start: Any, sequences: tuple) -> Any:
     """`walk(start, query) -> start, alignment` for each query in turn; `[B, T, S]`."""
     probabilities = sequences[0]
     length = probabilities.shape[1]
+    if length == 0:
+        return probabilities
     if length == 1:
         return walk(start, tuple(x[:, 0] for x in sequences))[1][:, None]
     if keras.backend.backend() == "jax":  # its while loop has no gradient

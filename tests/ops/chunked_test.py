@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
-from keras_attention.ops.chunked import PAYS_FROM, chunked_attention, chunks_pay
+from keras_attention.ops.chunked import chunked_attention, chunks_pay
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.tiles import Tiles
 
@@ -438,9 +438,11 @@ def test_masks_that_cannot_be_cut_are_refused():
         chunked(*TENSORS, chunks=(0, 4))
 
 
-def test_chunks_pay_from_a_number_of_scores_on():
-    length = int((PAYS_FROM / 8) ** 0.5)
-    assert chunks_pay(2 * length, length, num_heads=8)
-    assert not chunks_pay(length // 2, length, num_heads=8)
+def test_chunks_pay_for_long_sequences_of_known_length():
+    assert chunks_pay(2048, 2048, num_heads=8)
+    assert chunks_pay(512, 2**14, num_heads=2)
+    assert not chunks_pay(1024, 1024, num_heads=64)  # 1.4 times as slow in training
+    assert not chunks_pay(1, 2**21, num_heads=8)
+    assert not chunks_pay(2048, 2048, num_heads=1)
     assert not chunks_pay(None, 2**20, num_heads=8)
     assert not chunks_pay(2**20, None, num_heads=8)
