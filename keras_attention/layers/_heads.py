@@ -63,7 +63,8 @@ def place(
     placed = Heads(heads.query, heads.key, heads.value, query_positions, key_positions)
     if scheme is None:
         return placed
-    check_alignment(*inputs, query_positions, key_positions)
+    query, key = inputs
+    check_alignment(query, key, query_positions, key_positions)
     query_at, key_at = placed.all_positions()
     query, key = scheme.rotate(heads.query, query_at), scheme.rotate(heads.key, key_at)
     return Heads(query, key, heads.value, query_positions, key_positions)

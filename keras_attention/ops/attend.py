@@ -120,7 +120,7 @@ def attend(
         weights = weights * ops.cast(weight_factor, dtype)
     kept = weights if dropout is None else dropout(weights)
     output = ops.matmul(kept, ops.cast(value, dtype))  # [..., T, V]
-    return ops.cast(output, _float_dtype(value, dtype)), weights
+    return ops.cast(output, float_dtype(value, dtype)), weights
 
 
 def dot_product_attention(
@@ -181,7 +181,7 @@ def dot_product_attention(
     return region("attention", _output_only, *tensors, **settings), None
 
 
-def _float_dtype(value: Any, dtype: str) -> str:
+def float_dtype(value: Any, dtype: str) -> str:
     """That of `value`; integers must not cut their own means off."""
     own = keras.backend.standardize_dtype(value.dtype)
     return own if "float" in own else dtype
@@ -264,7 +264,7 @@ def _side_by_side(
 def _join(output: Any, mask: Any, value: Any, dtype: str) -> Any:
     if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0.0)
-    return ops.cast(_merge(output), _float_dtype(value, dtype))  # [B, T, N * V]
+    return ops.cast(_merge(output), float_dtype(value, dtype))  # [B, T, N * V]
 
 
 def _weigh_talking(mix_scores: Any, mix_weights: Any) -> Callable:

@@ -19,7 +19,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.ops.attend import BLOCKED, _float_dtype, score_dtype
+from keras_attention.ops.attend import BLOCKED, float_dtype, score_dtype
 from keras_attention.ops.masks import Mask
 from keras_attention.ops.tiles import LOWEST_BIAS, Grid, Tiles, kept_keys
 
@@ -112,7 +112,7 @@ def chunked_attention(
         grid.split_keys(ops.cast(value, dtype)),  # [D, B, K, d, V]
         grid.lay_out(bias),
     )
-    return ops.cast(grid.merge(output), _float_dtype(value, dtype))  # [B, T, N * V]
+    return ops.cast(grid.merge(output), float_dtype(value, dtype))  # [B, T, N * V]
 
 
 def chunks_pay(
@@ -184,7 +184,8 @@ class _Run:
             def add_keys(j, top, total, output):
                 scores, _ = self._scores(i, j)
                 higher = ops.max(scores, axis=-1, keepdims=True, initial=BLOCKED)
-                higher = ops.maximum(top, higher)  # [B, K, R, 1]
+                # On torch, the maximum of Keras 3.15 makes float32 of float64.
+                higher = ops.where(top > higher, top, higher)  # [B, K, R, 1]
                 weights = ops.exp(scores - higher)  # [B, K, R, d]
                 shrink = ops.exp(top - higher)  # [B, K, R, 1]
                 total = total * shrink + ops.sum(weights, axis=-1, keepdims=True)

@@ -9,6 +9,9 @@ from keras import ops
 from keras_attention.ops.positions import EMPTY, first_positions
 from keras_attention.ops.shapes import describe
 
+FAR = 2**30
+"""Farther than any position."""
+
 
 class Mask:
     """Who may look at what. Combine with `&`, `|`, `~`; show with `draw()`."""
@@ -50,6 +53,11 @@ class Mask:
         """
         parts = (part for part in vars(self).values() if isinstance(part, Mask))
         return all(part.of_positions for part in parts)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many positions behind and ahead of itself a query may look, at most."""
+        return FAR, FAR
 
     def __and__(self, other: "Mask") -> "Mask":
         return _All(self, _require_mask(other, "&"))
@@ -121,6 +129,12 @@ class _All(Mask):
     def among(self, key_positions):
         return _All(self.left.among(key_positions), self.right.among(key_positions))
 
+    @property
+    def reach(self):
+        sides = zip(self.left.reach, self.right.reach, strict=True)
+        behind, ahead = (min(side) for side in sides)
+        return behind, ahead
+
     def get_config(self):
         return _serialize_sides(self)
 
@@ -139,6 +153,12 @@ class _Any(Mask):
 
     def among(self, key_positions):
         return _Any(self.left.among(key_positions), self.right.among(key_positions))
+
+    @property
+    def reach(self):
+        sides = zip(self.left.reach, self.right.reach, strict=True)
+        behind, ahead = (max(side) for side in sides)
+        return behind, ahead
 
     def get_config(self):
         return _serialize_sides(self)

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention.ops.mask_algebra import Mask, register
+from keras_attention.ops.mask_algebra import FAR, Mask, register
 from keras_attention.ops.shapes import describe
 from keras_attention.ops.shuffle import shuffled
 
@@ -32,6 +32,10 @@ def _distance(query_positions: Any, key_positions: Any) -> Any:
 
 @register
 class _Causal(Mask):
+    @property
+    def reach(self):
+        return FAR, 0
+
     def build(self, query_positions, key_positions):
         return _distance(query_positions, key_positions) <= 0
 
@@ -50,6 +54,10 @@ class _Window(Mask):
     def build(self, query_positions, key_positions):
         distance = _distance(query_positions, key_positions)
         return (distance >= -self.behind) & (distance <= self.ahead)
+
+    @property
+    def reach(self):
+        return self.behind, self.ahead
 
     def get_config(self):
         return {"behind": self.behind, "ahead": self.ahead}
@@ -75,6 +83,10 @@ class _Blocks(Mask):
     def build(self, query_positions, key_positions):
         query_blocks = query_positions // self.size
         return _distance(query_blocks, key_positions // self.size) == 0
+
+    @property
+    def reach(self):
+        return self.size - 1, self.size - 1
 
     def get_config(self):
         return {"size": self.size}

@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_attention.ops import mask_algebra, masks
+from keras_attention.ops import masks
 from keras_attention.ops.attend import BLOCKED, cap_scores
 from keras_attention.ops.blocks import pad_to
+from keras_attention.ops.mask_algebra import FAR
 from keras_attention.ops.positions import EMPTY, first_positions, standardize_positions
 from keras_attention.ops.shapes import describe
 
 LOWEST_BIAS = BLOCKED / 10
 """As in `attend.py`: a key the bias all but forbids beats one the mask forbids."""
-
-FAR = 2**30
-"""Further than any two positions lie apart."""
 
 
 class Cut(NamedTuple):
@@ -243,7 +241,8 @@ class Tiles:
         first, last = _bounds(self.query_positions, real)  # [C]
         real = ops.ones((1, 1, 1), "bool") if self.keep is None else self.keep
         first_key, last_key = _bounds(self.key_positions, real)  # [D]
-        behind, ahead = (min(side, FAR) for side in _reach(self.mask))
+        reach = (FAR, FAR) if self.mask is None else self.mask.reach
+        behind, ahead = (min(side, FAR) for side in reach)
         near = first_key - last[:, None] <= ahead  # [C, D]
         near = near & (first[:, None] - last_key <= behind)
         return near & (last_key != EMPTY)
@@ -279,21 +278,6 @@ def _bounds(positions: Any, real: Any) -> tuple[Any, Any]:
     first = ops.min(ops.where(real, positions, FAR), axis=(1, 2), initial=FAR)
     last = ops.max(ops.where(real, positions, EMPTY), axis=(1, 2), initial=EMPTY)
     return first, last
-
-
-def _reach(mask: masks.Mask | None) -> tuple[int, int]:
-    """How far behind and ahead of itself a query may look under `mask`, at most."""
-    if isinstance(mask, mask_algebra._All | mask_algebra._Any):
-        join = min if isinstance(mask, mask_algebra._All) else max
-        left, right = _reach(mask.left), _reach(mask.right)
-        return join(left[0], right[0]), join(left[1], right[1])
-    if isinstance(mask, masks._Causal):
-        return FAR, 0
-    if isinstance(mask, masks._Window):
-        return mask.behind, mask.ahead
-    if isinstance(mask, masks._Blocks):
-        return mask.size - 1, mask.size - 1
-    return FAR, FAR
 
 
 def _require_positional(mask: Any) -> masks.Mask | None:

@@ -21,6 +21,7 @@ from contracts.kinds import (
     B,
     S,
     T,
+    costly,
     relative_error,
     to_numpy,
     weights_of,
@@ -568,7 +569,9 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     assert configs[0] == configs[1]
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, id=k.name, marks=costly(k)) for k in KINDS]
+)
 def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
     layer = kind.built()
 

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import oracle
 import position_oracle
+import pytest
 from backends import to_numpy
 
 import keras_attention as ka
@@ -394,6 +395,31 @@ KINDS = [
     ),
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
+
+# What costs seconds a kind (XLA, ONNX) is tried on these by `make test`, on all others
+# too by `make test-all`.
+FIRST = {
+    "additive",
+    "big-bird",
+    "dot-product-general",
+    "dot-product-scaled_dot",
+    "global-concat",
+    "local-monotonic-general",
+    "local-predictive-general",
+    "longformer",
+    "monotonic-parallel",
+    "multi-head-everything",
+    "multi-head-grouped",
+    "multi-head-rotary",
+    "multi-head-shaw",
+    "multi-head-t5-buckets",
+    "multi-head-window",
+}
+
+
+def costly(kind):
+    """Marks of a case that costs seconds."""
+    return () if kind.name in FIRST else pytest.mark.slow
 
 
 def relative_error(actual, expected):

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contracts.kinds import BY_NAME, KINDS, B, relative_error, to_numpy
+from contracts.kinds import BY_NAME, KINDS, B, costly, relative_error, to_numpy
 from oracle import drawn
 
 import keras_attention as ka
@@ -127,6 +127,7 @@ class Path:
     name: str
     run: Callable  # (kind, tools) -> output
     serves: Callable = lambda kind: True
+    costly: bool = False  # seconds a kind
 
 
 def has_pattern(kind):
@@ -166,12 +167,17 @@ PATHS = [
 if keras.backend.backend() == "tensorflow":
     PATHS += [
         Path("graph of unknown sizes", graph),
-        Path("XLA", xla),
+        Path("XLA", xla, costly=True),
         Path("SavedModel session", served),
-        Path("ONNX Runtime", onnx_runtime),
+        Path("ONNX Runtime", onnx_runtime, costly=True),
     ]
 CASES = [
-    pytest.param(kind, path, id=f"{kind.name}-{path.name}")
+    pytest.param(
+        kind,
+        path,
+        id=f"{kind.name}-{path.name}",
+        marks=costly(kind) if path.costly else (),
+    )
     for kind in KINDS
     for path in PATHS
     if path.serves(kind)
