@@ -69,8 +69,8 @@ def check(name: str, own: Sequence[Any], truth: Sequence[Any], backward: bool) -
     """Refuses a peer that computes something else."""
     tolerance = 1e-4 if backward else 1e-5
     for mine, other in zip(own, truth, strict=True):
-        mine, other = mine.reshape(-1), other.reshape(-1)
-        worst = np.abs(mine - other).max() / max(1.0, np.abs(other).max())
+        apart = np.abs(mine.reshape(-1) - other.reshape(-1)).max()
+        worst = apart / max(1.0, np.abs(other).max())
         if not worst <= tolerance:
             raise AssertionError(f"{name} computes something else: {worst:.2g} apart")
 

@@ -29,7 +29,7 @@ SHARE = 0.8
 def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     names, missing = cores.installed(OURS, *PEERS)
     rows: list[Row | LeftOut] = [LeftOut(*item) for item in missing.items()]
-    lengths = (LONGEST // 16, LONGEST // 8) if settings.quick else (4096, 8192, LONGEST)
+    lengths = (LONGEST // 8,) if settings.quick else (4096, 8192, LONGEST)
     for backward in (False, True):
         for causal in (False, True):
             expected: dict[str, int] = {}
@@ -56,7 +56,7 @@ def _measure(case, names, expected, settings, tell):
             worker.wait()
         peaks = _peaks(case, workers, left_out, tell)
         calls = {name: workers[name].call for name in peaks}
-        rounds = max(3, settings.rounds // (3 if case.length < LONGEST else 5))
+        rounds = max(2, settings.rounds // (3 if case.length < LONGEST else 5))
         samples = take_turns(
             calls, settings, lambda stage: tell(f"{case}: {stage}"), rounds=rounds
         )

@@ -29,7 +29,7 @@ class Worker(contextlib.AbstractContextManager):
         self.candidate = candidate
         wanted = {"candidate": candidate, "cases": [vars(case) for case in cases]}
         wanted["threads"] = threads
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(wanted)],
             cwd=ROOT,

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_attention.ops import masks
-from keras_attention.ops.attend import attention_weights, cap_scores, score_dtype
+from keras_attention.ops.attend import (
+    _softmax,
+    attention_weights,
+    cap_scores,
+    score_dtype,
+)
 from keras_attention.ops.blocks import cut, fold_groups, join, pad_to, unfold_groups
 from keras_attention.ops.positions import first_positions
 
@@ -167,13 +172,51 @@ def _by_blocks(
     if shared is not None:
         mask, bias = _with_shared(mask, bias, shared, block_size, groups)
 
-    scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
-    scores = cap_scores(scores, soft_cap)  # [B, K, blocks, G * L, width]
-    weights = attention_weights(scores=scores, mask=mask, bias=bias)
-    kept = weights if dropout is None else dropout(weights)
-    output = ops.matmul(kept, values)  # [B, K, blocks, G * L, V]
+    if bias is None and soft_cap is None and dropout is None:
+        output = _attend(queries, keys, values, mask)
+    else:
+        scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
+        scores = cap_scores(scores, soft_cap)  # [B, K, blocks, G * L, width]
+        weights = attention_weights(scores=scores, mask=mask, bias=bias)
+        kept = weights if dropout is None else dropout(weights)
+        output = ops.matmul(kept, values)  # [B, K, blocks, G * L, V]
     output = join(unfold_groups(output, groups))[:, :length]  # [B, T, N * V]
     return ops.cast(output, value.dtype)
+
+
+def _attend(queries: Any, keys: Any, values: Any, mask: Any) -> Any:
+    """Output `[B, K, blocks, G * L, V]`, with a gradient that goes over few tensors.
+
+    What is `[..., width]` is larger than all else, and time goes into writing it:
+    rows without a visible key are cleared in the output, and so in the gradient.
+    """
+
+    def forward(queries, keys, values, mask):
+        mask = mask > 0
+        seen = ops.any(mask, axis=-1, keepdims=True)  # [B or 1, 1, blocks, G * L, 1]
+        scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
+        weights = _softmax(scores, mask, None)  # [B, K, blocks, G * L, width]
+        output = ops.where(seen, ops.matmul(weights, values), 0.0)
+
+        def gradient(*upstreams, upstream=None):
+            # torch hands over the inputs again, and the gradient by name
+            upstream = upstreams[0] if upstream is None else upstream
+            upstream = ops.where(seen, upstream, 0.0)
+            means = ops.sum(upstream * output, axis=-1, keepdims=True)
+            slopes = ops.matmul(upstream, ops.swapaxes(values, -2, -1))
+            slopes = weights * (slopes - means)
+            return (
+                ops.matmul(slopes, keys),
+                ops.matmul(ops.swapaxes(slopes, -2, -1), queries),
+                ops.matmul(ops.swapaxes(weights, -2, -1), upstream),
+                ops.zeros(ops.shape(mask), dtype=values.dtype),
+            )
+
+        return output, gradient
+
+    # JAX takes everything traced as an argument, and has no gradient of bools.
+    mask = ops.cast(mask, values.dtype)
+    return ops.custom_gradient(forward)(queries, keys, values, mask)
 
 
 def _beside(x: Any, before: int, after: int, *, extra: Any = None) -> Any:
@@ -188,11 +231,14 @@ def _beside(x: Any, before: int, after: int, *, extra: Any = None) -> Any:
         return ops.zeros((batch, heads, count, length, size), dtype=x.dtype)
 
     padded = ops.concatenate([empty(before), x, empty(after)], axis=2)
-    parts = [padded[:, :, i : i + blocks] for i in range(before + 1 + after)]
-    if extra is not None:
-        shape = (batch, heads, blocks, extra.shape[3], size)
-        parts.append(ops.broadcast_to(extra, shape))
-    return ops.concatenate(parts, axis=3)
+    width = before + 1 + after
+    numbers = first_positions(blocks)[:, None] + first_positions(width)
+    x = ops.take(padded, ops.reshape(numbers, (-1,)), axis=2)
+    x = ops.reshape(x, (batch, heads, blocks, width * length, size))
+    if extra is None:
+        return x
+    shape = (batch, heads, blocks, extra.shape[3], size)
+    return ops.concatenate([x, ops.broadcast_to(extra, shape)], axis=3)
 
 
 def _visible(key_mask, blocks, block_size, before, after):
