@@ -215,11 +215,14 @@ def _keras_core(case: Case) -> Built:
     from keras import ops
 
     def function(*tensors):
-        query, key, value = (
-            ops.reshape(x, (1, case.length, HEADS, SIZE)) for x in tensors
-        )
+        heads = (1, case.length, HEADS, SIZE)
+        query, key, value = (ops.reshape(x, heads) for x in tensors)
+        mask = None
+        if case.window is not None:
+            near = ops.arange(case.length, dtype="int32")
+            mask = ops.abs(near[:, None] - near)[None, None] <= case.window
         return ops.dot_product_attention(
-            query, key, value, scale=SIZE**-0.5, is_causal=case.causal
+            query, key, value, scale=SIZE**-0.5, mask=mask, is_causal=case.causal
         )
 
     return _in_tensorflow(case, function, 3)
@@ -262,7 +265,7 @@ CANDIDATES = {
     "our windows": _our_windows,
     "our chunks": _our_chunks,
     "our dense core": _our_dense_core,
-    "Keras MHA": _keras_core,
+    "Keras core": _keras_core,
     "torch SDPA": _torch_kernel,
     "lucidrains local-attention": _lucidrains,
 }

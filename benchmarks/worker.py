@@ -136,6 +136,9 @@ def _start(candidate, threads):
         return
     from keras_attention.cli.console import start_tensorflow
 
+    # TensorFlow's own default, but only on processors with AVX-512. Without it, the
+    # matrix products of ours and of Keras take three times as long as torch's.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     start_tensorflow()
 
 
