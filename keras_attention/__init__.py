@@ -36,7 +36,7 @@ _DEFINED_IN = {
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
-    "SentenceEncoder": "models.sentence_encoder",
+    "SentenceEncoder": "tasks.sentence_encoder",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
     "WordPieceTokenizer": "text.wordpiece",
@@ -114,14 +114,14 @@ if TYPE_CHECKING:
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
     from keras_attention.models.loading import load_model as load_model
-    from keras_attention.models.sentence_encoder import (
-        SentenceEncoder as SentenceEncoder,
-    )
     from keras_attention.ops import masks as masks
     from keras_attention.ops.cache import KVCache as KVCache
     from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
     from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.tasks.sentence_encoder import (
+        SentenceEncoder as SentenceEncoder,
+    )
     from keras_attention.testing.assertions import assert_causal as assert_causal
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,

@@ -23,15 +23,16 @@ RANK = {
     "layers": 1,
     "blocks": 2,
     "text": 2,
+    "generation": 2,
     "models": 3,
-    "weights": 4,
-    "generation": 4,
-    "training": 4,
-    "explain": 4,
-    "testing": 4,
-    "export": 5,
-    "cli": 6,
-    "__main__": 6,
+    "tasks": 4,
+    "weights": 5,
+    "training": 5,
+    "explain": 5,
+    "testing": 5,
+    "export": 6,
+    "cli": 7,
+    "__main__": 7,
 }
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
@@ -50,7 +51,7 @@ ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"}
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
-MAX_PACKAGE_CODE_LINES = 11500  # docs/design.md says why
+MAX_PACKAGE_CODE_LINES = 20000  # docs/design.md says why
 
 # Methods that Keras documents; anything else public has a docstring.
 KERAS_OVERRIDES = {
@@ -380,7 +381,7 @@ PLANTED = [
     (upward_imports, "blocks/a.py", FROM + "text import wordpiece"),
     (upward_imports, "text/a.py", FROM + "ops import masks"),
     (upward_imports, "models/a.py", FROM + "export.api import export_model"),
-    (upward_imports, "models/a.py", FROM + "generation import beam"),
+    (upward_imports, "generation/a.py", FROM + "models import gpt"),
     (upward_imports, "models/__init__.py", "from ..weights import x"),
     (upward_imports, "models/__init__.py", "from .. import weights"),
     (

@@ -92,7 +92,7 @@ def _title(letter: str, text: str) -> None:
 
 
 def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
-    from keras_attention.models.sentence_encoder import SentenceEncoder
+    from keras_attention.tasks.sentence_encoder import SentenceEncoder
     from keras_attention.weights.pretrained import from_pretrained
 
     _title("a", "Every tensor of the checkpoint accounted for")

@@ -9,7 +9,7 @@ from keras_attention.explain.record import attention_maps, record_attention
 from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
-from keras_attention.models.sentence_encoder import SentenceEncoder
+from keras_attention.tasks.sentence_encoder import SentenceEncoder
 
 SEQUENCE = ("batch", "sequence")
 TEXT = {"text": TensorInfo("string", ("batch",))}

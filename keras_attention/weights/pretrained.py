@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_attention.models.bert import BertEncoder
-from keras_attention.models.sentence_encoder import SentenceEncoder
+from keras_attention.tasks.sentence_encoder import SentenceEncoder
 from keras_attention.weights import bert_hf
 from keras_attention.weights.files import (
     WEIGHTS,

@@ -1,0 +1,1 @@
+"""Models with text or images in front and answers behind."""
