@@ -192,7 +192,21 @@ def _functional(model: keras.Model) -> Signature:
         described,
         outputs,
         limits=_embedding_limits(model, described),
+        max_lengths=_longest_sequence(model),
     )
+
+
+def _longest_sequence(model: keras.Model) -> dict[str, int]:
+    """What the tables of learned positions allow, those of KerasHub too."""
+    names = ("sequence_length", "max_sequence_length")
+    sizes = [
+        getattr(layer, name)
+        for layer in model._flatten_layers()
+        if "PositionEmbedding" in type(layer).__name__
+        for name in names
+        if isinstance(getattr(layer, name, None), int)
+    ]
+    return {"sequence": min(sizes)} if sizes else {}
 
 
 def _input_name(tensor: Any) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.stock import stock_layers_as_regions
 from keras_attention.ops import regions
 
 PREFIX = "keras_attention:"
@@ -155,7 +156,7 @@ def _trace(signature, marker):
 
     def traced(*tensors):
         inputs = dict(zip(signature.inputs, tensors, strict=True))
-        with regions.intercepting(marker):
+        with regions.intercepting(marker), stock_layers_as_regions():
             outputs = signature.function(**inputs)
         _check_names(signature, outputs)
         return [tf.identity(outputs[name]) for name in signature.outputs]

@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ def register_classes() -> None:
 
 
 def load_model(path: str | Path, **kwargs: Any) -> Any:
-    """`keras.saving.load_model`, knowing all classes of this library.
+    """`keras.saving.load_model`, knowing all classes of this library and of KerasHub.
 
     Args:
         path: Of a `.keras` file.
@@ -36,4 +38,22 @@ def load_model(path: str | Path, **kwargs: Any) -> Any:
     ```
     """
     register_classes()
+    if "keras_hub" in _packages_of(Path(path)):
+        try:
+            importlib.import_module("keras_hub")
+        except ImportError as error:
+            raise ImportError(
+                "The file holds classes of KerasHub. Install it with: pip install "
+                f'"keras-hub>=0.32". Received: {path}'
+            ) from error
     return keras.saving.load_model(path, **kwargs)
+
+
+def _packages_of(path: Path) -> set[str]:
+    """The packages that a `.keras` file names classes of; none of what is not one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = archive.read("config.json").decode("utf-8")
+    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile):
+        return set()  # Keras says what is wrong with it
+    return set(re.findall(r'"module": "(\w+)', config))
