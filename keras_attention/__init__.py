@@ -22,6 +22,7 @@ _DEFINED_IN = {
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
+    "EncoderDecoderCache": "ops.cache_static",
     "FeedForward": "layers.feed_forward",
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
@@ -31,14 +32,18 @@ _DEFINED_IN = {
     "LongformerAttention": "layers.longformer_attention",
     "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
+    "PatchEmbedding": "layers.patch_embedding",
     "PositionEmbedding": "layers.position_embedding",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "tasks.sentence_encoder",
+    "Seq2SeqTransformer": "models.seq2seq",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
+    "StaticKVCache": "ops.cache_static",
+    "VisionTransformer": "models.vit",
     "WordPieceTokenizer": "text.wordpiece",
     "assert_causal": "testing.assertions",
     "assert_padding_invariant": "testing.assertions",
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
     from keras_attention.layers.multi_head_attention import (
         MultiHeadAttention as MultiHeadAttention,
     )
+    from keras_attention.layers.patch_embedding import PatchEmbedding as PatchEmbedding
     from keras_attention.layers.position_embedding import (
         PositionEmbedding as PositionEmbedding,
     )
@@ -114,10 +120,16 @@ if TYPE_CHECKING:
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
     from keras_attention.models.loading import load_model as load_model
+    from keras_attention.models.seq2seq import Seq2SeqTransformer as Seq2SeqTransformer
+    from keras_attention.models.vit import VisionTransformer as VisionTransformer
     from keras_attention.ops import masks as masks
     from keras_attention.ops.cache import KVCache as KVCache
     from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
     from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
+    from keras_attention.ops.cache_static import (
+        EncoderDecoderCache as EncoderDecoderCache,
+    )
+    from keras_attention.ops.cache_static import StaticKVCache as StaticKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,

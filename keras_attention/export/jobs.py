@@ -98,7 +98,7 @@ def _bert_encoder(model: BertEncoder) -> list[Signature]:
     outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
     if model.pooler is not None:
         outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
-    return _from_ids(model, outputs, segments=True)
+    return _from_ids(model, outputs, segments=model.num_segments > 0)
 
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
