@@ -39,12 +39,16 @@ _DEFINED_IN = {
     "SentenceEncoder": "tasks.sentence_encoder",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
+    "TextClassifier": "tasks.text_classifier",
+    "WarmupLinearDecay": "training.schedules",
     "WordPieceTokenizer": "text.wordpiece",
     "assert_causal": "testing.assertions",
     "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
     "coverage_loss": "ops.coverage",
     "export_model": "export.api",
+    "fine_tune": "training.fine_tuning",
+    "fine_tuning_optimizer": "training.fine_tuning",
     "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
@@ -122,11 +126,19 @@ if TYPE_CHECKING:
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
     )
+    from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
     from keras_attention.testing.assertions import assert_causal as assert_causal
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,
     )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.training.fine_tuning import fine_tune as fine_tune
+    from keras_attention.training.fine_tuning import (
+        fine_tuning_optimizer as fine_tuning_optimizer,
+    )
+    from keras_attention.training.schedules import (
+        WarmupLinearDecay as WarmupLinearDecay,
+    )
     from keras_attention.weights.pretrained import from_pretrained as from_pretrained
     from keras_attention.weights.pretrained import save_pretrained as save_pretrained
 
