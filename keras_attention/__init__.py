@@ -26,12 +26,14 @@ _DEFINED_IN = {
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
     "GlobalAttention": "layers.global_attention",
+    "ImageClassifier": "tasks.image_classifier",
     "KVCache": "ops.cache",
     "LocalAttention": "layers.local_attention",
     "LongformerAttention": "layers.longformer_attention",
     "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
     "PositionEmbedding": "layers.position_embedding",
+    "QuestionAnswerer": "tasks.question_answerer",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
@@ -40,6 +42,7 @@ _DEFINED_IN = {
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
     "TextClassifier": "tasks.text_classifier",
+    "TokenClassifier": "tasks.token_classifier",
     "WarmupLinearDecay": "training.schedules",
     "WordPieceTokenizer": "text.wordpiece",
     "assert_causal": "testing.assertions",
@@ -123,10 +126,19 @@ if TYPE_CHECKING:
     from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
     from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.tasks.image_classifier import (
+        ImageClassifier as ImageClassifier,
+    )
+    from keras_attention.tasks.question_answerer import (
+        QuestionAnswerer as QuestionAnswerer,
+    )
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
     )
     from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
+    from keras_attention.tasks.token_classifier import (
+        TokenClassifier as TokenClassifier,
+    )
     from keras_attention.testing.assertions import assert_causal as assert_causal
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,
