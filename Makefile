@@ -30,7 +30,8 @@ demo: $(VENV)/.installed-demo  ## real sentences from tokenizer to served artefa
 test: $(VENV)/.installed-dev  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-test-all: $(VENV)/.installed-dev  ## every test, the slow ones too
+# With torch and transformers, the originals that models are compared with.
+test-all: $(VENV)/.installed-dev $(VENV)/.installed-originals  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --slow
 
 # One process a backend: each is on one core. XLA compiles every step of an eager call

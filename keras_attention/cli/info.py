@@ -85,9 +85,9 @@ def _axes(shape: list[int | str]) -> str:
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
-    from keras_attention.weights.files import read_json, tensor_shapes
+    from keras_attention.weights.files import open_tensors, read_json
 
-    shapes = tensor_shapes(folder / "model.safetensors")
+    shapes = {k: tensor.shape for k, tensor in open_tensors(folder).items()}
     numbers = [_product(shape) for shape in shapes.values()]
     return {
         "path": str(folder),

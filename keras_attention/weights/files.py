@@ -1,10 +1,25 @@
 """The files of a checkpoint folder. Needs neither TensorFlow nor Keras."""
 
 import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# dtype in a safetensors header -> numpy's; bfloat16 comes with ml_dtypes.
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000
 
 
 def read_json(path: Path) -> Any:
@@ -18,6 +33,17 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that must hold an object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path.name} must hold a JSON object {{…}}. Fetch the file again. "
+            f"Received: a {type(content).__name__} in {path}"
+        )
+    return content
+
+
 def require_file(folder: Path, name: str) -> Path:
     """The path of a file of a folder, or what is there instead."""
     path = folder / name
@@ -27,43 +53,144 @@ def require_file(folder: Path, name: str) -> Path:
     if folder.is_dir():
         there = ", ".join(sorted(p.name for p in folder.iterdir())) or "an empty folder"
     hint = ""
-    if name == WEIGHTS and list(folder.glob("*.bin")):
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    if name == WEIGHTS and pickles:
         hint = (
-            " Pickled weights (*.bin) can run code when opened and are not read; "
-            "convert them to safetensors."
+            f" Pickled weights ({pickles[0]}) can run code when opened and are not "
+            "read; convert them to safetensors."
         )
     raise FileNotFoundError(
         f"A Hugging Face folder needs {name}.{hint} Received: {folder} with {there}"
     )
 
 
-def open_safetensors(path: Path) -> Any:
-    """Opens a safetensors file; its tensors are read when they are asked for."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is damaged or incomplete: {error}. Nothing was loaded; "
-            f"fetch the file again. Received: {path} of {path.stat().st_size} bytes"
-        ) from error
-
-
+@dataclass(frozen=True)
 class Tensor:
-    """A tensor of an open safetensors file, read when it is asked for."""
+    """A tensor of a safetensors file, read when `np.asarray` asks for it.
 
-    def __init__(self, file: Any, name: str):
-        self._file, self._name = file, name
-        self.shape = tuple(file.get_slice(name).get_shape())
+    It is read with plain input, not mapped: a mapped file counts as memory in use for
+    as long as it is open, once more beside the model.
+
+    Attributes:
+        path: The file.
+        shape: Its shape.
+        dtype: Name of its dtype.
+        start: First byte in the file.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
 
     def __array__(self, dtype=None, copy=None):
-        array = self._file.get_tensor(self._name)
-        return array if dtype is None else array.astype(dtype)
+        count = math.prod(self.shape)
+        array = np.fromfile(self.path, _numpy(self.dtype), count, offset=self.start)
+        array = array.reshape(self.shape)
+        return array if dtype is None else array.astype(dtype, copy=False)
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name to shape of every tensor of a safetensors file."""
-    with open_safetensors(path) as file:
-        names = list(file.keys())
-        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+def open_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder's model.safetensors or shards, none of them read.
+
+    Raises:
+        FileNotFoundError: If the file or a shard is missing.
+        ValueError: If one is damaged or the index does not fit them.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return read_header(require_file(folder, WEIGHTS))
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"{INDEX} must say in `weight_map` which file holds which tensor. Fetch "
+            f"it again. Received: weight_map={places!r} in {index}"
+        )
+    shards = sorted(set(places.values()))
+    missing = [name for name in shards if not (folder / Path(name).name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"The weights are in {len(shards)} files, and some of them are not there. "
+            f"Nothing was loaded; fetch them too. Received: {folder} without "
+            f"{', '.join(missing)}"
+        )
+    tensors = {}
+    for shard in shards:
+        found = read_header(folder / Path(shard).name)
+        expected = {name for name, place in places.items() if place == shard}
+        if differing := sorted(expected ^ set(found)):
+            raise ValueError(
+                f"{INDEX} and {shard} do not name the same tensors: they are of "
+                f"different downloads. Nothing was loaded. Received: {folder} with "
+                f"{', '.join(differing[:8])} in only one of them"
+            )
+        tensors |= found
+    return tensors
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, by its header."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise _damaged(path, "its header is not all there")
+        try:
+            header = json.loads(file.read(length).decode("utf-8"))
+            header.pop("__metadata__", None)
+            tensors = {
+                name: _tensor(path, name, entry, 8 + length)
+                for name, entry in header.items()
+            }
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise _damaged(path, f"its header cannot be read: {error}") from error
+    end = max(
+        (8 + length + entry["data_offsets"][1] for entry in header.values()),
+        default=8 + length,
+    )
+    if end != size:
+        raise _damaged(path, f"its header speaks of {end} bytes")
+    return tensors
+
+
+def _tensor(path, name, entry, data):
+    start, end = entry["data_offsets"]
+    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"], "")
+    if not dtype:
+        raise ValueError(f"tensor '{name}' has dtype {entry['dtype']}")
+    size = math.prod(shape) * _numpy(dtype).itemsize
+    if min(start, *shape, 0) < 0 or end - start != size:
+        raise ValueError(f"tensor '{name}' has {end - start} bytes, not {size}")
+    return Tensor(path, shape, dtype, data + start)
+
+
+def _numpy(name: str) -> np.dtype:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path.name} is damaged or incomplete: {reason}. Nothing was loaded; fetch "
+        f"the file again. Received: {path} of {path.stat().st_size} bytes"
+    )
+
+
+def plan_shards(sizes: Iterable[tuple[str, int]], limit: int) -> list[list[str]]:
+    """Names of tensors, in order, cut into files of at most `limit` bytes.
+
+    Args:
+        sizes: Name and bytes of each tensor.
+        limit: A tensor larger than this gets a file of its own.
+    """
+    shards, room = [[]], limit
+    for name, size in sizes:
+        if size > room and shards[-1]:
+            shards.append([])
+            room = limit
+        shards[-1].append(name)
+        room -= size
+    return shards

@@ -1,37 +1,46 @@
-"""Hugging Face folders: config.json, model.safetensors and tokenizer files."""
+"""Hugging Face folders: config.json, safetensors and tokenizer files."""
 
-import json
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_attention.models.bert import BertEncoder
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
-from keras_attention.weights import bert_hf
-from keras_attention.weights.files import (
-    WEIGHTS,
-    Tensor,
-    open_safetensors,
-    read_json,
-    require_file,
-)
-from keras_attention.weights.rules import LoadReport, dump, load
-
-FAMILIES = ("bert",)
+from keras_attention.weights import families, heads_hf
+from keras_attention.weights.files import open_tensors, read_object, require_file
+from keras_attention.weights.hub import local_folder
+from keras_attention.weights.rules import load
+from keras_attention.weights.sentence_hf import sentence_settings
+from keras_attention.weights.tokenizers_hf import has_tokenizer, load_tokenizer
+from keras_attention.weights.writing import write_folder
 
 
-def from_pretrained(folder: str | Path) -> keras.Model:
+def from_pretrained(
+    folder: str | Path,
+    *,
+    task: str | None = None,
+    dtype: Any = None,
+    revision: str | None = None,
+) -> keras.Model:
     """Loads a model from a folder in Hugging Face's format.
 
-    The config decides the model; a folder of sentence-transformers (with a
-    modules.json) gives a `SentenceEncoder` with its tokenizer, any other BERT folder
-    a `BertEncoder`. Every tensor of the file and every variable of the model is
-    accounted for (see `model.load_report`), or nothing is loaded.
+    The config decides the model: a backbone, or the task its architecture names; a
+    folder of sentence-transformers (with a modules.json) gives a `SentenceEncoder`.
+    Every tensor of the file and every variable of the model is accounted for (see
+    `model.load_report`), or there is no model. Configs, names, shapes and the
+    tokenizer are checked before the first weight is read; weights are read one tensor
+    at a time.
 
     Args:
-        folder: With config.json and model.safetensors; tokenizer.json or vocab.txt
-            if the model takes text.
+        folder: With config.json and model.safetensors (or its shards); tokenizer.json
+            or vocab.txt if the model takes text. What is no folder here is an id of
+            the hub, `"org/name"`.
+        task: `"backbone"` for the model without its head; the name of a task to get
+            that one, with a fresh head where the files have none; what the files say
+            when `None`.
+        dtype: Dtype policy of the model; Keras' current one when `None`.
+        revision: Branch, tag or commit on the hub.
 
     Returns:
         The model, its weights loaded.
@@ -47,113 +56,81 @@ def from_pretrained(folder: str | Path) -> keras.Model:
     vectors = model.encode(["The weather is lovely today."])
     ```
     """
-    folder = Path(folder)
-    config = read_json(require_file(folder, "config.json"))
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(
-            f"No model of this family here. Supported: {', '.join(FAMILIES)}. "
-            f"Received: model_type={family!r} in {folder / 'config.json'}"
-        )
-    weights = require_file(folder, WEIGHTS)
-    sentence = _sentence_settings(folder)
-    with open_safetensors(weights) as file:
-        encoder, report = _load_bert(config, file, str(weights))
-    if sentence is None:
-        encoder.load_report = report
-        return encoder
-    tokenizer = _load_tokenizer(folder, sentence["max_length"], encoder)
-    model = SentenceEncoder(encoder, tokenizer, normalize=sentence["normalize"])
+    folder = local_folder(folder, revision)
+    path = require_file(folder, "config.json")
+    config = read_object(path)
+    family = families.family_of_config(config, path)
+    sentence = sentence_settings(folder) if task is None else None
+    head = None
+    if sentence is None and task != "backbone":
+        head = heads_hf.of_config(config) if task is None else heads_hf.of_task(task)
+    stored = open_tensors(folder)
+    names = families.without_prefix(family, stored)
+    with _policy(dtype):
+        model = backbone = family.build(config, names)
+        if sentence is not None:
+            tokenizer = load_tokenizer(folder, backbone, sentence["max_length"])
+            normalize = sentence["normalize"]
+            model = SentenceEncoder(backbone, tokenizer, normalize=normalize)
+        elif head is not None:
+            there = has_tokenizer(folder)
+            tokenizer = load_tokenizer(folder, backbone) if there else None
+            model = head.build(backbone, tokenizer, config, names)
+    tensors = {name: stored[place] for name, place in names.items()}
+    rules, ignored = list(family.rules(backbone)), families.ignored(family, names)
+    variables = backbone.weights
+    if head is not None:
+        of_head = list(head.rules(model))
+        # Half a head is an error; no head at all may be asked for, to be trained.
+        if task is None or any(rule.tensor in names for rule in of_head):
+            rules, variables = rules + of_head, model.weights
+            ignored = families.matching({**family.IGNORED, **head.ignored}, names)
+    report = load(rules, tensors, variables, ignored=ignored, source=str(folder))
     model.load_report = report
     return model
 
 
 def save_pretrained(model: keras.Model, folder: str | Path) -> None:
-    """Writes an encoder as a folder that transformers and `from_pretrained` read.
+    """Writes a model as a folder that transformers and `from_pretrained` read.
 
     Args:
-        model: A `BertEncoder`, or a `SentenceEncoder`, of which the encoder is
-            written.
-        folder: Must not hold a model.safetensors yet.
+        model: A backbone of a family that can be read, a task on one, or a
+            `SentenceEncoder`, of which the encoder is written.
+        folder: Must not hold a model.safetensors yet. Weights beyond 5 GB are written
+            in several files.
     """
-    from safetensors.numpy import save_file
-
-    folder = Path(folder)
-    encoder = model.encoder if isinstance(model, SentenceEncoder) else model
-    if not isinstance(encoder, BertEncoder):
+    head = heads_hf.of_model(model)
+    backbone = model
+    if isinstance(model, SentenceEncoder):
+        backbone = model.encoder
+    elif head is not None:
+        backbone = model.backbone
+    family = families.family_of_model(backbone)
+    if family is None:
         raise ValueError(
-            "`save_pretrained` writes a BertEncoder or a SentenceEncoder. "
+            "`save_pretrained` writes a backbone of a known family "
+            f"({', '.join(families.WRITERS)}), a task on one, or a SentenceEncoder. "
             f"Received: model={model!r}"
         )
-    if (folder / WEIGHTS).exists():
-        raise FileExistsError(
-            "There is a model already, and it stays as it is. Give another folder or "
-            f"remove it first. Received: folder={folder}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(bert_hf.config_of(encoder), indent=2)
-    (folder / "config.json").write_text(config + "\n")
-    part = folder / f".{WEIGHTS}.part"
-    save_file(dump(bert_hf.rules(encoder)), part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
+    config = family.config_of(backbone)
+    rules = list(family.rules(backbone))
+    if head is not None:
+        stem = config["architectures"][0].partition("For")[0].removesuffix("Model")
+        config["architectures"] = [stem + head.suffix]
+        config |= head.config_of(model)
+    if "For" in config["architectures"][0]:
+        rules = [families.prefixed(family, rule) for rule in rules]
+    if head is not None:
+        rules += head.rules(model)
+    write_folder(Path(folder), config, rules, getattr(model, "tokenizer", None))
 
 
-def _load_bert(config: dict, file: Any, source: str) -> tuple[BertEncoder, LoadReport]:
-    # Files of a whole BertFor… model put the encoder under "bert.".
-    names = list(file.keys())
-    prefix = "bert." if any(name.startswith("bert.") for name in names) else ""
-    tensors = {name.removeprefix(prefix): Tensor(file, name) for name in names}
-    heads = {
-        name: "a task head, not part of the encoder"
-        for name in tensors
-        if prefix and name.startswith(("cls.", "classifier.", "qa_outputs."))
-    }
-    pooler = "pooler.dense.weight" in tensors
-    encoder = BertEncoder(**bert_hf.arguments(config, pooler=pooler), name="bert")
-    report = load(
-        bert_hf.rules(encoder),
-        tensors,
-        encoder.weights,
-        ignored={**bert_hf.IGNORED, **heads},
-        source=source,
-    )
-    return encoder, report
-
-
-def _sentence_settings(folder: Path) -> dict[str, Any] | None:
-    """How sentence-transformers pools, or `None` if the folder is not one of its."""
-    path = folder / "modules.json"
-    if not path.exists():
-        return None
-    modules = read_json(path)
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
-        raise ValueError(
-            "Supported are sentence models of Transformer, Pooling and maybe "
-            f"Normalize. Received: {' -> '.join(kinds)} in {path}"
-        )
-    pooling = read_json(require_file(folder, f"{modules[1]['path']}/config.json"))
-    modes = [k for k, on in pooling.items() if k.startswith("pooling_mode") and on]
-    if modes != ["pooling_mode_mean_tokens"]:
-        raise ValueError(
-            "Supported is pooling by the mean of the tokens. "
-            f"Received: {', '.join(modes) or 'no pooling mode'} in {path}"
-        )
-    settings = folder / "sentence_bert_config.json"
-    length = read_json(settings).get("max_seq_length") if settings.exists() else None
-    return {"normalize": "Normalize" in kinds, "max_length": length}
-
-
-def _load_tokenizer(folder: Path, max_length: int | None, encoder: BertEncoder) -> Any:
-    from keras_attention.text.wordpiece import WordPieceTokenizer
-
-    longest = encoder.max_sequence_length
-    length = longest if max_length is None else min(max_length, longest)
-    tokenizer = WordPieceTokenizer.from_folder(folder, max_length=length)
-    if tokenizer.vocabulary_size != encoder.vocabulary_size:
-        raise ValueError(
-            "The tokenizer does not fit the model: its vocabulary has another size. "
-            f"Received: {tokenizer.vocabulary_size} tokens in {folder}, "
-            f"{encoder.vocabulary_size} rows in the model"
-        )
-    return tokenizer
+@contextlib.contextmanager
+def _policy(dtype):
+    """Keras' dtype policy for the models built inside."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(before if dtype is None else dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -5,10 +5,11 @@ read backwards, the same table writes the checkpoint. Nothing is skipped in sile
 a tensor or a variable that no rule accounts for is an error.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 
@@ -47,19 +48,75 @@ LINEAR_OF_HEADS = Layout(
 FLAT = Layout("flat", lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
 
 
+# Google's and OpenAI's kernels, [inputs, outputs], as two axes.
+KERNEL = Layout(
+    "as it is",
+    lambda x, shape: x.reshape(shape),
+    lambda x: x.reshape(x.shape[0], -1),
+)
+KERNEL_OF_HEADS = Layout(
+    "as it is",
+    lambda x, shape: x.reshape(shape),
+    lambda x: x.reshape(-1, x.shape[-1]),
+)
+
+
 @dataclass(frozen=True)
 class Rule:
     """One tensor of a checkpoint and the variable it becomes.
 
     Attributes:
         tensor: Name in the checkpoint.
-        variable: The model's variable.
-        layout: How one becomes the other.
+        variable: The model's variable; or a tuple of variables that lie side by side
+            in the tensor, as queries, keys and values do in GPT-2.
+        layout: How one becomes the other; of each part where there are several.
+        axis: Of the tensor, along which several variables lie.
     """
 
     tensor: str
     variable: Any
     layout: Layout = SAME
+    axis: int = -1
+
+    @property
+    def variables(self) -> tuple:
+        """The variables, one or several."""
+        several = isinstance(self.variable, tuple)
+        return self.variable if several else (self.variable,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the tensor must have."""
+        # Layouts only move numbers: one number that is repeated shows the shape.
+        parts = [
+            self.layout.write(np.broadcast_to(np.int8(0), tuple(variable.shape))).shape
+            for variable in self.variables
+        ]
+        whole = list(parts[0])
+        if len(parts) > 1:
+            whole[self.axis] = sum(part[self.axis] for part in parts)
+        return tuple(whole)
+
+    def read(self, array: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each variable with its value out of the tensor."""
+        start = 0
+        for variable in self.variables:
+            shape, part = tuple(variable.shape), array
+            if len(self.variables) > 1:
+                axis = self.axis % array.ndim
+                empty = np.broadcast_to(np.int8(0), shape)
+                end = start + self.layout.write(empty).shape[axis]
+                part = array[(slice(None),) * axis + (slice(start, end),)]
+                start = end
+            yield variable, self.layout.read(part, shape)
+
+    def write(self) -> np.ndarray:
+        """The tensor of the variables' values."""
+        parts = [
+            self.layout.write(keras.ops.convert_to_numpy(variable))
+            for variable in self.variables
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, self.axis)
 
 
 @dataclass(frozen=True)
@@ -97,44 +154,57 @@ def load(
     ignored: Mapping[str, str],
     source: str,
 ) -> LoadReport:
-    """Reads a checkpoint into a model, all of it or nothing.
+    """Reads a checkpoint into a model, one tensor at a time.
+
+    Names and shapes are all compared before the first tensor is read.
 
     Args:
         rules: The table.
         tensors: Name to something with `.shape` that `np.asarray` reads.
         variables: All weights of the model.
-        ignored: Tensors that hold no weight, with the reason.
+        ignored: Tensors that hold no weight, with the reason; a rule comes first.
         source: Where the tensors come from, for messages.
 
     Returns:
         What became of each tensor.
 
     Raises:
-        ValueError: If a tensor or a variable is not accounted for, or a shape or a
-            value is wrong. No variable is changed then.
+        ValueError: If a tensor or a variable is not accounted for or a shape is
+            wrong: no variable is changed then. If a value is NaN or infinite: the
+            model is then not to be used.
     """
     rules = list(rules)
     _account(rules, tensors, variables, ignored, source)
-    arrays = [_read(rule, tensors[rule.tensor], source) for rule in rules]
-    for rule, array in zip(rules, arrays, strict=True):
-        rule.variable.assign(array)
+    for rule in rules:
+        _check_shape(rule, tuple(tensors[rule.tensor].shape), source)
+    for rule in rules:
+        array = np.asarray(tensors[rule.tensor])
+        _check_finite(rule, array, source)
+        for variable, value in rule.read(array):
+            variable.assign(value)
     loaded = tuple(
-        (rule.tensor, rule.variable.path, tuple(tensors[rule.tensor].shape))
+        (
+            rule.tensor,
+            ", ".join(variable.path for variable in rule.variables),
+            rule.shape,
+        )
         for rule in rules
     )
-    return LoadReport(loaded, {k: v for k, v in ignored.items() if k in tensors})
+    taken = {rule.tensor for rule in rules}
+    left = {k: v for k, v in ignored.items() if k in tensors and k not in taken}
+    return LoadReport(loaded, left)
 
 
 def dump(rules: Iterable[Rule]) -> dict[str, np.ndarray]:
     """The checkpoint of a model: the table read backwards."""
-    return {rule.tensor: rule.layout.write(np.asarray(rule.variable)) for rule in rules}
+    return {rule.tensor: rule.write() for rule in rules}
 
 
 def _account(rules, tensors, variables, ignored, source):
     by_tensor = {rule.tensor for rule in rules}
     missing = sorted(by_tensor - set(tensors))
     unknown = sorted(set(tensors) - by_tensor - set(ignored))
-    covered = {id(rule.variable) for rule in rules}
+    covered = {id(variable) for rule in rules for variable in rule.variables}
     empty = sorted(v.path for v in variables if id(v) not in covered)
     problems = [
         (missing, "the model needs tensors that are not there"),
@@ -151,19 +221,25 @@ def _account(rules, tensors, variables, ignored, source):
             )
 
 
-def _read(rule: Rule, tensor: Any, source: str) -> np.ndarray:
-    shape = tuple(rule.variable.shape)
-    array = np.asarray(tensor)
-    wanted = rule.layout.write(np.empty(shape, "bool")).shape
-    if array.shape != wanted:
+def _check_shape(rule: Rule, shape: tuple[int, ...], source: str) -> None:
+    if shape != rule.shape:
+        paths = ", ".join(variable.path for variable in rule.variables)
         raise ValueError(
-            f"Tensor '{rule.tensor}' must have shape {wanted} to become "
-            f"'{rule.variable.path}'. Nothing was loaded. "
-            f"Received: shape {array.shape} in {source}"
+            f"Tensor '{rule.tensor}' must have shape {rule.shape} to become "
+            f"'{paths}'. Nothing was loaded. Received: shape {shape} in {source}"
         )
-    if not np.isfinite(array.astype("float32", copy=False)).all():
-        raise ValueError(
-            f"Tensor '{rule.tensor}' holds NaN or infinity: the file is damaged, or "
-            f"its training diverged. Nothing was loaded. Received: {source}"
-        )
-    return rule.layout.read(array, shape)
+
+
+def _check_finite(rule: Rule, array: np.ndarray, source: str) -> None:
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):  # a whole mask would be a quarter more
+        part = flat[start : start + _CHUNK]
+        if not np.isfinite(part.astype("float32", copy=False)).all():
+            raise ValueError(
+                f"Tensor '{rule.tensor}' holds NaN or infinity: the file is damaged, "
+                "or its training diverged. No model was loaded. "
+                f"Received: {source}"
+            )
+
+
+_CHUNK = 1 << 20

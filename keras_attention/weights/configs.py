@@ -1,0 +1,80 @@
+"""Entries of a config.json: taken, or refused by name. Needs no Keras."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Hugging Face's name of an activation -> ours; "gelu" is the exact one on both sides.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+def take(config: Mapping[str, Any], arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Constructor arguments that a config.json must have.
+
+    Args:
+        config: The parsed file.
+        arguments: Entry to the name of the argument.
+
+    Raises:
+        ValueError: If entries are missing; all of them are named.
+    """
+    require(config, arguments)
+    return {ours: config[theirs] for theirs, ours in arguments.items()}
+
+
+def require(config: Mapping[str, Any], entries: Any) -> None:
+    """Refuses a config.json that lacks entries the model is built from."""
+    missing = [name for name in entries if name not in config]
+    if missing:
+        family = config.get("model_type")
+        raise ValueError(
+            f"config.json lacks entries that a model of type {family!r} is built "
+            f"from. Received: a config without {', '.join(missing)}"
+        )
+
+
+def refuse_others(config: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+    """Refuses options that change the numbers and are not computed here.
+
+    Args:
+        config: The parsed file.
+        supported: Entry to the value it may have (and has when it is absent), or a
+            tuple of values.
+    """
+    for name, values in supported.items():
+        allowed = values if isinstance(values, tuple) else (values,)
+        if name in config and config[name] not in allowed:
+            known = ", ".join(map(repr, allowed))
+            raise ValueError(
+                f"config.json asks for {name}={config[name]!r}, which is not computed "
+                f"here; supported: {known}. Received: {name}={config[name]!r}"
+            )
+
+
+def activation(config: Mapping[str, Any], entry: str) -> str:
+    """Our name of the activation that an entry names."""
+    name = config.get(entry)
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            "config.json asks for an activation that is not known here. Supported: "
+            f"{', '.join(ACTIVATIONS)}. Received: {entry}={name!r}"
+        )
+    return ACTIVATIONS[name]
+
+
+def activation_name(ours: Any) -> str:
+    """Hugging Face's name of one of our activations."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if ours not in names:
+        raise ValueError(
+            "This activation has no name in Hugging Face's config. Supported: "
+            f"{', '.join(names)}. Received: activation={ours!r}"
+        )
+    return names[ours]

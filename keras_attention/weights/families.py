@@ -1,0 +1,104 @@
+"""Which module reads which family of checkpoints; imported when it is needed.
+
+A family is a module of this folder with
+
+    MODEL_TYPES   values of "model_type" in a config.json that it reads
+    PREFIXES      taken off the names of tensors where a file has them ("bert.")
+    IGNORED       name (or pattern) of a tensor -> the reason it holds no weight
+    build(config, names) -> the backbone, of a config and the tensors' names
+    config_of(model)     -> the config.json of a backbone: `build` read backwards
+    rules(model)         -> one rule for every tensor and every variable
+
+and, where it needs them,
+
+    OUTSIDE         names of `rules` that never carry the prefix ("lm_head.weight")
+    writes(model)   whether it writes this model, where several families share a class
+"""
+
+import fnmatch
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from keras_attention.weights.rules import Rule
+
+# model_type -> module of this folder.
+MODULES = {
+    "bert": "bert_hf",
+}
+# Class of a backbone -> the modules that may write it, the first that `writes` it does.
+WRITERS = {
+    "BertEncoder": ("bert_hf",),
+}
+
+
+def family_of_config(config: Mapping[str, Any], source: Any) -> ModuleType:
+    """The family of a config.json.
+
+    Args:
+        config: The parsed file.
+        source: Where it was read, for messages.
+    """
+    name = config.get("model_type") if isinstance(config, Mapping) else None
+    if name not in MODULES:
+        raise ValueError(
+            f"No model of this family here. Supported: {', '.join(sorted(MODULES))}. "
+            f"Received: model_type={name!r} in {source}"
+        )
+    return _module(MODULES[name])
+
+
+def family_of_model(model: Any) -> ModuleType | None:
+    """The family that writes a backbone, or `None` if there is none."""
+    for kind in type(model).__mro__:
+        for name in WRITERS.get(kind.__name__, ()):
+            module = _module(name)
+            if getattr(module, "writes", lambda model: True)(model):
+                return module
+    return None
+
+
+def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
+    """Names of a file without the family's prefix -> the names as they stand there."""
+    names = list(names)
+    for prefix in family.PREFIXES:
+        if any(name.startswith(prefix) for name in names):
+            return {name.removeprefix(prefix): name for name in names}
+    return {name: name for name in names}
+
+
+def prefixed(family: ModuleType, rule: Rule) -> Rule:
+    """A backbone's rule as its tensor is called in a file that has a head too."""
+    if rule.tensor in getattr(family, "OUTSIDE", ()) or not family.PREFIXES:
+        return rule
+    return replace(rule, tensor=family.PREFIXES[0] + rule.tensor)
+
+
+def ignored(family: ModuleType, names: Mapping[str, str]) -> dict[str, str]:
+    """Tensors that are no weight of the backbone, with the reason.
+
+    Args:
+        family: The family's module.
+        names: Of `without_prefix`.
+    """
+    found = {}
+    if any(name != stored for name, stored in names.items()):
+        reason = "of a task head, not part of the backbone"
+        found = {n: reason for n, stored in names.items() if n == stored}
+    return {**found, **matching(family.IGNORED, names)}
+
+
+def matching(patterns: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The names that match a pattern, with the reason that stands beside it."""
+    return {
+        name: reason
+        for name in names
+        for pattern, reason in patterns.items()
+        if fnmatch.fnmatchcase(name, pattern)
+    }
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"keras_attention.weights.{name}")

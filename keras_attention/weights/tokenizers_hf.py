@@ -1,0 +1,36 @@
+"""The tokenizer of a checkpoint's folder, fitted to its model."""
+
+from pathlib import Path
+from typing import Any
+
+FILES = ("tokenizer.json", "vocab.txt")
+
+
+def load_tokenizer(folder: Path, backbone: Any, max_length: int | None = None) -> Any:
+    """The tokenizer of a folder.
+
+    Args:
+        folder: With tokenizer.json or vocab.txt.
+        backbone: The model it must fit.
+        max_length: Tokens a text is cut to, at most those the model has positions for.
+
+    Raises:
+        ValueError: If its vocabulary is not the model's.
+    """
+    from keras_attention.text.wordpiece import WordPieceTokenizer
+
+    longest = backbone.max_sequence_length
+    length = longest if max_length is None else min(max_length, longest)
+    tokenizer = WordPieceTokenizer.from_folder(folder, max_length=length)
+    if tokenizer.vocabulary_size != backbone.vocabulary_size:
+        raise ValueError(
+            "The tokenizer does not fit the model: its vocabulary has another size. "
+            f"Received: {tokenizer.vocabulary_size} tokens in {folder}, "
+            f"{backbone.vocabulary_size} rows in the model"
+        )
+    return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer."""
+    return any((folder / name).is_file() for name in FILES)

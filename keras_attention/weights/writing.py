@@ -1,0 +1,60 @@
+"""Writing a checkpoint's folder: config.json, safetensors or shards, tokenizer."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from keras_attention.weights import files
+from keras_attention.weights.rules import Rule, dump
+
+
+def write_folder(
+    folder: Path, config: dict, rules: list[Rule], tokenizer: Any = None
+) -> None:
+    """Writes everything; the weights appear last, each file whole or not at all.
+
+    Args:
+        folder: Must not hold weights yet.
+        config: For config.json.
+        rules: The table, names as they shall stand in the files.
+        tokenizer: Written if it has a method `save`.
+    """
+    for name in (files.WEIGHTS, files.INDEX):
+        if (folder / name).exists():
+            raise FileExistsError(
+                "There is a model already, and it stays as it is. Give another folder "
+                f"or remove it first. Received: folder={folder}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", "utf-8")
+    if hasattr(tokenizer, "save"):
+        tokenizer.save(folder)
+    by_name = {rule.tensor: rule for rule in rules}
+    sizes = {name: _bytes(rule) for name, rule in by_name.items()}
+    shards = files.plan_shards(sizes.items(), files.MAX_SHARD_BYTES)
+    if len(shards) == 1:
+        _write(folder / files.WEIGHTS, rules)
+        return
+    places = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write(folder / name, [by_name[tensor] for tensor in shard])
+        places |= dict.fromkeys(shard, name)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+    (folder / files.INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _bytes(rule: Rule) -> int:
+    digits = re.search(r"\d+$", rule.variables[0].dtype)
+    return math.prod(rule.shape) * (int(digits[0]) // 8 if digits else 1)
+
+
+def _write(path: Path, rules: list[Rule]) -> None:
+    from safetensors.numpy import save_file
+
+    part = path.with_name(f".{path.name}.part")
+    save_file(dump(rules), part, metadata={"format": "pt"})
+    part.replace(path)
