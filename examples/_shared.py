@@ -1,6 +1,8 @@
 """What the examples share: their --help, and where the trained weights are."""
 
 import argparse
+import gzip
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -35,3 +37,58 @@ def folder(weights: Path | None) -> Path:
             f"The weights are not installed: {PIP}, or name a folder with --weights."
         )
     return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def add_training(
+    options: argparse.ArgumentParser, *, epochs: int, examples: str
+) -> None:
+    """The options --data, --frozen, --epochs and --limit."""
+    options.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="a folder with the files of the data set, plain or as .gz; downloaded "
+        "from their source when not given",
+    )
+    options.add_argument(
+        "--frozen", action="store_true", help="train the head only, not the encoder"
+    )
+    options.add_argument("--epochs", type=int, default=epochs, help=f"({epochs})")
+    options.add_argument(
+        "--limit", type=int, help=f"only so many {examples}, to try the script out"
+    )
+
+
+def data_file(folder: Path | None, name: str, source: str, sha256: str) -> bytes:
+    """The content of a file of a data set, its sha256 checked.
+
+    Args:
+        folder: Where it lies, as NAME or NAME.gz; downloaded when `None`.
+        name: Of the file.
+        source: URL.
+        sha256: Of the content.
+    """
+    if folder is None:
+        from keras.utils import get_file
+
+        subdirectory = "keras_attention"
+        path = get_file(name, source, file_hash=sha256, cache_subdir=subdirectory)
+        return Path(path).read_bytes()
+    return checked(local(folder, name), name, sha256)
+
+
+def local(folder: Path, name: str) -> bytes:
+    """The content of NAME or NAME.gz."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if plain.is_file():
+        return plain.read_bytes()
+    if packed.is_file():
+        return gzip.decompress(packed.read_bytes())
+    raise SystemExit(f"{folder} has neither {plain.name} nor {packed.name}.")
+
+
+def checked(content: bytes, name: str, sha256: str) -> bytes:
+    """The content, if it is the one the example was measured with."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise SystemExit(f"{name} is not the file this example was written for.")
+    return content

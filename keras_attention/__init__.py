@@ -27,6 +27,7 @@ _DEFINED_IN = {
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
     "GlobalAttention": "layers.global_attention",
+    "ImageClassifier": "tasks.image_classifier",
     "KVCache": "ops.cache",
     "LocalAttention": "layers.local_attention",
     "LongformerAttention": "layers.longformer_attention",
@@ -34,6 +35,7 @@ _DEFINED_IN = {
     "MultiHeadAttention": "layers.multi_head_attention",
     "PatchEmbedding": "layers.patch_embedding",
     "PositionEmbedding": "layers.position_embedding",
+    "QuestionAnswerer": "tasks.question_answerer",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
@@ -43,13 +45,18 @@ _DEFINED_IN = {
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
     "StaticKVCache": "ops.cache_static",
+    "TextClassifier": "tasks.text_classifier",
+    "TokenClassifier": "tasks.token_classifier",
     "VisionTransformer": "models.vit",
+    "WarmupLinearDecay": "training.schedules",
     "WordPieceTokenizer": "text.wordpiece",
     "assert_causal": "testing.assertions",
     "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
     "coverage_loss": "ops.coverage",
     "export_model": "export.api",
+    "fine_tune": "training.fine_tuning",
+    "fine_tuning_optimizer": "training.fine_tuning",
     "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
@@ -131,14 +138,31 @@ if TYPE_CHECKING:
     )
     from keras_attention.ops.cache_static import StaticKVCache as StaticKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.tasks.image_classifier import (
+        ImageClassifier as ImageClassifier,
+    )
+    from keras_attention.tasks.question_answerer import (
+        QuestionAnswerer as QuestionAnswerer,
+    )
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
+    )
+    from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
+    from keras_attention.tasks.token_classifier import (
+        TokenClassifier as TokenClassifier,
     )
     from keras_attention.testing.assertions import assert_causal as assert_causal
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,
     )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.training.fine_tuning import fine_tune as fine_tune
+    from keras_attention.training.fine_tuning import (
+        fine_tuning_optimizer as fine_tuning_optimizer,
+    )
+    from keras_attention.training.schedules import (
+        WarmupLinearDecay as WarmupLinearDecay,
+    )
     from keras_attention.weights.pretrained import from_pretrained as from_pretrained
     from keras_attention.weights.pretrained import save_pretrained as save_pretrained
 

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.projection import Projection
+from keras_attention.layers.projection import Projection, fresh_initializer
+from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
 
 
@@ -47,6 +48,83 @@ class FirstTokenPooler(keras.layers.Layer):
     def get_config(self):
         initializer = keras.initializers.serialize(self.kernel_initializer)
         return {**super().get_config(), "kernel_initializer": initializer}
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class ClassificationHead(keras.layers.Layer):
+    """One logit a class from a vector, with a hidden layer or without.
+
+    BERT's head is a linear map, RoBERTa's has a hidden tanh layer, DistilBERT's a
+    hidden ReLU layer. Vectors of tokens get a logit a class each.
+
+    Args:
+        num_classes: Number of logits.
+        hidden_activation: Of a hidden layer as wide as the input; no such layer when
+            `None`.
+        dropout: Rate, before the last linear map.
+        kernel_initializer: Of the matrices.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        features: `[..., E]`.
+        training: Whether dropout is active.
+
+    Returns:
+        `[..., num_classes]`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        hidden_activation: Any = None,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.hidden_activation = hidden_activation
+        self.dropout_rate = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, features_shape):
+        self.hidden = None
+        if self.hidden_activation is not None:
+            self.hidden = self._projection(
+                features_shape[-1], get_activation(self.hidden_activation), "hidden"
+            )
+            self.hidden.build(features_shape)
+        self.output_projection = self._projection(
+            self.num_classes, None, "output_projection"
+        )
+        self.output_projection.build(features_shape)
+        self.built = True
+
+    def _projection(self, size, activation, name):
+        return Projection(
+            (size,),
+            activation=activation,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def call(self, features, training=None):
+        if self.hidden is not None:
+            features = self.hidden(features)  # [..., E]
+        features = self.dropout(features, training=training)
+        return self.output_projection(features)  # [..., C]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "hidden_activation": self.hidden_activation,
+            "dropout": self.dropout_rate,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
 
 
 def mean_of_tokens(sequence: Any, padding_mask: Any = None) -> Any:

@@ -16,7 +16,7 @@ def register_classes() -> None:
     Keras finds a registered class only once its module was imported, and this
     library imports a module only when one of its names is used.
     """
-    for part in ("ops", "layers", "blocks", "models", "tasks"):
+    for part in ("ops", "layers", "blocks", "models", "tasks", "training"):
         package = importlib.import_module(f"keras_attention.{part}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")

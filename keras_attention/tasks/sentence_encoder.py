@@ -9,6 +9,14 @@ from keras import ops
 from keras_attention.blocks.heads import mean_of_tokens
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.attend import score_dtype
+from keras_attention.tasks._shared import (
+    batches_by_length,
+    check_texts,
+    parts_config,
+    with_parts,
+)
+
+PARTS = ("encoder", "tokenizer")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -85,42 +93,20 @@ class SentenceEncoder(keras.Model):
         Returns:
             `[len(texts), E]` float32, in the order of `texts`.
         """
-        if self.tokenizer is None:
-            raise ValueError(
-                "`encode` needs a tokenizer: build the model with `tokenizer=`, or "
-                "load it with `ka.from_pretrained`. Received: tokenizer=None"
-            )
-        if isinstance(texts, str):
-            raise ValueError(
-                "`texts` must be a list of texts; wrap a single one in a list. "
-                f"Received: texts={texts!r}"
-            )
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        starts = range(0, len(texts), batch_size)
-        show = len(starts) >= 10 if verbose == "auto" else bool(verbose)
-        bar = keras.utils.Progbar(len(starts), verbose=int(show), unit_name="batch")
+        texts = check_texts(self, texts, "texts", "encode")
         vectors = np.zeros((len(texts), self.encoder.hidden_dim), "float32")
-        for done, start in enumerate(starts, 1):
-            rows = order[start : start + batch_size]
+        lengths = [len(text) for text in texts]
+        for rows in batches_by_length(lengths, batch_size, verbose):
             inputs = self.tokenizer([texts[row] for row in rows])
             vectors[rows] = self.predict_on_batch(inputs)["sentence_embedding"]
-            bar.update(done)
         return vectors
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **keras.layers.Layer.get_config(self),
-            "encoder": serialize(self.encoder),
-            "tokenizer": serialize(self.tokenizer),
-            "normalize": self.normalize,
-        }
+        return {**parts_config(self, PARTS), "normalize": self.normalize}
 
     @classmethod
     def from_config(cls, config):
-        rebuild = keras.saving.deserialize_keras_object
-        parts = {name: rebuild(config[name]) for name in ("encoder", "tokenizer")}
-        return cls(**{**config, **parts})
+        return cls(**with_parts(config, PARTS))
 
 
 def _unit_length(x: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Fine-tuning: optimizers, schedules and the loop around `compile` and `fit`."""

@@ -1,0 +1,56 @@
+"""Learning rates over time."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises from 0 to the peak, then falls to 0, both in straight lines.
+
+    Reference: Devlin et al., 2018 (arXiv:1810.04805), appendix A.2.
+
+    Args:
+        peak: Largest learning rate.
+        num_steps: Steps of the whole training; 0 from there on.
+        num_warmup_steps: Steps until the peak.
+        name: Of the schedule.
+
+    Example:
+    >>> schedule = ka.WarmupLinearDecay(1.0, num_steps=10, num_warmup_steps=2)
+    >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        num_steps: int,
+        num_warmup_steps: int = 0,
+        *,
+        name: str = "warmup_linear_decay",
+    ):
+        super().__init__()
+        if not 0 <= num_warmup_steps <= num_steps or num_steps < 1:
+            raise ValueError(
+                "`num_warmup_steps` must lie between 0 and `num_steps`, which is at "
+                f"least 1. Received: num_steps={num_steps}, "
+                f"num_warmup_steps={num_warmup_steps}"
+            )
+        self.peak, self.num_steps = peak, num_steps
+        self.num_warmup_steps, self.name = num_warmup_steps, name
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rising = step / max(1, self.num_warmup_steps)
+        rest = max(1, self.num_steps - self.num_warmup_steps)
+        falling = ops.maximum(0.0, (self.num_steps - step) / rest)
+        return self.peak * ops.where(step < self.num_warmup_steps, rising, falling)
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "num_steps": self.num_steps,
+            "num_warmup_steps": self.num_warmup_steps,
+            "name": self.name,
+        }
