@@ -54,7 +54,7 @@ _DEFINED_IN = {
     "verify_artifact": "export.verification",
 }
 # Public name -> the module it stands for.
-_MODULES = {"masks": "ops.masks"}
+_MODULES = {"masks": "ops.masks", "processors": "generation.processors"}
 
 __all__ = [*_DEFINED_IN, *_MODULES]  # noqa: PLE0604  # pyright: ignore
 
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from keras_attention.export.api import export_model as export_model
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
+    from keras_attention.generation import processors as processors
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,
     )
