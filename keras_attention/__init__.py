@@ -19,12 +19,14 @@ _DEFINED_IN = {
     "AttentionRNN": "layers.attention_rnn",
     "BertEncoder": "models.bert",
     "BigBirdAttention": "layers.big_bird_attention",
+    "CausalLM": "tasks.causal_lm",
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
     "FeedForward": "layers.feed_forward",
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
+    "GenerationSettings": "generation.settings",
     "GlobalAttention": "layers.global_attention",
     "KVCache": "ops.cache",
     "LocalAttention": "layers.local_attention",
@@ -67,6 +69,9 @@ if TYPE_CHECKING:
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
     from keras_attention.generation import processors as processors
+    from keras_attention.generation.settings import (
+        GenerationSettings as GenerationSettings,
+    )
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,
     )
@@ -120,6 +125,7 @@ if TYPE_CHECKING:
     from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
     from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.tasks.causal_lm import CausalLM as CausalLM
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
     )

@@ -35,6 +35,15 @@ class History(NamedTuple):
         """Tokens behind the prompt, `[B]` int32."""
         return self.lengths - self.prompt_lengths
 
+    def rows(self, rows: Any) -> "History":
+        """The history of other rows: which one each continues, int `[B']`."""
+        return History(
+            ops.take(self.token_ids, rows, axis=0),
+            ops.take(self.lengths, rows, axis=0),
+            ops.take(self.prompt_lengths, rows, axis=0),
+            self.max_new_tokens,
+        )
+
     def before_end(self, distance: int) -> Any:
         """The token `distance` before the end, 1 the last; -1 where there is none."""
         return at(self.token_ids, self.lengths - distance)
