@@ -19,6 +19,7 @@ _DEFINED_IN = {
     "AttentionRNN": "layers.attention_rnn",
     "BertEncoder": "models.bert",
     "BigBirdAttention": "layers.big_bird_attention",
+    "CausalLM": "tasks.causal_lm",
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
@@ -26,6 +27,7 @@ _DEFINED_IN = {
     "FeedForward": "layers.feed_forward",
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
+    "GenerationSettings": "generation.settings",
     "GlobalAttention": "layers.global_attention",
     "ImageClassifier": "tasks.image_classifier",
     "KVCache": "ops.cache",
@@ -66,7 +68,7 @@ _DEFINED_IN = {
     "verify_artifact": "export.verification",
 }
 # Public name -> the module it stands for.
-_MODULES = {"masks": "ops.masks"}
+_MODULES = {"masks": "ops.masks", "processors": "generation.processors"}
 
 __all__ = [*_DEFINED_IN, *_MODULES]  # noqa: PLE0604  # pyright: ignore
 
@@ -78,6 +80,9 @@ if TYPE_CHECKING:
     from keras_attention.export.api import export_model as export_model
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
+    from keras_attention.generation.settings import (
+        GenerationSettings as GenerationSettings,
+    )
     from keras_attention.layers.additive_attention import (
         AdditiveAttention as AdditiveAttention,
     )
@@ -138,6 +143,7 @@ if TYPE_CHECKING:
     )
     from keras_attention.ops.cache_static import StaticKVCache as StaticKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
+    from keras_attention.tasks.causal_lm import CausalLM as CausalLM
     from keras_attention.tasks.image_classifier import (
         ImageClassifier as ImageClassifier,
     )

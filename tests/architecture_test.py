@@ -37,14 +37,14 @@ RANK = {
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
-    "tensorflow": {"text", "export"},
+    "tensorflow": {"text", "export", "ops.compiled"},
     "tensorflow_text": {"text", "export"},
     "tf2onnx": {"export"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "matplotlib": {"explain"},
-    "jax": {"ops.kernels"},
-    "torch": {"ops.kernels"},
+    "jax": {"ops.kernels", "ops.compiled"},
+    "torch": {"ops.kernels", "ops.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"}

@@ -1,0 +1,225 @@
+"""Beam search: the steps of Hugging Face's, in shapes that do not change."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_attention.generation.history import History
+from keras_attention.generation.loop import State
+from keras_attention.generation.model import LanguageModel
+from keras_attention.generation.processors import process
+from keras_attention.ops.attend import BLOCKED
+from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.positions import first_positions
+
+
+class Beams(NamedTuple):
+    """K running and K ended sequences for each of B prompts.
+
+    Attributes:
+        cache: Of `B * K` rows.
+        history: The running ones, `B * K` rows.
+        running_scores: `[B, K]`, sums of log-probabilities.
+        token_ids: `[B, K, L]` of the ended ones, the best first.
+        lengths: `[B, K]`.
+        scores: `[B, K]`, divided by the length penalty.
+        ended: Bool `[B, K]`, slots that hold a sequence that has ended.
+        improvable: Bool `[B, 1]`, whether a running one may still get in.
+        goes_on: Bool scalar.
+        broken: Bool scalar, whether logits were NaN.
+    """
+
+    cache: Any
+    history: History
+    running_scores: Any
+    token_ids: Any
+    lengths: Any
+    scores: Any
+    ended: Any
+    improvable: Any
+    goes_on: Any
+    broken: Any
+
+
+class BeamSearch:
+    """Keeps the best beginnings instead of one.
+
+    Args:
+        model: What to ask for logits.
+        processors: Applied to log-probabilities, in this order.
+        stop_token_ids: Those that end a row.
+        num_beams: K.
+        length_penalty: Exponent of the length by which scores are divided.
+        early_stopping: `True` ends with K ended sequences; `False` when the best
+            running one would not get in at its length; `"never"` at any length.
+        compiled: Whether to compile.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        processors: Sequence[Callable] = (),
+        *,
+        stop_token_ids: Sequence[int] = (),
+        num_beams: int = 4,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        compiled: bool = True,
+    ):
+        self.model = model
+        self.processors = tuple(processors)
+        self.stop_token_ids = tuple(stop_token_ids)
+        self.num_beams = num_beams
+        self.length_penalty = length_penalty
+        self.early_stopping = early_stopping
+        self._forward_once: Callable = self._forward
+        self.compiled_steps: Callable = self._steps
+        if compiled:
+            self._forward_once = Compiled(self._forward, model.variables)
+            self.compiled_steps = Compiled(self._steps, model.variables)
+        on_host = any(getattr(p, "on_host", False) for p in self.processors)
+        self.steps = self._steps_on_host if on_host else self.compiled_steps
+
+    @property
+    def num_traces(self) -> int:
+        """How often anything was compiled."""
+        parts = self.compiled_steps, self._forward_once
+        return sum(getattr(part, "num_traces", 0) for part in parts)
+
+    def start(self, state: State) -> Beams:
+        """Beams of a state whose rows stand K times, side by side."""
+        size = self.num_beams
+        batch = state.finished.shape[0] // size
+        first = first_positions(size)[None] == 0
+        # All beams begin alike: only the first of them counts.
+        scores = ops.where(first, 0.0, BLOCKED) * ops.ones((batch, 1))
+        return Beams(
+            cache=state.cache,
+            history=state.history,
+            running_scores=scores,
+            token_ids=ops.reshape(state.history.token_ids, (batch, size, -1)),
+            lengths=ops.reshape(state.history.lengths, (batch, size)),
+            scores=ops.full((batch, size), BLOCKED),
+            ended=ops.zeros((batch, size), dtype="bool"),
+            improvable=ops.ones((batch, 1), dtype="bool"),
+            goes_on=ops.convert_to_tensor(True),
+            broken=ops.convert_to_tensor(False),
+        )
+
+    def _steps(self, beams: Beams, count: Any) -> Beams:
+        def goes_on(done, beams):
+            return (done < count) & beams.goes_on
+
+        def step(done, beams):
+            return done + 1, self.choose(beams, *self._forward(beams))
+
+        return ops.while_loop(goes_on, step, (ops.zeros_like(count), beams))[1]
+
+    def _steps_on_host(self, beams: Beams, count: Any) -> Beams:
+        for _ in range(int(count)):
+            if not bool(beams.goes_on):
+                break
+            beams = self.choose(beams, *self._forward_once(beams))
+        return beams
+
+    def _forward(self, beams: Beams) -> tuple[Any, Any]:
+        token_ids = beams.history.before_end(1)[:, None]  # [B * K, 1]
+        keep = ops.ones_like(token_ids, dtype="bool")
+        outputs = self.model.forward(token_ids, keep, beams.cache)
+        return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
+
+    def choose(self, beams: Beams, logits: Any, cache: Any) -> Beams:
+        """One token more on every running beam."""
+        size, history = self.num_beams, beams.history
+        batch = beams.scores.shape[0]
+        log_p = ops.log_softmax(logits, axis=-1)
+        log_p = process(self.processors, history, log_p)
+        vocabulary = log_p.shape[-1]
+        sums = ops.reshape(log_p, (batch, size, vocabulary))
+        sums = ops.reshape(
+            sums + beams.running_scores[..., None], (batch, -1)
+        )  # [B, K * V]
+        count = max(2, 1 + len(self.stop_token_ids)) * size
+        count = min(count, size * vocabulary)
+        found, index = ops.top_k(sums, count)  # [B, M]
+        index = ops.cast(index, "int32")
+        rows = index // vocabulary + first_positions(batch)[:, None] * size
+        tokens = index % vocabulary
+        candidates = self._continued(history, rows, tokens)
+        hits = candidates.num_new_tokens >= history.max_new_tokens
+        hits = ops.reshape(hits, (batch, count))
+        for token in self.stop_token_ids:
+            hits = hits | (tokens == token)
+        ended = self._with_ended(beams, candidates, found, hits)
+        running = found + ops.where(hits, BLOCKED, 0.0)
+        running, best = ops.top_k(running, size)
+        best = ops.cast(best, "int32")
+        flat = ops.reshape(
+            best + first_positions(batch)[:, None] * count, (-1,)
+        )  # [B * K]
+        rows = ops.take(ops.reshape(rows, (-1,)), flat, axis=0)
+        ended = ended._replace(
+            cache=[layer.reorder(rows) for layer in cache],
+            history=candidates.rows(flat),
+            running_scores=running,
+            broken=beams.broken | ops.any(ops.isnan(logits)),
+        )
+        return self._with_end(ended, hits)
+
+    def _continued(self, history, rows, tokens):
+        """The candidates as a history of `B * M` rows."""
+        history = history.rows(ops.reshape(rows, (-1,)))
+        columns = first_positions(history.token_ids.shape[1])
+        here = columns[None] == history.lengths[:, None]
+        token_ids = ops.where(
+            here, ops.reshape(tokens, (-1, 1)), history.token_ids
+        )  # [B * M, L]
+        return history._replace(token_ids=token_ids, lengths=history.lengths + 1)
+
+    def _with_ended(self, beams, candidates, found, hits):
+        """The best K of those that had ended and those that end now."""
+        size = self.num_beams
+        batch, count = found.shape
+        among_best = hits & (first_positions(count)[None] < size)
+        new = candidates.num_new_tokens[:1]  # of all rows
+        scores = found / ops.cast(new, "float32") ** self.length_penalty
+        shut = ~beams.improvable
+        if self.early_stopping is True:
+            shut = shut | ops.all(beams.ended, axis=-1, keepdims=True)
+        scores = scores + ops.where(shut, BLOCKED, 0.0)
+        scores = scores + ops.where(among_best, 0.0, BLOCKED)
+        scores = ops.concatenate([beams.scores, scores], axis=1)
+        best, index = ops.top_k(scores, size)
+        index = ops.cast(index, "int32")
+        token_ids = ops.reshape(candidates.token_ids, (batch, count, -1))
+        lengths = ops.reshape(candidates.lengths, (batch, count))
+
+        def merged(old, new):
+            both = ops.concatenate([old, new], axis=1)
+            at = index if len(both.shape) == 2 else index[..., None]
+            return ops.take_along_axis(both, at, axis=1)
+
+        return beams._replace(
+            token_ids=merged(beams.token_ids, token_ids),
+            lengths=merged(beams.lengths, lengths),
+            scores=best,
+            ended=merged(beams.ended, among_best),
+        )
+
+    def _with_end(self, beams, hits):
+        """Whether to go on, as `early_stopping` says."""
+        history = beams.history
+        length = history.num_new_tokens[0]
+        if self.early_stopping == "never" and self.length_penalty > 0:
+            length = history.max_new_tokens
+        length = ops.cast(length, "float32") ** self.length_penalty
+        possible = beams.running_scores[:, :1] / length
+        worst = ops.min(beams.scores, axis=1, keepdims=True)
+        worst = ops.where(beams.ended, worst, BLOCKED)
+        better = ops.any(possible > worst, axis=-1, keepdims=True)
+        improvable = beams.improvable & better
+        goes_on = ops.any(improvable) & ~ops.all(hits)
+        if self.early_stopping is True:
+            goes_on = goes_on & ~ops.all(beams.ended)
+        return beams._replace(improvable=improvable, goes_on=goes_on)

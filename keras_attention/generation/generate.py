@@ -1,0 +1,224 @@
+"""From prompts to new tokens: shapes in buckets, loops that are compiled once."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_attention.generation.beam import BeamSearch
+from keras_attention.generation.history import History
+from keras_attention.generation.loop import Loop, State, bucket, repeated
+from keras_attention.generation.model import LanguageModel
+from keras_attention.generation.noise import seeds_of_rows
+from keras_attention.generation.settings import GenerationSettings
+
+
+class Generated(NamedTuple):
+    """What came of the prompts, `num_return_sequences` rows for each, side by side.
+
+    Attributes:
+        token_ids: For each row its new tokens, the one that ended it included.
+        log_probabilities: For each row those of its new tokens, by the model and
+            before all processors; `None` for beams.
+        scores: Of beams, a float a row; else `None`.
+    """
+
+    token_ids: list[np.ndarray]
+    log_probabilities: list[np.ndarray] | None
+    scores: np.ndarray | None
+
+    @classmethod
+    def of(cls, state: State) -> "Generated":
+        """That of the last state of a loop."""
+        log_p = _behind_prompts(state, state.log_probabilities)
+        return cls(new_tokens(state), log_p, None)
+
+
+class Generator:
+    """Generates by one model, and keeps what was compiled for it.
+
+    Args:
+        model: What to ask for logits.
+        compiled: Whether to compile. Without, steps take several times as long, but
+            the first one does not wait.
+    """
+
+    # Each set of settings is compiled anew; the oldest is forgotten.
+    _MAX_LOOPS = 32
+
+    def __init__(self, model: LanguageModel, *, compiled: bool = True):
+        self.model = model
+        self.compiled = compiled
+        self._loops: dict[Any, tuple] = {}
+
+    @property
+    def num_traces(self) -> int:
+        """How often anything was compiled."""
+        return sum(part.num_traces for loop in self._loops.values() for part in loop[1])
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], settings: GenerationSettings
+    ) -> Generated:
+        """New tokens for prompts.
+
+        Args:
+            prompts: Lists of token ids.
+            settings: How.
+        """
+        if settings.num_beams > 1:
+            return self._beams(prompts, settings)
+        state = None
+        for state in self.iterate(prompts, settings, chunk=settings.max_new_tokens):  # noqa: B007
+            pass
+        assert state is not None
+        return Generated.of(state)
+
+    def iterate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        *,
+        chunk: int = 1,
+        ends: Callable[[State], np.ndarray] | None = None,
+    ) -> Iterator[State]:
+        """The states after each `chunk` of tokens, until all rows have ended.
+
+        Args:
+            prompts: Lists of token ids.
+            settings: How; `num_beams` must be 1.
+            chunk: Tokens of each row between two states.
+            ends: Called with a state; which rows end there, bool `[B]`.
+        """
+        loop, *_ = self._parts(settings)
+        state = self._start(prompts, settings, settings.num_return_sequences)
+        count = ops.convert_to_tensor(chunk, dtype="int32")
+        for _ in range(0, settings.max_new_tokens, chunk):
+            state = loop.steps(state, count)
+            _check_numbers(state.broken)
+            if ends is not None:
+                finished = ops.convert_to_numpy(state.finished) | ends(state)
+                state = state._replace(finished=ops.convert_to_tensor(finished))
+            yield state
+            if ops.convert_to_numpy(state.finished).all():
+                break
+
+    def _beams(self, prompts, settings):
+        _, search = self._parts(settings)
+        beams = search.start(self._start(prompts, settings, settings.num_beams))
+        count = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
+        beams = search.steps(beams, count)
+        _check_numbers(beams.broken)
+        kept = settings.num_return_sequences
+        ids, lengths, scores = (
+            ops.convert_to_numpy(x)[:, :kept]
+            for x in (beams.token_ids, beams.lengths, beams.scores)
+        )
+        rows = [
+            row[len(prompt) : length]
+            for prompt, *found in zip(prompts, ids, lengths, strict=True)
+            for row, length in zip(*found, strict=True)
+        ]
+        return Generated(rows, None, scores.reshape(-1))
+
+    def _start(self, prompts, settings, count):
+        """The state after the prompts, each `count` times."""
+        self._check_prompts(prompts, settings.max_new_tokens)
+        lengths = np.array([len(prompt) for prompt in prompts], "int32")
+        size = bucket(int(lengths.max()) + settings.max_new_tokens, least=32)
+        ids = np.zeros((len(prompts), size), "int32")
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        limit = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
+        ids, lengths = ops.convert_to_tensor(ids), ops.convert_to_tensor(lengths)
+        history = History(ids, lengths, lengths, limit)
+        width = min(bucket(max(len(prompt) for prompt in prompts) - 1), size)
+        loop, *_ = self._parts(settings)
+        cache = loop.prefill(history, ops.zeros((width,)))
+        none = ops.zeros((len(prompts),), dtype="bool")
+        start = State(
+            cache,
+            history,
+            ops.zeros((len(prompts), size)),
+            none,
+            none,
+            ops.zeros((len(prompts),), dtype="int32"),
+        )
+        start = repeated(start, count)
+        rows = start.finished.shape[0]
+        return start._replace(seeds=seeds_of_rows(settings.seed, rows))
+
+    def _parts(self, settings):
+        # What is not listed here is compiled in.
+        free = {"max_new_tokens", "num_return_sequences", "seed", "stop_strings"}
+        fields = dataclasses.fields(settings)
+        key = repr([getattr(settings, f.name) for f in fields if f.name not in free])
+        if key not in self._loops:
+            if len(self._loops) >= self._MAX_LOOPS:
+                del self._loops[next(iter(self._loops))]
+            # The settings are kept too: the key names functions by their address.
+            self._loops[key] = settings, self._make(settings)
+        return self._loops[key][1]
+
+    def _make(self, settings):
+        ends = tuple(settings.stop_token_ids or ())
+        common = {"stop_token_ids": ends, "compiled": self.compiled}
+        chain = settings.make_processors(ends)
+        loop = Loop(self.model, chain, do_sample=settings.do_sample, **common)
+        if settings.num_beams == 1:
+            return (loop,)
+        search = BeamSearch(
+            self.model,
+            chain,
+            num_beams=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            early_stopping=settings.early_stopping,
+            **common,
+        )
+        return loop, search
+
+    def _check_prompts(self, prompts, max_new_tokens):
+        lengths = [len(prompt) for prompt in prompts]
+        if not lengths or min(lengths) == 0:
+            raise ValueError(
+                "Each prompt must have at least one token; begin with the start token "
+                "of the model where there is nothing to say. Received: "
+                + (f"prompt {lengths.index(0)} without any" if lengths else "no prompt")
+            )
+        limit = self.model.max_sequence_length
+        if limit is not None and max(lengths) + max_new_tokens > limit:
+            raise ValueError(
+                f"The model has {limit} positions, too few for a prompt and "
+                "`max_new_tokens`. Shorten the prompt or generate less. Received: a "
+                f"prompt of {max(lengths)} tokens, max_new_tokens={max_new_tokens}"
+            )
+        size = self.model.vocabulary_size
+        wrong = [token for prompt in prompts for token in prompt]
+        wrong = [token for token in wrong if not 0 <= token < size]
+        if wrong:
+            raise ValueError(
+                f"Token ids must be from 0 to {size - 1}. Received: {wrong[0]}"
+            )
+
+
+def new_tokens(state: State) -> list[np.ndarray]:
+    """The new tokens of each row."""
+    return _behind_prompts(state, state.history.token_ids)
+
+
+def _behind_prompts(state, values):
+    history = state.history
+    parts = values, history.prompt_lengths, history.lengths
+    rows = zip(*map(ops.convert_to_numpy, parts), strict=True)
+    return [row[start:end] for row, start, end in rows]
+
+
+def _check_numbers(broken):
+    known = ops.convert_to_numpy(broken)
+    if known.any():
+        raise ValueError(
+            "The model's logits were NaN, so no token can be chosen: look at its "
+            "weights, and in float16 at its range. Received: NaN in row "
+            f"{int(known.argmax())}"
+        )

@@ -1,0 +1,159 @@
+"""Prefill, and steps of one token a row, in shapes that do not change."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_attention.generation.history import History
+from keras_attention.generation.model import LanguageModel
+from keras_attention.generation.noise import sample
+from keras_attention.generation.processors import process
+from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.positions import first_positions
+
+
+class State(NamedTuple):
+    """Where a generation stands; the last token of a row is not in the cache yet.
+
+    Attributes:
+        cache: Of the model.
+        history: The tokens so far.
+        log_probabilities: `[B, L]`, by the model, of the tokens of `history`; 0 for
+            those of the prompt.
+        finished: Bool `[B]`.
+        broken: Bool `[B]`, rows whose logits were NaN.
+        seeds: Int32 `[B]`.
+    """
+
+    cache: Any
+    history: History
+    log_probabilities: Any
+    finished: Any
+    broken: Any
+    seeds: Any
+
+
+class Loop:
+    """Greedy search or sampling, many tokens in one call of compiled code.
+
+    Args:
+        model: What to ask for logits.
+        processors: Applied to them, in this order.
+        stop_token_ids: Those that end a row.
+        do_sample: Whether to draw tokens; otherwise the most likely one is taken.
+        compiled: Whether to compile.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        processors: Sequence[Callable] = (),
+        *,
+        stop_token_ids: Sequence[int] = (),
+        do_sample: bool = False,
+        compiled: bool = True,
+    ):
+        self.model = model
+        self.processors = tuple(processors)
+        self.stop_token_ids = tuple(stop_token_ids)
+        self.do_sample = do_sample
+        on_host = any(getattr(p, "on_host", False) for p in self.processors)
+        make = Compiled if compiled else lambda function, variables: function
+        self.prefill = make(self._prefill, model.variables)
+        self.compiled_steps = make(self._steps, model.variables)
+        self._forward_once = make(self._forward, model.variables)
+        self.steps = self._steps_on_host if on_host else self.compiled_steps
+
+    @property
+    def num_traces(self) -> int:
+        """How often anything was compiled."""
+        parts = self.prefill, self.compiled_steps, self._forward_once
+        return sum(getattr(part, "num_traces", 0) for part in parts)
+
+    def _prefill(self, history: History, width: Any) -> Any:
+        """The cache with all tokens of the prompts but the last ones.
+
+        Args:
+            history: The prompts.
+            width: An array of any values, `[W]`; W tokens are looked at.
+        """
+        cache = self.model.empty_cache(*history.token_ids.shape)
+        columns = first_positions(width.shape[0])
+        keep = columns[None] < (history.lengths - 1)[:, None]
+        token_ids = ops.where(keep, history.token_ids[:, : width.shape[0]], 0)
+        return self.model.forward(token_ids, keep, cache)["cache"]
+
+    def _steps(self, state: State, count: Any) -> State:
+        """At most `count` tokens more a row; less where all rows have ended."""
+
+        def goes_on(done, state):
+            return (done < count) & ~ops.all(state.finished)
+
+        def step(done, state):
+            return done + 1, self.choose(state, *self._forward(state))
+
+        return ops.while_loop(goes_on, step, (ops.zeros_like(count), state))[1]
+
+    def _steps_on_host(self, state: State, count: Any) -> State:
+        for _ in range(int(count)):
+            if bool(ops.all(state.finished)):
+                break
+            state = self.choose(state, *self._forward_once(state))
+        return state
+
+    def _forward(self, state: State) -> tuple[Any, Any]:
+        """Logits `[B, V]` float32 after the last tokens, and the cache with these."""
+        token_ids = state.history.before_end(1)[:, None]  # [B, 1]
+        keep = ~state.finished[:, None]
+        outputs = self.model.forward(token_ids, keep, state.cache)
+        return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
+
+    def choose(self, state: State, logits: Any, cache: Any) -> State:
+        """One token more in the rows that have not ended."""
+        history = state.history
+        broken = ops.any(ops.isnan(logits), axis=-1) & ~state.finished
+        processed = process(self.processors, history, logits)
+        if self.do_sample:
+            chosen = sample(processed, state.seeds, history.num_new_tokens)
+        else:
+            chosen = ops.cast(ops.argmax(processed, axis=-1), "int32")
+        log_p = ops.take_along_axis(
+            ops.log_softmax(logits, axis=-1), chosen[:, None], axis=-1
+        )
+        columns = first_positions(history.token_ids.shape[1])
+        here = columns[None] == history.lengths[:, None]
+        here = here & ~state.finished[:, None]  # [B, L]
+        lengths = history.lengths + ops.cast(~state.finished, "int32")
+        history = history._replace(
+            token_ids=ops.where(here, chosen[:, None], history.token_ids),
+            lengths=lengths,
+        )
+        ended = history.num_new_tokens >= history.max_new_tokens
+        for token in self.stop_token_ids:
+            ended = ended | (chosen == token)
+        return State(
+            cache,
+            history,
+            ops.where(here, log_p, state.log_probabilities),
+            state.finished | ended | broken,
+            state.broken | broken,
+            state.seeds,
+        )
+
+
+def repeated(state: State, count: int) -> State:
+    """Each row `count` times, side by side."""
+    if count == 1:
+        return state
+    rows = first_positions(state.finished.shape[0] * count) // count
+    return State(
+        [layer.reorder(rows) for layer in state.cache],
+        state.history.rows(rows),
+        *(ops.take(x, rows, axis=0) for x in state[2:]),
+    )
+
+
+def bucket(length: int, *, least: int = 16) -> int:
+    """The next power of 2: few shapes, so that little is compiled."""
+    return max(least, 1 << max(length - 1, 0).bit_length())

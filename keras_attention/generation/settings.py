@@ -1,0 +1,216 @@
+"""How to generate, as one value that is checked when it is made."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_attention.generation import processors as p
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """All choices of `generate`, with Hugging Face's meaning.
+
+    Processors are applied in this order: `logit_bias`, the three penalties,
+    `no_repeat_ngram_size`, `bad_words`, `min_new_tokens`, the allowed tokens, the
+    forced ones, `suppress_tokens`, `processors`; then, for sampling, `temperature`,
+    `top_k`, `top_p`, `min_p`, `typical_p`.
+
+    Args:
+        max_new_tokens: After how many tokens a row ends.
+        min_new_tokens: Before how many it does not end.
+        do_sample: Whether to draw tokens.
+        temperature: Divides the logits.
+        top_k: How many of the most likely tokens may be drawn.
+        top_p: The probability that those that may be drawn have together.
+        min_p: The least probability, as a share of the largest.
+        typical_p: Of locally typical sampling.
+        repetition_penalty: Over 1 against what came already, the prompt included.
+        presence_penalty: Taken from the logits of tokens generated already.
+        frequency_penalty: The same, times how often.
+        no_repeat_ngram_size: Of n-grams that must not come twice; 0 for none.
+        bad_words: Sequences of token ids that must not come.
+        suppress_tokens: Token ids that must not come.
+        logit_bias: Token id, or a tuple of them, to what is added to its logit.
+        forced_first_token: Token id or `None`.
+        forced_last_token: Token id at the end of a row that reaches `max_new_tokens`.
+        allowed_sequences: Sequences of token ids, one of which must follow.
+        allowed_tokens: A function of a row and its token ids, a list; returns the ids
+            that may follow.
+        processors: More functions of `(history, logits)`; see `ka.processors`.
+        stop_token_ids: What ends a row; `None` for the end token of the tokenizer.
+        stop_strings: Texts that end a row, which holds them.
+        num_return_sequences: Rows of each prompt.
+        num_beams: Over 1 for beam search.
+        length_penalty: Exponent of the length by which beam scores are divided.
+        early_stopping: `True`, `False` or `"never"`, as in Hugging Face.
+        seed: The same seed gives the same tokens.
+
+    Example:
+    >>> ka.GenerationSettings(do_sample=True, top_p=0.9).top_p
+    0.9
+    """
+
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    bad_words: Sequence[Sequence[int]] = ()
+    suppress_tokens: Sequence[int] = ()
+    logit_bias: Mapping[Any, float] = field(default_factory=dict)
+    forced_first_token: int | None = None
+    forced_last_token: int | None = None
+    allowed_sequences: Sequence[Sequence[int]] = ()
+    allowed_tokens: Callable[[int, list[int]], Any] | None = None
+    processors: Sequence[Callable] = ()
+    stop_token_ids: Sequence[int] | None = None
+    stop_strings: Sequence[str] = ()
+    num_return_sequences: int = 1
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_return_sequences", "num_beams", "top_k"):
+            self._check(name, "an int of 1 or more", _whole(getattr(self, name), 1))
+        for name in ("min_new_tokens", "no_repeat_ngram_size"):
+            self._check(name, "an int of 0 or more", _whole(getattr(self, name), 0))
+        for name in ("temperature", "repetition_penalty"):
+            self._check(name, "above 0", getattr(self, name) > 0)
+        for name in ("top_p", "min_p", "typical_p"):
+            value = getattr(self, name)
+            self._check(name, "from 0 to 1", value is None or 0 <= value <= 1)
+        self._check(
+            "early_stopping",
+            "True, False or 'never'",
+            self.early_stopping in (True, False, "never"),
+        )
+        texts = not isinstance(self.stop_strings, str) and all(self.stop_strings)
+        self._check("stop_strings", "a list of texts that are not empty", texts)
+        self._check(
+            "min_new_tokens",
+            f"at most max_new_tokens={self.max_new_tokens}",
+            self.min_new_tokens <= self.max_new_tokens,
+        )
+        self._check_modes()
+
+    def _check_modes(self):
+        if not self.do_sample:
+            names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+            for name in names:
+                unset = getattr(self, name) == (1.0 if name == "temperature" else None)
+                self._check(name, "left alone without `do_sample=True`", unset)
+            self._check(
+                "num_return_sequences",
+                "at most `num_beams` without `do_sample=True`: all would be the same",
+                self.num_return_sequences <= self.num_beams,
+            )
+        if self.num_beams == 1:
+            plain = self.length_penalty == 1.0 and self.early_stopping is False
+            name = "length_penalty" if self.length_penalty != 1.0 else "early_stopping"
+            self._check(name, "left alone without `num_beams` over 1", plain)
+        else:
+            self._check(
+                "do_sample",
+                "False with `num_beams` over 1: beams are searched, not drawn",
+                not self.do_sample,
+            )
+            self._check(
+                "stop_strings",
+                "empty with `num_beams` over 1: use `stop_token_ids`",
+                not self.stop_strings,
+            )
+        words = "only one of `allowed_tokens` and `allowed_sequences`"
+        both = self.allowed_tokens is not None and bool(self.allowed_sequences)
+        self._check("allowed_sequences", words, not both)
+
+    def _check(self, name, expected, fulfilled):
+        if not fulfilled:
+            raise ValueError(
+                f"`{name}` must be {expected}. Received: {name}={getattr(self, name)!r}"
+            )
+
+    def make_processors(self, stop_token_ids: Sequence[int]) -> list[Callable]:
+        """The processors of these settings, in their order.
+
+        Args:
+            stop_token_ids: What ends a row.
+        """
+        ends = list(stop_token_ids)
+        bad_words = [w for w in self.bad_words if list(w) not in [[x] for x in ends]]
+        if self.allowed_sequences and not ends:
+            raise ValueError(
+                "`allowed_sequences` need a token that ends a row: pass "
+                "`stop_token_ids=`. Received: none"
+            )
+        wanted = [
+            (self.logit_bias, lambda: p.LogitBias(self.logit_bias)),
+            (
+                self.repetition_penalty != 1.0,
+                lambda: p.RepetitionPenalty(self.repetition_penalty),
+            ),
+            (
+                self.frequency_penalty,
+                lambda: p.FrequencyPenalty(self.frequency_penalty),
+            ),
+            (self.presence_penalty, lambda: p.PresencePenalty(self.presence_penalty)),
+            (
+                self.no_repeat_ngram_size,
+                lambda: p.NoRepeatNGram(self.no_repeat_ngram_size),
+            ),
+            (bad_words, lambda: p.BadWords(bad_words)),
+            (
+                self.min_new_tokens and ends,
+                lambda: p.MinNewTokens(self.min_new_tokens, ends),
+            ),
+            (
+                self.allowed_sequences,
+                lambda: p.AllowedSequences(self.allowed_sequences, ends[0]),
+            ),
+            (
+                self.allowed_tokens,
+                lambda: p.AllowedTokens(self.allowed_tokens),  # pyright: ignore
+            ),
+            (
+                self.forced_first_token is not None,
+                lambda: p.ForcedFirstToken(self.forced_first_token),  # pyright: ignore
+            ),
+            (
+                self.forced_last_token is not None,
+                lambda: p.ForcedLastToken(self.forced_last_token),  # pyright: ignore
+            ),
+            (self.suppress_tokens, lambda: p.SuppressTokens(self.suppress_tokens)),
+        ]
+        chain = [make() for is_wanted, make in wanted if is_wanted]
+        return [*chain, *self.processors, *self._filters()]
+
+    def _filters(self):
+        if not self.do_sample:
+            return []
+        wanted = [
+            (self.temperature != 1.0, p.Temperature, self.temperature),
+            (self.top_k is not None, p.TopK, self.top_k),
+            (self.top_p is not None and self.top_p < 1, p.TopP, self.top_p),
+            (self.min_p is not None, p.MinP, self.min_p),
+            (
+                self.typical_p is not None and self.typical_p < 1,
+                p.TypicalP,
+                self.typical_p,
+            ),
+        ]
+        return [kind(value) for is_wanted, kind, value in wanted if is_wanted]  # pyright: ignore
+
+
+def _whole(value: Any, least: int) -> bool:
+    return value is None or (
+        isinstance(value, int) and not isinstance(value, bool) and value >= least
+    )

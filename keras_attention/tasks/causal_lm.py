@@ -1,0 +1,308 @@
+"""Text from a causal decoder."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_attention.generation.generate import Generated, Generator, new_tokens
+from keras_attention.generation.model import LanguageModel
+from keras_attention.generation.settings import GenerationSettings
+from keras_attention.generation.streaming import TextStream, text_of
+from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.cache_fixed import FixedKVCache
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class CausalLM(keras.Model):
+    """A decoder with a tokenizer before it: generates, streams and scores text.
+
+    Trained with `compile` and `fit` on ids and the next ids, as any Keras model: the
+    output are logits.
+
+    Args:
+        decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
+        tokenizer: Called with texts, gives `token_ids` and `padding_mask`; has
+            `detokenize`. `None` for ids only.
+        compiled: Whether generation is compiled.
+        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        training: Whether dropout is active.
+
+    Returns:
+        Logits `[B, T, V]`.
+
+    Example:
+    >>> decoder = ka.GPTDecoder(
+    ...     vocabulary_size=11,
+    ...     num_layers=1,
+    ...     num_heads=2,
+    ...     hidden_dim=8,
+    ...     intermediate_dim=16,
+    ... )
+    >>> model = ka.CausalLM(decoder, compiled=False)
+    >>> [len(ids) for ids in model.generate([[1, 2, 3], [4]], max_new_tokens=3)]
+    [3, 3]
+    """
+
+    def __init__(
+        self,
+        decoder: keras.Model,
+        tokenizer: Any = None,
+        *,
+        compiled: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.compiled = compiled
+        self.built = True
+        self._generator = None
+
+    def call(self, token_ids, padding_mask=None, training=None):
+        inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
+        return self.decoder(inputs, training=training)["logits"]  # [B, T, V]
+
+    @property
+    def generator(self) -> Generator:
+        """What generates; it keeps what was compiled."""
+        if self._generator is None:
+            self._generator = Generator(
+                language_model(self.decoder), compiled=self.compiled
+            )
+        return self._generator
+
+    def generate(
+        self,
+        prompts: Any,
+        settings: GenerationSettings | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        callback: Callable[[list[np.ndarray]], Any] | None = None,
+        verbose: bool = False,
+        return_details: bool = False,
+    ) -> Any:
+        """Continues prompts.
+
+        Args:
+            prompts: A list of texts, or of lists of token ids; or ids `[B, T]`, alone
+                or in a dict beside a `padding_mask`.
+            settings: How; greedy search when not given.
+            max_new_tokens: In place of the one of the settings.
+            callback: Called after each token with the new ids of each row.
+            verbose: Whether to show a progress bar.
+            return_details: Whether to return a `Generated` with ids,
+                log-probabilities and beam scores instead.
+
+        Returns:
+            For prompts of text, the new text of each row; else its new ids.
+        """
+        prompts, from_text = self._prompts(prompts)
+        settings = self._settings(settings, max_new_tokens)
+        if callback is None and not verbose and not settings.stop_strings:
+            found = self.generator.generate(prompts, settings)
+        else:
+            found = self._step_by_step(prompts, settings, callback, verbose)
+        if return_details:
+            return found
+        if not from_text:
+            return found.token_ids
+        return [text_of(self.tokenizer, ids) for ids in found.token_ids]
+
+    def stream(
+        self,
+        prompt: Any,
+        settings: GenerationSettings | None = None,
+        *,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[Any]:
+        """Yields the continuation of one prompt as it comes.
+
+        Args:
+            prompt: A text, or a list of token ids.
+            settings: How; greedy search when not given.
+            max_new_tokens: In place of the one of the settings.
+
+        Returns:
+            An iterator over pieces of text, whole characters only, or over ids.
+        """
+        settings = self._settings(settings, max_new_tokens)
+        if settings.num_return_sequences > 1 or settings.num_beams > 1:
+            raise ValueError(
+                "`stream` gives one row as it comes, so that `num_beams` and "
+                "`num_return_sequences` must be 1. Received: "
+                f"num_beams={settings.num_beams}, "
+                f"num_return_sequences={settings.num_return_sequences}"
+            )
+        prompts, from_text = self._prompts([prompt])
+        pieces = TextStream(self.tokenizer if from_text else None)
+        ends = self._string_ends(settings)
+        for state in self.generator.iterate(prompts, settings, ends=ends):
+            yield from pieces.more(new_tokens(state)[0])
+        yield from pieces.end()
+
+    def score(
+        self, texts: Any, *, window: int | None = None, stride: int | None = None
+    ) -> dict[str, Any]:
+        """Log-probabilities of the tokens of texts, and the perplexity.
+
+        A text longer than the window is read in windows that move by `stride`; each
+        token is counted once, with at least `window - stride` tokens before it but at
+        the beginning of the text.
+
+        Args:
+            texts: As the prompts of `generate`.
+            window: Tokens read at once; as many as the model has positions.
+            stride: Half the window when not given.
+
+        Returns:
+            A dict: `log_probabilities`, a list with T - 1 numbers for each text of T
+            tokens, and `perplexity`, over all of them.
+        """
+        rows, _ = self._prompts(texts)
+        window = window or self.decoder.max_sequence_length
+        stride = stride or max(window // 2, 1)
+        if not 1 <= stride < window <= self.decoder.max_sequence_length:
+            raise ValueError(
+                "`window` must be at most the positions of the model, and `stride` "
+                f"from 1 to less than it. Received: window={window}, stride={stride}"
+            )
+        found = [self._score(np.asarray(row), window, stride) for row in rows]
+        every = np.concatenate(found)
+        if not every.size:
+            raise ValueError(
+                "`score` needs a text of at least two tokens: the first has nothing "
+                f"before it. Received: texts of {[len(row) for row in rows]} tokens"
+            )
+        perplexity = float(np.exp(-every.mean(dtype="float64")))
+        return {"log_probabilities": found, "perplexity": perplexity}
+
+    def _score(self, row, window, stride):
+        found = np.zeros(len(row) - 1, "float32")
+        done = 0  # tokens that are counted
+        for start in range(0, len(row), stride):
+            end = min(start + window, len(row))
+            # In few lengths, so that little is compiled.
+            inputs = np.zeros((1, window), "int32")
+            inputs[0, : end - start] = row[start:end]
+            keep = np.arange(window)[None] < end - start
+            logits = self.predict_on_batch({"token_ids": inputs, "padding_mask": keep})
+            log_p = ops.log_softmax(ops.cast(logits[0], "float32"), axis=-1)
+            log_p = ops.convert_to_numpy(log_p)[: end - start - 1]
+            log_p = np.take_along_axis(log_p, row[start + 1 : end, None], axis=-1)
+            found[done : end - 1] = log_p[done - start :, 0]
+            done = end - 1
+            if end == len(row):
+                break
+        return found
+
+    def _step_by_step(self, prompts, settings, callback, verbose):
+        if settings.num_beams > 1:
+            raise ValueError(
+                "A callback and a progress bar follow single rows: `num_beams` must be "
+                f"1. Received: num_beams={settings.num_beams}"
+            )
+        bar = keras.utils.Progbar(settings.max_new_tokens, verbose=int(verbose))
+        state, ends = None, self._string_ends(settings)
+        steps = self.generator.iterate(prompts, settings, ends=ends)
+        for number, state in enumerate(steps, 1):
+            if callback is not None:
+                callback(new_tokens(state))
+            bar.update(number)
+        assert state is not None
+        return Generated.of(state)
+
+    def _string_ends(self, settings):
+        """Which rows hold a string that ends them; `None` without such strings."""
+        if not settings.stop_strings:
+            return None
+        self._check_tokenizer("stop_strings")
+
+        def ends(state):
+            texts = [text_of(self.tokenizer, ids) for ids in new_tokens(state)]
+            found = [any(s in text for s in settings.stop_strings) for text in texts]
+            return np.array(found)
+
+        return ends
+
+    def _settings(self, settings, max_new_tokens):
+        settings = settings or GenerationSettings()
+        changes = {}
+        if max_new_tokens is not None:
+            changes["max_new_tokens"] = max_new_tokens
+        if settings.stop_token_ids is None:
+            end = getattr(self.tokenizer, "eos_token_id", None)
+            changes["stop_token_ids"] = () if end is None else (int(end),)
+        return dataclasses.replace(settings, **changes)
+
+    def _prompts(self, prompts):
+        """Lists of ids without padding, and whether they were texts."""
+        if isinstance(prompts, str):
+            raise ValueError(
+                "`prompts` must be a list of texts; wrap a single one in a list. "
+                f"Received: prompts={prompts!r}"
+            )
+        from_text = isinstance(prompts, list | tuple) and any(
+            isinstance(prompt, str) for prompt in prompts
+        )
+        if from_text:
+            self._check_tokenizer("prompts")
+            prompts = self.tokenizer(prompts)
+        if isinstance(prompts, list | tuple):
+            return [[int(token) for token in prompt] for prompt in prompts], False
+        if isinstance(prompts, dict):
+            names = ("token_ids", "padding_mask")
+            prompts = {n: prompts[n] for n in names if n in prompts}
+        inputs = standardize_ids(prompts, {"padding_mask": None})
+        ids, keep = inputs["token_ids"], inputs["padding_mask"]
+        ids = ops.convert_to_numpy(ids)
+        keep = np.ones_like(ids, bool) if keep is None else ops.convert_to_numpy(keep)
+        rows = [row[real].tolist() for row, real in zip(ids, keep, strict=True)]
+        return rows, from_text
+
+    def _check_tokenizer(self, name):
+        if self.tokenizer is None:
+            raise ValueError(
+                f"Text in `{name}` needs a tokenizer: build the model with "
+                "`tokenizer=`, or pass token ids. Received: tokenizer=None"
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **keras.layers.Layer.get_config(self),
+            "decoder": serialize(self.decoder),
+            "tokenizer": serialize(self.tokenizer),
+            "compiled": self.compiled,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        rebuild = keras.saving.deserialize_keras_object
+        parts = {name: rebuild(config[name]) for name in ("decoder", "tokenizer")}
+        return cls(**{**config, **parts})
+
+
+def language_model(decoder: Any) -> LanguageModel:
+    """A decoder as the loops of generation see it."""
+
+    def forward(token_ids, padding_mask, cache):
+        return decoder(token_ids, padding_mask=padding_mask, cache=cache)
+
+    def empty_cache(batch_size, capacity):
+        return decoder.empty_cache(batch_size, FixedKVCache, capacity=capacity)
+
+    return LanguageModel(
+        forward,
+        empty_cache,
+        decoder.variables,
+        decoder.vocabulary_size,
+        decoder.max_sequence_length,
+    )
