@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from keras_attention.export.api import export_model as export_model
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
+    from keras_attention.generation import processors as processors
     from keras_attention.generation.settings import (
         GenerationSettings as GenerationSettings,
     )
