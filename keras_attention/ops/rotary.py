@@ -65,7 +65,9 @@ class DynamicFrequencies(Frequencies):
         last = ops.max(positions, axis=-1, keepdims=True, initial=EMPTY)  # [(B,) 1]
         length = ops.maximum(ops.cast(last, "float64") + 1.0, self.original_length)
         stretch = length * (self.factor / self.original_length) - (self.factor - 1.0)
-        turns = ops.power(stretch[..., None], -self.exponents) * self.turns
+        exponents = ops.convert_to_tensor(-self.exponents)
+        turns = ops.power(stretch[..., None], exponents)
+        turns = turns * ops.convert_to_tensor(self.turns)
         return sine_and_cosine(positions, turns, dtype=dtype)
 
 
