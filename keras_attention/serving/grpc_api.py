@@ -213,6 +213,8 @@ def _array(key: str, info: Any, proto: Any, most: int) -> np.ndarray:
     if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or size > most:
         raise misfit(key, expected, f"shape {dims}")
     try:
+        if proto.dtype > 100:  # a reference to a variable: no dtype of a request
+            raise TypeError(f"dtype {proto.dtype}")
         return np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError, KeyError) as error:
         raise misfit(

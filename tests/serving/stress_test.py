@@ -1,6 +1,7 @@
 """Malformed requests among good ones, many threads, versions swapped under load."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import itertools
 import json
@@ -34,6 +35,9 @@ class Rest:
         response = self.connection.getresponse()
         return response.status, json.loads(response.read())
 
+    def close(self):
+        self.connection.close()
+
 
 def questions(count, seed):
     """Requests of all lengths and batches 1 and 2."""
@@ -60,13 +64,17 @@ def as_message(question, name="model"):
     return request
 
 
-def grpc_stub(server):
+def grpc_channel(server):
     import grpc
-    from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     # Its own connection: channels to one address share one otherwise.
     alone = [("grpc.use_local_subchannel_pool", 1)]
-    channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=alone)
+    return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=alone)
+
+
+def stub_of(channel):
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
@@ -164,7 +172,10 @@ def test_6000_malformed_requests_among_good_ones_change_nothing(
     ) as server:
 
         def rest(thread):
-            ask = Rest(server.port)
+            with contextlib.closing(Rest(server.port)) as ask:
+                rest_with(ask, thread)
+
+        def rest_with(ask, thread):
             for number in range(per_thread):
                 body, word = malformed_json(thread * per_thread + number)
                 status, answer = ask(body)
@@ -176,7 +187,10 @@ def test_6000_malformed_requests_among_good_ones_change_nothing(
                 np.testing.assert_allclose(answer["outputs"], right[at], atol=1e-6)
 
         def message(thread):
-            predict = grpc_stub(server).Predict
+            with grpc_channel(server) as channel:
+                message_with(stub_of(channel).Predict, thread)
+
+        def message_with(predict, thread):
             for number in range(per_thread):
                 request, word = malformed_message(thread * per_thread + number)
                 with pytest.raises(grpc.RpcError) as caught:
@@ -215,8 +229,10 @@ def test_10000_requests_while_versions_are_swapped_have_their_serial_answers(
 
     # What each version says, one request after the other.
     def serial(folder):
-        with DevelopmentServer(folder, name="model", grpc_port=None) as server:
-            ask = Rest(server.port)
+        with (
+            DevelopmentServer(folder, name="model", grpc_port=None) as server,
+            contextlib.closing(Rest(server.port)) as ask,
+        ):
             answers = [ask(body) for body in bodies]
         assert all(status == 200 for status, _ in answers)
         return [answer["outputs"] for _, answer in answers]
@@ -244,7 +260,13 @@ def test_10000_requests_while_versions_are_swapped_have_their_serial_answers(
                 swaps += 1
 
         def ask_many(thread):
-            rest, predict = Rest(server.port), grpc_stub(server).Predict
+            with (
+                contextlib.closing(Rest(server.port)) as rest,
+                grpc_channel(server) as channel,
+            ):
+                ask_with(rest, stub_of(channel).Predict, thread)
+
+        def ask_with(rest, predict, thread):
             while (number := next(counter)) < requests:
                 at = number % len(asked)
                 if thread % 4:
