@@ -11,12 +11,13 @@ import numpy as np
 import tritonclient.grpc as triton
 
 
-def tensor(name, value, kind):
-    """An input of the dtype that the server's metadata names."""
-    array = np.array(value, dtype=triton.triton_to_np_dtype(kind))
-    if kind == "BYTES":
-        # A text a row: Triton knows it as a column of one.
-        array = np.array(value, dtype=object).reshape(-1, 1)
+def tensor(name, value, info):
+    """An input of the dtype and the rank that the server's metadata names."""
+    kind = info.datatype
+    text = kind == "BYTES"
+    array = np.array(value, object if text else triton.triton_to_np_dtype(kind))
+    if array.ndim == len(info.shape) - 1 and info.shape[-1] == 1:
+        array = array[..., None]  # one value a row: Triton knows it as a column
     made = triton.InferInput(name, list(array.shape), kind)
     made.set_data_from_numpy(array)
     return made
@@ -32,11 +33,11 @@ def main():
     given = parser.parse_args()
     client = triton.InferenceServerClient(given.address)
     metadata = client.get_model_metadata(given.model, given.version)
-    kinds = {info.name: info.datatype for info in metadata.inputs}
-    unknown = sorted(set(given.inputs) - set(kinds))
-    if unknown:
-        raise SystemExit(f"Expected the inputs {sorted(kinds)}. Received: {unknown}")
-    inputs = [tensor(name, value, kinds[name]) for name, value in given.inputs.items()]
+    known = {info.name: info for info in metadata.inputs}
+    if set(given.inputs) != set(known):
+        got = f"Received: {sorted(given.inputs)}"
+        raise SystemExit(f"Expected the inputs {sorted(known)}. {got}")
+    inputs = [tensor(name, value, known[name]) for name, value in given.inputs.items()]
     answers = queue.Queue()
     for _ in range(given.copies):
         client.async_infer(

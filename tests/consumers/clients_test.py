@@ -169,6 +169,7 @@ def test_the_onnx_client_needs_no_tensorflow_and_keeps_the_limits(tmp_path, run)
     assert "keras" not in source
 
 
+@pytest.mark.slow
 def test_sentences_need_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("tokenizers")

@@ -144,7 +144,11 @@ def test_both_versions_of_both_formats_give_the_numbers_of_the_model(
 
 def test_raw_texts_go_in_and_come_out(triton):
     (got,) = answers(asked(triton, "spell", {"text": ["été", "日本語"]}))
-    assert got == {"again": ["été!", "日本語!"], "lengths": [3, 3]}
+    # One value a row is a column in Triton.
+    assert got == {"again": [["été!"], ["日本語!"]], "lengths": [[3], [3]]}
+    refused = asked(triton, "spell", {"texts": ["a"]})
+    assert refused.returncode == 1
+    assert "Expected the inputs ['text']" in refused.stderr
 
 
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])

@@ -1,6 +1,7 @@
 """The development server speaks TF Serving's protocols, to the official stubs too."""
 
 import base64
+import concurrent.futures
 import json
 import os
 import shutil
@@ -458,6 +459,42 @@ def test_what_takes_too_long_is_ended_and_a_full_server_says_so(base, monkeypatc
         go_on.set()
         monkeypatch.undo()
         until(lambda: predicting(server, {"instances": ROWS})[0] == 200)
+
+
+def test_running_requests_are_answered_before_the_server_stops(base, monkeypatch):
+    import grpc
+    from tensorflow_serving.apis import prediction_service_pb2_grpc as stubs
+
+    from keras_attention.serving.models import LoadedVersion
+
+    running, go_on = threading.Semaphore(0), threading.Event()
+    original = LoadedVersion.predict
+
+    def slow(self, *arguments):
+        running.release()
+        assert go_on.wait(30)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(LoadedVersion, "predict", slow)
+    with (
+        DevelopmentServer(base[0]) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+    ):
+        predict = stubs.PredictionServiceStub(channel).Predict
+        rest = pool.submit(predicting, server, {"instances": ROWS})
+        message = pool.submit(predict, grpc_request("spell", text=["a"]), timeout=20)
+        assert running.acquire(timeout=20)
+        assert running.acquire(timeout=20)
+        stopping = pool.submit(server.stop)
+        until(lambda: not server.engine.ready)
+        assert not stopping.done()
+        go_on.set()
+        assert rest.result(20)[0] == 200
+        assert tf.make_ndarray(message.result(20).outputs["lengths"]).tolist() == [1]
+        stopping.result(20)
+        with pytest.raises(OSError, match="refused"):
+            predicting(server, {"instances": ROWS})
 
 
 def test_what_cannot_be_served_is_said(tmp_path, base):

@@ -211,6 +211,43 @@ def test_6000_malformed_requests_among_good_ones_change_nothing(
     )
 
 
+def test_5600_malformed_calls_of_the_loaded_signatures_stop_no_other_thread(
+    tmp_path, record_property
+):
+    """A call that fails inside `tf.function` may keep its lock for ever; not these."""
+    model = small_artifact(tmp_path / "1")
+    signature = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    good = [{k: tf.constant(v) for k, v in q.items()} for q in questions(30, seed=1)]
+    right = [model(**question) for question in good]
+    ids, weights = good[0]["token_ids"], good[0]["weights"]
+    wrong = [
+        {"token_ids": tf.cast(ids, "int64"), "weights": weights},
+        {"token_ids": ids[0], "weights": weights},
+        {"token_ids": ids},
+        {"token_ids": ids, "weights": weights, "more": weights},
+        {"token_ids": "a", "weights": weights},
+        {"token_ids": ids + VOCABULARY, "weights": weights},
+        {"token_ids": ids - VOCABULARY, "weights": weights},
+    ]
+
+    def call(thread):
+        for number in range(700):
+            with pytest.raises((TypeError, ValueError, tf.errors.OpError)) as caught:
+                signature(**wrong[(number + thread) % len(wrong)])
+            words = str(caught.value)
+            assert any(name in words for name in ("token_ids", "weights", "more"))
+            at = number % len(good)
+            got = signature(**good[at])["vectors"]
+            np.testing.assert_allclose(got, right[at], atol=1e-6)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        works = [pool.submit(call, thread) for thread in range(8)]
+        # No thread waits for a lock that nobody gives back.
+        for work in works:
+            work.result(timeout=600)
+    record_property("summary", "5600 malformed calls of the loaded signatures")
+
+
 @pytest.mark.parametrize("threads", [8, 64])
 def test_10000_requests_while_versions_are_swapped_have_their_serial_answers(
     tmp_path, threads, record_property
