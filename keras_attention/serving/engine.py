@@ -78,9 +78,10 @@ class Engine:
         start = time.monotonic()
 
         def answer() -> Any:
-            late = time.monotonic() - start > self.limits.timeout_seconds
-            try:  # nobody waits any more for what waited too long
-                return None if late else work()
+            if time.monotonic() - start > self.limits.timeout_seconds:
+                raise self.late(self.limits.timeout_seconds)  # nobody waits any more
+            try:
+                return work()
             except Exception as error:
                 raise as_serving_error(error) from error
 
