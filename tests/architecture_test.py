@@ -31,13 +31,19 @@ RANK = {
     "explain": 5,
     "testing": 5,
     "export": 6,
+    "serving": 6,
     "cli": 7,
     "__main__": 7,
 }
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
-    "tensorflow": {"text", "export", "ops.compiled"},
+    "tensorflow": {"text", "export", "serving", "ops.compiled"},
+    "tensorflow_serving": {"export", "serving"},
+    "grpc": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
     "tensorflow_text": {"text", "export"},
     "tf2onnx": {"export"},
     "onnx": {"export"},
@@ -47,7 +53,9 @@ ONLY_IN = {
     "torch": {"ops.kernels", "ops.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
-ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"}
+ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"} | {
+    *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client")
+}
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60

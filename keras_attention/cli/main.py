@@ -31,7 +31,7 @@ def _main(
 
 
 # The modules load neither TensorFlow nor Keras; their functions do.
-for _name in ("demo", "export", "verify", "info"):
+for _name in ("demo", "export", "verify", "info", "serve"):
     _module = importlib.import_module(f"keras_attention.cli.{_name}")
     app.command(_name)(getattr(_module, _name))
 

@@ -16,6 +16,7 @@ from keras_attention.export.verification import (
     verify_folder,
     version_numbers,
 )
+from keras_attention.export.warmup import write_warmup
 
 FORMATS = ("saved_model", "onnx")
 
@@ -33,6 +34,7 @@ def export_model(
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
     tolerance: float = TOLERANCE,
+    warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Exports a model, proves the export, and only then puts it in place.
@@ -55,6 +57,8 @@ def export_model(
             ids; each ONNX signature is a file of its own, `NAME.onnx`.
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
         tolerance: Largest error allowed, absolute up to values of 1, relative above.
+        warmup: Write requests with which TF Serving warms a SavedModel up. Needs
+            tensorflow-serving-api; where it is not installed, `on_progress` is told.
         on_progress: Called with what is being done now, in words.
 
     Returns:
@@ -91,6 +95,8 @@ def export_model(
         libraries = _write(model, chosen, folder, format, opset)
         tell("Asking the model the questions of the verification")
         save_cases(_answered(chosen), folder / CASES_NAME)
+        if warmup and format == "saved_model":
+            tell(write_warmup(folder, final.parent.name))
         tell("Asking the artefact, in a fresh process")
         report = verify_folder(folder, tolerance=tolerance)
         if not report.passed:

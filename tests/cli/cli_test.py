@@ -36,7 +36,7 @@ def artifact(bert_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["export"], ["verify"], ["info"]], ids=str
+    "command", [[], ["demo"], ["export"], ["verify"], ["info"], ["serve"]], ids=str
 )
 def test_help_loads_neither_tensorflow_nor_keras(command):
     code = f"""
@@ -133,6 +133,7 @@ def test_info_and_export_take_keras_files(tmp_path):
         (["export", "no/such/folder", "out"], "no/such/folder"),
         (["verify", "no/such/folder"], "no/such/folder"),
         (["info", "no/such/folder"], "no/such/folder"),
+        (["serve", "no/such/folder"], "no/such/folder"),
         (["demo", "--weights", "no/such/folder"], "no/such/folder"),
     ],
 )

@@ -373,3 +373,9 @@ def test_nan_where_the_model_has_none_is_a_failure():
     assert not _compare("x", good, good.copy(), False, 1e-5)[2]
     for wrong in ([np.nan, np.nan, 2.0], [1.0, 0.0, 2.0], [1.0, np.nan, 2.1]):
         assert _compare("x", good, np.array(wrong, "float32"), False, 1e-5)[2]
+
+
+def test_a_saved_model_brings_warm_up_requests_unless_told_not_to(saved_model):
+    pytest.importorskip("tensorflow_serving")
+    files = json.loads((saved_model / "manifest.json").read_text())["files"]
+    assert files["assets.extra/tf_serving_warmup_requests"]["bytes"] > 1000

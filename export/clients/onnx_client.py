@@ -1,0 +1,67 @@
+"""Asks an ONNX artefact with numpy and onnxruntime: python onnx_client.py FOLDER JSON.
+
+JSON names the inputs: '{"token_ids": [[1, 2]], "padding_mask": [[true, true]]}'. Prints
+the outputs as JSON. ONNX cannot refuse ids outside the vocabulary; the manifest names
+the limits, and this client keeps them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+class Artefact:
+    """One signature of an ONNX artefact."""
+
+    def __init__(self, folder, signature=None):
+        folder = Path(folder)
+        known = json.loads((folder / "manifest.json").read_text())["signatures"]
+        name = signature or next(iter(known))
+        if name not in known:
+            raise SystemExit(
+                f"Expected a signature of {sorted(known)}. Received: {name}"
+            )
+        self.signature = known[name]
+        self.session = onnxruntime.InferenceSession(
+            str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, **inputs):
+        """Name to array, in and out."""
+        expected = self.signature["inputs"]
+        if inputs.keys() != expected.keys():
+            raise SystemExit(f"Expected inputs {[*expected]}. Received: {[*inputs]}")
+        arrays = {
+            name: np.asarray(value, expected[name]["dtype"])
+            for name, value in inputs.items()
+        }
+        for name, limit in self.signature["limits"].items():
+            lowest, highest = arrays[name].min(initial=0), arrays[name].max(initial=0)
+            if lowest < 0 or highest >= limit:
+                got = f"Received: {lowest} to {highest}"
+                raise SystemExit(f"Expected {name} in [0, {limit}). {got}")
+        for name, array in arrays.items():
+            for axis, size in zip(expected[name]["shape"], array.shape, strict=True):
+                limit = self.signature["max_lengths"].get(axis, size)
+                if size > limit:
+                    got = f"Received: {size}"
+                    raise SystemExit(f"Expected {axis} of {name} up to {limit}. {got}")
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, arrays), strict=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("inputs", type=json.loads)
+    parser.add_argument("--signature", help="default: the first")
+    given = parser.parse_args()
+    outputs = Artefact(given.folder, given.signature)(**given.inputs)
+    print(json.dumps({name: array.tolist() for name, array in outputs.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Sentence vectors without TensorFlow: sentence_embedding.py FOLDER TOKENIZER TEXT…
+
+numpy, onnxruntime and tokenizers. FOLDER is the ONNX artefact of a sentence encoder,
+TOKENIZER its tokenizer.json, or the vocab.txt of a BERT without upper case. Prints one
+line of JSON a text, and with --similar the similarity of each text to the first.
+"""
+
+import argparse
+import json
+
+import numpy as np
+from onnx_client import Artefact
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+
+
+def load_tokenizer(path, length):
+    """Sentences to ids, cut at `length`, padded to the longest of a batch."""
+    if path.endswith(".json"):
+        tokenizer = Tokenizer.from_file(path)
+    else:
+        tokenizer = BertWordPieceTokenizer(path, lowercase=True)
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]") or 0)
+    return tokenizer
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("tokenizer")
+    parser.add_argument("texts", nargs="+")
+    parser.add_argument("--signature", default="embed_ids")
+    parser.add_argument("--similar", action="store_true")
+    given = parser.parse_args()
+    model = Artefact(given.folder, given.signature)
+    length = model.signature["max_lengths"]["sequence"]
+    tokens = load_tokenizer(given.tokenizer, length).encode_batch(given.texts)
+    ids = [one.ids for one in tokens]
+    keep = [one.attention_mask for one in tokens]
+    vectors = model(token_ids=ids, padding_mask=keep)["sentence_embedding"]
+    if given.similar:
+        unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        for text, similarity in zip(given.texts, unit @ unit[0], strict=True):
+            print(f"{similarity:.4f}  {text}")
+    else:
+        for vector in vectors:
+            print(json.dumps(vector.tolist()))
+
+
+if __name__ == "__main__":
+    main()

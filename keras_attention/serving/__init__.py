@@ -1,0 +1,1 @@
+"""The development server: TF Serving's protocols. Not for production."""

@@ -1,0 +1,120 @@
+"""Answers requests in a pool of threads, bounded in number and in time."""
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from keras_attention.serving.checks import Limits
+from keras_attention.serving.errors import ServingError, as_serving_error
+from keras_attention.serving.models import VersionedModel
+
+
+class Engine:
+    """What REST and gRPC share: one model, one pool, one set of figures.
+
+    Args:
+        model: Whose versions answer.
+        limits: Of one request.
+        threads: How many requests are answered at the same time.
+    """
+
+    def __init__(self, model: VersionedModel, limits: Limits, threads: int) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        except ImportError as error:
+            raise needs_serve(error) from error
+        self.model = model
+        self.limits = limits
+        self.stopping = False
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "answer")
+        self._places = threading.BoundedSemaphore(limits.max_pending)
+        self.registry = CollectorRegistry()
+        labels = ("protocol", "code")
+        self._requests: Any = Counter(
+            "keras_attention_requests",
+            "Predict requests by how they ended.",
+            labels,
+            registry=self.registry,
+        )
+        self._seconds: Any = Histogram(
+            "keras_attention_request_seconds",
+            "From the whole request to its answer.",
+            labels[:1],
+            registry=self.registry,
+        )
+        pending: Any = Gauge(
+            "keras_attention_pending_requests",
+            "Requests that wait or are being answered.",
+            registry=self.registry,
+        )
+        self._pending = pending
+        newest: Any = Gauge(
+            "keras_attention_model_version",
+            "The highest version that is served; -1 for none.",
+            registry=self.registry,
+        )
+        newest.set_function(lambda: max(model.versions, default=-1))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would find a version."""
+        return bool(self.model.versions) and not self.stopping
+
+    def submit(
+        self, protocol: str, work: Callable[[], Any]
+    ) -> concurrent.futures.Future:
+        """Start one answer. The future gives it, or raises a `ServingError`."""
+        if self.stopping or not self._places.acquire(blocking=False):
+            reason = "stopping" if self.stopping else "busy"
+            self._requests.labels(protocol, "UNAVAILABLE").inc()
+            raise ServingError(
+                "UNAVAILABLE",
+                f"The server is {reason}. Expected: ask again later. "
+                f"Received: {self.limits.max_pending} requests are the most at once",
+            )
+        self._pending.inc()
+        start = time.monotonic()
+
+        def answer() -> Any:
+            if time.monotonic() - start > self.limits.timeout_seconds:
+                raise self.late(self.limits.timeout_seconds)  # nobody waits any more
+            try:
+                return work()
+            except Exception as error:
+                raise as_serving_error(error) from error
+
+        def count(done: concurrent.futures.Future) -> None:
+            self._places.release()
+            self._pending.dec()
+            self._seconds.labels(protocol).observe(time.monotonic() - start)
+            error = None if done.cancelled() else done.exception()
+            code = "DEADLINE_EXCEEDED" if done.cancelled() else "OK"
+            self._requests.labels(protocol, getattr(error, "code", code)).inc()
+
+        future = self._pool.submit(answer)
+        future.add_done_callback(count)
+        return future
+
+    def late(self, seconds: float) -> ServingError:
+        """The error of an answer that came too late."""
+        return ServingError(
+            "DEADLINE_EXCEEDED",
+            f"The answer took more than {seconds:g} seconds. Expected: fewer rows or "
+            "shorter texts, or a server with a longer timeout",
+        )
+
+    def close(self) -> None:
+        """Wait for the answers being computed, then close the model."""
+        self.stopping = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.model.close()
+
+
+def needs_serve(error: ImportError) -> ImportError:
+    """The error where the libraries of the server are not installed."""
+    return ImportError(
+        "The development server needs an HTTP and a gRPC library. Expected: pip "
+        f'install "keras-attention[serve]". Received: {error}'
+    )

@@ -1,0 +1,241 @@
+"""TF Serving's gRPC services, on the official stubs."""
+
+import concurrent.futures
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_attention.serving.checks import described
+from keras_attention.serving.engine import Engine, needs_serve
+from keras_attention.serving.errors import ServingError, invalid, misfit
+from keras_attention.serving.json_format import no_signature
+from keras_attention.serving.models import LoadedVersion
+
+
+def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
+    """A server that listens at `host:port`, not started; and its port.
+
+    Args:
+        engine: Who answers.
+        address: Port 0 takes a free one.
+    """
+    try:
+        import grpc
+        from tensorflow_serving.apis import (
+            model_service_pb2_grpc,
+            prediction_service_pb2_grpc,
+        )
+    except ImportError as error:
+        raise needs_serve(error) from error
+
+    # The pool of the engine answers; these threads only wait for it.
+    waiting = concurrent.futures.ThreadPoolExecutor(64, "grpc")
+    server = grpc.server(
+        waiting,
+        options=[
+            ("grpc.max_receive_message_length", engine.limits.max_body_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        ],
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Prediction(engine), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(engine), server)
+    try:
+        return server, server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(
+            "The gRPC port cannot be opened. Expected a free one: choose another with "
+            f"--grpc-port. Received: {address}"
+        ) from error
+
+
+def _fail(context: Any, error: ServingError) -> None:
+    import grpc
+
+    # A status travels in a header: gRPC cuts the connection where that is too long.
+    message = error.message.encode("utf-8", "replace").decode()[:2000]
+    context.abort(getattr(grpc.StatusCode, error.code), message)
+
+
+class Prediction:
+    """`tensorflow.serving.PredictionService`.
+
+    Args:
+        engine: Who answers.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the outputs of a signature."""
+        engine = self._engine
+        seconds = min(engine.limits.timeout_seconds, context.time_remaining() or 1e9)
+
+        def work() -> Any:
+            with engine.model.lease(*_asked(request.model_spec)) as loaded:
+                return _predict(engine, loaded, request)
+
+        try:
+            future = engine.submit("grpc", work)
+            try:
+                return future.result(seconds)
+            except concurrent.futures.TimeoutError as error:
+                future.cancel()
+                raise engine.late(seconds) from error
+        except ServingError as error:
+            _fail(context, error)
+
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the signatures."""
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        try:
+            if list(request.metadata_field) != ["signature_def"]:
+                raise invalid(
+                    "Metadata field must be 'signature_def'. "
+                    f"Received: {list(request.metadata_field)}"
+                )
+            with self._engine.model.lease(*_asked(request.model_spec)) as loaded:
+                answer = get_model_metadata_pb2.GetModelMetadataResponse()
+                answer.model_spec.name = request.model_spec.name
+                answer.model_spec.version.value = loaded.number
+                answer.metadata["signature_def"].Pack(_signature_defs(loaded))
+                return answer
+        except ServingError as error:
+            _fail(context, error)
+
+    def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Say that only Predict is answered."""
+        _fail(
+            context, ServingError("UNIMPLEMENTED", "This server answers Predict only")
+        )
+
+    Regress = MultiInference = Classify
+
+
+class Models:
+    """`tensorflow.serving.ModelService`.
+
+    Args:
+        engine: Whose model.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Answer with the state of each version."""
+        from tensorflow_serving.apis import get_model_status_pb2 as pb2
+
+        answer = pb2.GetModelStatusResponse()
+        try:
+            states = self._engine.model.status(*_asked(request.model_spec))
+        except ServingError as error:
+            _fail(context, error)
+            return None
+        for number, state in states.items():
+            one = answer.model_version_status.add()
+            one.version = number
+            one.state = pb2.ModelVersionStatus.State.Value(state.state)
+            one.status.error_code = {"OK": 0, "INTERNAL": 13}[state.code]
+            one.status.error_message = state.message
+        return answer
+
+    def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Say that the folder is the configuration."""
+        _fail(
+            context,
+            ServingError(
+                "UNIMPLEMENTED",
+                "This server finds versions in its folder and takes no configuration",
+            ),
+        )
+
+
+def _asked(spec: Any) -> tuple[str, int | None]:
+    """The name and the version of a model spec."""
+    which = spec.WhichOneof("version_choice")
+    if which == "version_label":
+        raise invalid(
+            "This server has no version labels. Expected: a version number. Received: "
+            f"version_label {spec.version_label!r}"
+        )
+    return spec.name, spec.version.value if which == "version" else None
+
+
+def _predict(engine: Engine, loaded: LoadedVersion, request: Any) -> Any:
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    name = request.model_spec.signature_name or loaded.default_signature
+    entry = loaded.manifest.signatures.get(name)
+    if entry is None:
+        raise no_signature(name, loaded.manifest.signatures)
+    unknown = sorted(set(request.output_filter) - set(entry["outputs"]))
+    if unknown:
+        raise invalid(
+            f"output_filter names outputs that signature '{name}' does not have. "
+            f"Expected: some of {sorted(entry['outputs'])}. Received: {unknown}"
+        )
+    inputs = {
+        key: _array(key, entry["inputs"].get(key), proto, engine.limits.max_body_bytes)
+        for key, proto in request.inputs.items()
+    }
+    outputs = loaded.predict(name, inputs, engine.limits)
+    answer = predict_pb2.PredictResponse()
+    answer.model_spec.name = request.model_spec.name
+    answer.model_spec.signature_name = name
+    answer.model_spec.version.value = loaded.number
+    for key, array in outputs.items():
+        if request.output_filter and key not in request.output_filter:
+            continue
+        if array.dtype.kind == "O":
+            texts = [text.encode("utf-8", "surrogateescape") for text in array.flat]
+            proto = tf.make_tensor_proto(texts, tf.string, array.shape)
+        else:
+            proto = tf.make_tensor_proto(array)
+        answer.outputs[key].CopyFrom(proto)
+    return answer
+
+
+def _array(key: str, info: Any, proto: Any, most: int) -> np.ndarray:
+    """A TensorProto as an array. Its shape may lie about what it holds."""
+    import tensorflow as tf
+
+    expected = f"a tensor, {described(info)}" if info else "no such input"
+    dims = [dim.size for dim in proto.tensor_shape.dim]
+    # One value may stand for a whole tensor: a billion of them would be made here.
+    size = math.prod(dims)
+    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or size > most:
+        raise misfit(key, expected, f"shape {dims}")
+    try:
+        if proto.dtype > 100:  # a reference to a variable: no dtype of a request
+            raise TypeError(f"dtype {proto.dtype}")
+        return np.asarray(tf.make_ndarray(proto))
+    except (TypeError, ValueError, KeyError) as error:
+        raise misfit(
+            key, expected, f"a tensor that cannot be read ({error})"
+        ) from error
+
+
+def _signature_defs(loaded: LoadedVersion) -> Any:
+    import tensorflow as tf
+    from tensorflow_serving.apis import get_model_metadata_pb2
+
+    defs = get_model_metadata_pb2.SignatureDefMap()
+    for name, entry in loaded.manifest.signatures.items():
+        definition = defs.signature_def[name]
+        definition.method_name = "tensorflow/serving/predict"
+        for side in ("inputs", "outputs"):
+            for key, info in entry[side].items():
+                tensor = getattr(definition, side)[key]
+                tensor.name = key
+                tensor.dtype = tf.dtypes.as_dtype(info["dtype"]).as_datatype_enum
+                for axis in info["shape"]:
+                    size = axis if isinstance(axis, int) else -1
+                    tensor.tensor_shape.dim.add(size=size)
+    return defs

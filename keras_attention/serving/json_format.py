@@ -1,0 +1,214 @@
+"""TF Serving's JSON: rows (`instances`) and columns (`inputs`), b64 texts.
+
+Strict where TF Serving is: 1.0 is no integer, true is no number. An error names the
+input, and the row where there is one.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_attention.serving.checks import check_names, described
+from keras_attention.serving.errors import ServingError, invalid, misfit
+
+
+class Call(NamedTuple):
+    """A request body that was read."""
+
+    signature: str
+    inputs: dict[str, np.ndarray]
+    by_rows: bool
+
+
+def read_call(body: bytes, signatures: Mapping[str, Any], default: str) -> Call:
+    """Read the body of a predict request.
+
+    Args:
+        body: JSON.
+        signatures: Of the manifest.
+        default: The signature asked where the body names none.
+    """
+    request = _loads(body)
+    if not isinstance(request, dict):
+        raise invalid(f"The body must be a JSON object. Received: {_brief(request)}")
+    name = request.get("signature_name") or default
+    entry = signatures.get(name) if isinstance(name, str) else None
+    if entry is None:
+        raise no_signature(name, signatures)
+    by_rows = "instances" in request
+    if by_rows == ("inputs" in request):
+        raise invalid(
+            "The body must have one of the keys 'instances' (rows) and 'inputs' "
+            f"(columns). Received: {sorted(request)}"
+        )
+    read = _rows if by_rows else _columns
+    values = read(name, entry["inputs"], request["instances" if by_rows else "inputs"])
+    check_names(name, entry["inputs"], values)
+    return Call(
+        name,
+        {key: _array(key, entry["inputs"][key], values[key]) for key in values},
+        by_rows,
+    )
+
+
+def no_signature(name: Any, signatures: Mapping[str, Any]) -> ServingError:
+    """The error of a signature that is not there."""
+    return invalid(
+        f"Serving signature name: {json.dumps(name)[:200]} not found in signature def. "
+        f"Expected one of: {', '.join(sorted(signatures))}"
+    )
+
+
+def write_answer(outputs: dict[str, np.ndarray], *, by_rows: bool) -> bytes:
+    """The body of the answer: `predictions` a row each, or `outputs` by name."""
+    lists = {name: _listed(name, array) for name, array in outputs.items()}
+    if not by_rows:
+        value = next(iter(lists.values())) if len(lists) == 1 else lists
+        return _dumps({"outputs": value})
+    sizes = {name: array.shape[:1] for name, array in outputs.items()}
+    if len(set(sizes.values())) != 1 or () in sizes.values():
+        raise invalid(
+            "This signature has outputs without a row each. Expected: ask it with "
+            f"'inputs' instead of 'instances'. Received: first axes {sizes}"
+        )
+    if len(lists) == 1:
+        return _dumps({"predictions": next(iter(lists.values()))})
+    rows = zip(*lists.values(), strict=True)
+    return _dumps({"predictions": [dict(zip(lists, row, strict=True)) for row in rows]})
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError:
+        reason = "lists inside lists inside lists without end"
+    except ValueError as error:  # not JSON, not UTF-8, a number of 5,000 digits
+        reason = str(error)
+    raise invalid(f"JSON Parse error: the body cannot be read. Received: {reason}")
+
+
+def _rows(name: str, inputs: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    if not isinstance(rows, list) or not rows:
+        raise invalid(
+            "Expecting 'instances' to be a list of one or more rows, each for the "
+            f"inputs {sorted(inputs)}. Received: {_brief(rows)}"
+        )
+    named = [isinstance(row, dict) and not _is_b64(row) for row in rows]
+    if not any(named):
+        return {_only(name, inputs): rows}
+    for number, row in enumerate(rows):
+        if not named[number]:
+            raise invalid(
+                f"Row {number} of 'instances' must name the inputs {sorted(inputs)}, "
+                f"as the other rows do. Received: {_brief(row)}"
+            )
+        if row.keys() != rows[0].keys():
+            wrong = sorted(row.keys() ^ rows[0].keys())
+            raise invalid(
+                f"Row {number} of 'instances' must have the inputs of row 0: "
+                f"{sorted(rows[0])}. Received: input {', '.join(map(repr, wrong))} in "
+                "only one of them"
+            )
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _columns(name: str, inputs: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    if isinstance(value, dict) and not _is_b64(value):
+        return value
+    return {_only(name, inputs): value}
+
+
+def _only(name: str, inputs: Mapping[str, Any]) -> str:
+    if len(inputs) != 1:
+        raise invalid(
+            f"Signature '{name}' has several inputs, so each value must be named. "
+            f"Expected: an object with the inputs {sorted(inputs)}. Received: a value "
+            "without a name"
+        )
+    return next(iter(inputs))
+
+
+_LEAVES: dict[str, set[type]] = {
+    "b": {bool},
+    "i": {int},
+    "u": {int},
+    "f": {int, float},
+    "V": {int, float},  # bfloat16
+}
+
+
+def _array(key: str, info: Mapping[str, Any], value: Any) -> np.ndarray:
+    """The value in the dtype of its input; nothing is rounded and nothing guessed."""
+    try:
+        leaves = np.array(value, dtype=object)
+    except ValueError as error:  # too deep
+        raise misfit(key, described(info), str(error)) from error
+    types = {type(leaf) for leaf in leaves.flat}
+    if list in types:
+        raise misfit(key, described(info), "rows of different lengths or depths")
+    if info["dtype"] == "string":
+        return _texts(key, info, leaves)
+    dtype = np.dtype(info["dtype"])
+    wrong = types - _LEAVES[dtype.kind]
+    if wrong:
+        names = {dict: "object", type(None): "null"}
+        kinds = ", ".join(sorted(names.get(kind, kind.__name__) for kind in wrong))
+        raise misfit(key, described(info), f"values of type {kinds}")
+    if dtype.kind in "iu" and leaves.size:
+        lowest, highest = min(leaves.flat), max(leaves.flat)
+        if lowest < np.iinfo(dtype).min or highest > np.iinfo(dtype).max:
+            raise misfit(key, described(info), f"values {lowest:.6g} to {highest:.6g}")
+    try:
+        with np.errstate(over="raise"):
+            return leaves.astype(dtype)
+    except (OverflowError, FloatingPointError) as error:
+        raise misfit(key, described(info), f"a number too large ({error})") from error
+
+
+def _texts(key: str, info: Mapping[str, Any], leaves: np.ndarray) -> np.ndarray:
+    texts = np.empty(leaves.size, dtype=object)
+    for number, leaf in enumerate(leaves.flat):
+        if isinstance(leaf, dict) and _is_b64(leaf):
+            try:
+                leaf = base64.b64decode(leaf["b64"], validate=True).decode()  # noqa: PLW2901
+            except (binascii.Error, ValueError, TypeError) as error:
+                got = f"a b64 that is not base64 of UTF-8 ({error})"
+                raise misfit(key, described(info), got) from error
+        if not isinstance(leaf, str):
+            raise misfit(key, described(info), _brief(leaf))
+        try:
+            leaf.encode()
+        except UnicodeEncodeError as error:  # "\ud800": JSON can write it
+            raise misfit(key, described(info), str(error)) from error
+        texts[number] = leaf
+    return texts.reshape(leaves.shape)
+
+
+def _is_b64(value: dict[str, Any]) -> bool:
+    return value.keys() == {"b64"}
+
+
+def _listed(name: str, array: np.ndarray) -> Any:
+    if array.dtype.kind != "O":
+        return array.tolist()
+    raw = [text.encode("utf-8", "surrogateescape") for text in array.flat]
+    if name.endswith("_bytes"):
+        texts = [{"b64": base64.b64encode(item).decode()} for item in raw]
+    else:
+        texts = [item.decode("utf-8", "replace") for item in raw]
+    written = np.empty(len(texts), dtype=object)
+    written[:] = texts
+    return written.reshape(array.shape).tolist()
+
+
+def _dumps(value: Any) -> bytes:
+    # As TF Serving: NaN and Infinity are written by their names.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _brief(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.100}"

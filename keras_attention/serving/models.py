@@ -1,0 +1,242 @@
+"""The versions of one model: found, checked, loaded, swapped, drained.
+
+A new version is loaded and warmed beside the old one, takes over at once, and the old
+one is closed when its last request has ended. No request falls between the two.
+"""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keras_attention.export.cases import CASES_NAME, load_cases
+from keras_attention.export.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    check_files,
+    read_manifest,
+)
+from keras_attention.export.runners import Runner, open_artifact
+from keras_attention.export.verification import version_numbers
+from keras_attention.serving.checks import Limits, check_request
+from keras_attention.serving.errors import ServingError
+from keras_attention.serving.json_format import no_signature
+
+# An artefact of one signature is asked for it without a name, whatever it is called.
+DEFAULT_SIGNATURE = "serving_default"
+DRAIN_SECONDS = 60
+
+
+class LoadedVersion:
+    """One artefact, opened.
+
+    Args:
+        number: Its version.
+        folder: Its place. Every file is compared with the manifest before it is read.
+    """
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.number = number
+        self.manifest: Manifest = read_manifest(folder)
+        check_files(folder, self.manifest)
+        self._runners: dict[str, Runner] = {}
+        self.leases = 0
+        try:
+            for name in self.manifest.signatures:
+                if name not in self._runners:
+                    runner = open_artifact(folder, name)
+                    self._runners |= dict.fromkeys(runner.signatures, runner)
+            self._warm_up(folder / CASES_NAME)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def default_signature(self) -> str:
+        """Who answers where a request names no signature."""
+        names = list(self.manifest.signatures)
+        return names[0] if len(names) == 1 else DEFAULT_SIGNATURE
+
+    def predict(
+        self, signature: str, inputs: dict[str, np.ndarray], limits: Limits
+    ) -> dict[str, np.ndarray]:
+        """Check a request and ask the runtime."""
+        entry = self.manifest.signatures.get(signature)
+        if entry is None:
+            raise no_signature(signature, self.manifest.signatures)
+        check_request(signature, entry, inputs, limits)
+        return self._runners[signature].run(signature, **inputs)
+
+    def close(self) -> None:
+        """Release the runtimes."""
+        for runner in {id(one): one for one in self._runners.values()}.values():
+            runner.close()
+        self._runners.clear()
+
+    def _warm_up(self, cases: Path) -> None:
+        """Ask each signature its first case: the first call of a graph is slow."""
+        if not cases.is_file():
+            return
+        asked: set[str] = set()
+        for case in load_cases(cases):
+            if case.signature not in asked:
+                asked.add(case.signature)
+                self._runners[case.signature].run(case.signature, **case.inputs)
+
+
+@dataclasses.dataclass
+class State:
+    """What is known of one version; the names are TF Serving's."""
+
+    state: str
+    code: str = "OK"
+    message: str = ""
+
+
+class VersionedModel:
+    """The versions in a folder, the highest of them served.
+
+    Args:
+        path: A base folder with version folders, or one artefact.
+        name: What requests call the model; by default the folder's name.
+        keep: How many versions, the highest, are served at once.
+        on_event: Called with a word and facts when a version comes or goes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        keep: int = 1,
+        on_event: Callable[..., None] = lambda *_, **__: None,
+    ) -> None:
+        self.path = Path(path).resolve()
+        self.name = name or model_name(self.path)
+        self.states: dict[int, State] = {}
+        self._keep = keep
+        self._on_event = on_event
+        self._changed = threading.Condition()
+        self._serving: dict[int, LoadedVersion] = {}
+        self._failed: dict[int, int] = {}  # version -> change time of its manifest
+
+    def poll(self) -> None:
+        """Look at the folder once: load what is new, then let go of what is old."""
+        found = version_folders(self.path)
+        wanted = sorted(found)[-self._keep :]
+        for number in wanted:
+            if number not in self._serving:
+                self._load(number, found[number])
+        for number in self._failed.keys() - found.keys():
+            del self._failed[number]
+        if not wanted or any(number not in self._serving for number in wanted):
+            return  # rather an old version than none
+        for number in sorted(self._serving.keys() - set(wanted)):
+            self._unload(number)
+
+    @contextlib.contextmanager
+    def lease(self, name: str, version: int | None) -> Iterator[LoadedVersion]:
+        """A version that stays open inside the block."""
+        with self._changed:
+            loaded = self._serving.get(
+                max(self._serving, default=-1) if version is None else version
+            )
+            if name != self.name or loaded is None:
+                raise self._not_found(name, version)
+            loaded.leases += 1
+        try:
+            yield loaded
+        finally:
+            with self._changed:
+                loaded.leases -= 1
+                self._changed.notify_all()
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions that are served now."""
+        return sorted(self._serving)
+
+    def status(self, name: str, version: int | None) -> dict[int, State]:
+        """The states of all versions, or of one, the newest first."""
+        states = dict(self.states)
+        if name != self.name or (version is not None and version not in states):
+            raise ServingError(
+                "NOT_FOUND",
+                f"Could not find any versions of model {name}"
+                if version is None
+                else f"Could not find version {version} of model {name}",
+            )
+        chosen = states if version is None else [version]
+        return {number: states[number] for number in sorted(chosen, reverse=True)}
+
+    def close(self) -> None:
+        """Let go of every version, when its requests have ended."""
+        for number in self.versions:
+            self._unload(number)
+
+    def _not_found(self, name: str, version: int | None) -> ServingError:
+        asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+        have = ", ".join(map(str, self._serving)) or "none yet"
+        return ServingError(
+            "NOT_FOUND" if name != self.name or self._serving else "UNAVAILABLE",
+            f"Servable not found for request: {asked}. Expected: model {self.name}, "
+            f"version {have}",
+        )
+
+    def _load(self, number: int, folder: Path) -> None:
+        changed = _changed_at(folder)
+        if self._failed.get(number) == changed:
+            return
+        self.states[number] = State("LOADING")
+        start = time.monotonic()
+        try:
+            loaded = LoadedVersion(number, folder)
+        except Exception as error:  # a damaged version must not stop the server
+            self._failed[number] = changed
+            reason = f"{type(error).__name__}: {error}"
+            self.states[number] = State("END", "INTERNAL", reason)
+            self._on_event("failed", version=number, reason=reason)
+            return
+        with self._changed:
+            self._serving[number] = loaded
+            self.states[number] = State("AVAILABLE")
+        seconds = round(time.monotonic() - start, 3)
+        self._on_event("loaded", version=number, seconds=seconds)
+
+    def _unload(self, number: int) -> None:
+        with self._changed:
+            loaded = self._serving.pop(number)
+            self.states[number] = State("UNLOADING")
+            drained = self._changed.wait_for(lambda: not loaded.leases, DRAIN_SECONDS)
+        if drained:  # a runtime that is closed under a call may crash the process
+            loaded.close()
+        self.states[number] = State("END")
+        self._on_event("unloaded", version=number)
+
+
+def model_name(path: Path) -> str:
+    """The name of the model in a folder: that of the base folder."""
+    path = Path(path).resolve()
+    is_version = path.name.isdecimal() and (path / MANIFEST_NAME).is_file()
+    return path.parent.name if is_version else path.name
+
+
+def version_folders(path: Path) -> dict[int, Path]:
+    """Version to folder, of a base folder or of a single artefact (version 1)."""
+    numbers = version_numbers(path)
+    if numbers:
+        return {number: path / str(number) for number in numbers}
+    if (path / MANIFEST_NAME).is_file():
+        return {int(path.name) if path.name.isdecimal() else 1: path}
+    return {}
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return (folder / MANIFEST_NAME).stat().st_mtime_ns
+    except OSError:
+        return 0

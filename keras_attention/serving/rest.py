@@ -1,0 +1,176 @@
+"""TF Serving's REST interface, health and metrics, as an ASGI application."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+from keras_attention.serving.engine import Engine, needs_serve
+from keras_attention.serving.errors import ServingError, invalid
+from keras_attention.serving.json_format import read_call, write_answer
+from keras_attention.serving.models import LoadedVersion
+
+_PATH = re.compile(
+    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>\d{1,18}))?"
+    r"(?P<verb>/metadata|:[a-z]+)?"
+)
+_DTYPES = {"bool": "DT_BOOL", "string": "DT_STRING", "float32": "DT_FLOAT"}
+_DTYPES |= {"float64": "DT_DOUBLE", "float16": "DT_HALF", "bfloat16": "DT_BFLOAT16"}
+
+
+def rest_application(engine: Engine) -> Any:
+    """The application, for any ASGI server.
+
+    Args:
+        engine: Who answers.
+    """
+    try:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+        from starlette.applications import Starlette
+        from starlette.responses import PlainTextResponse, Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise needs_serve(error) from error
+
+    async def models(request: Any) -> Response:
+        status, body = 200, b""
+        try:
+            body = await _answer(engine, request)
+        except ServingError as error:
+            status = error.http_status
+            too_large = status == 429 and "bytes" in error.message
+            status = 413 if too_large else status
+            body = _json({"error": error.message})
+        return Response(body, status, media_type="application/json")
+
+    async def healthy(_: Any) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def ready(_: Any) -> Response:
+        if engine.ready:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("no version is served\n", 503)
+
+    async def metrics(_: Any) -> Response:
+        page = generate_latest(engine.registry)
+        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def nothing(request: Any, _: Exception) -> Response:
+        wrong = f"Malformed request: {request.method} {request.url.path}"
+        return Response(_json({"error": wrong}), 404, media_type="application/json")
+
+    verbs = ["GET", "POST"]
+    return Starlette(
+        routes=[
+            Route("/healthz", healthy),
+            Route("/readyz", ready),
+            Route("/metrics", metrics),
+            Route("/monitoring/prometheus/metrics", metrics),  # TF Serving's
+            Route("/v1/models/{rest:path}", models, methods=verbs),
+        ],
+        exception_handlers={404: nothing, 405: nothing},
+    )
+
+
+async def _answer(engine: Engine, request: Any) -> bytes:
+    path, model = request.url.path, engine.model
+    found = _PATH.fullmatch(path)
+    verb = found["verb"] if found else None
+    method = "POST" if verb and verb[0] == ":" else "GET"
+    if found is None or request.method != method:
+        raise invalid(f"Malformed request: {request.method} {path}")
+    name, version = found["name"], found["version"]
+    version = None if version is None else int(version)
+    if verb is None:
+        return _json(_status(engine, name, version))
+    if verb == "/metadata":
+        with model.lease(name, version) as loaded:
+            return _json(_metadata(name, loaded))
+    if verb != ":predict":
+        raise ServingError(
+            "UNIMPLEMENTED",
+            f"This server answers :predict only, on tensors. Received: {verb}",
+        )
+    limits = engine.limits
+    try:
+        async with asyncio.timeout(limits.timeout_seconds):
+            body = await _body(request, limits.max_body_bytes)
+    except TimeoutError as error:
+        raise engine.late(limits.timeout_seconds) from error
+
+    def work() -> bytes:
+        with model.lease(name, version) as loaded:
+            known = loaded.manifest.signatures
+            call = read_call(body, known, loaded.default_signature)
+            outputs = loaded.predict(call.signature, call.inputs, limits)
+            return write_answer(outputs, by_rows=call.by_rows)
+
+    future = asyncio.wrap_future(engine.submit("rest", work))
+    try:
+        return await asyncio.wait_for(future, limits.timeout_seconds)
+    except TimeoutError as error:
+        raise engine.late(limits.timeout_seconds) from error
+
+
+async def _body(request: Any, limit: int) -> bytes:
+    """The body, or an error as soon as it is too large: it is never held whole."""
+    parts, size = [], 0
+    declared = request.headers.get("content-length", "0")
+    too_large = declared.isdecimal() and int(declared[:18]) > limit
+    async for part in request.stream():
+        size += len(part)
+        if too_large or size > limit:
+            raise ServingError(
+                "RESOURCE_EXHAUSTED",
+                f"The body is over the {limit} bytes this server takes: send fewer "
+                f"rows. Received: {max(size, int(declared[:18] or 0))} bytes or more",
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _status(engine: Engine, name: str, version: int | None) -> dict[str, Any]:
+    return {
+        "model_version_status": [
+            {
+                "version": str(number),
+                "state": state.state,
+                "status": {"error_code": state.code, "error_message": state.message},
+            }
+            for number, state in engine.model.status(name, version).items()
+        ]
+    }
+
+
+def _metadata(name: str, loaded: LoadedVersion) -> dict[str, Any]:
+    signatures = {
+        key: {
+            "inputs": {k: _tensor(k, info) for k, info in entry["inputs"].items()},
+            "outputs": {k: _tensor(k, info) for k, info in entry["outputs"].items()},
+            "method_name": "tensorflow/serving/predict",
+            "defaults": {},
+        }
+        for key, entry in loaded.manifest.signatures.items()
+    }
+    spec = {"name": name, "signature_name": "", "version": str(loaded.number)}
+    return {
+        "model_spec": spec,
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def _tensor(name: str, info: dict[str, Any]) -> dict[str, Any]:
+    dims = [
+        {"size": str(axis if isinstance(axis, int) else -1), "name": ""}
+        for axis in info["shape"]
+    ]
+    return {
+        "dtype": _DTYPES.get(info["dtype"], f"DT_{info['dtype'].upper()}"),
+        "tensor_shape": {"dim": dims, "unknown_rank": False},
+        "name": name,
+    }
+
+
+def _json(value: Any) -> bytes:
+    # "\ud800" in an error may come from the request: escaped, it can be sent.
+    return json.dumps(value).encode()

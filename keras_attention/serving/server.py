@@ -1,0 +1,185 @@
+"""The development server: REST and gRPC over one artefact, until it is told to stop."""
+
+import contextlib
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from keras_attention.serving.checks import Limits
+from keras_attention.serving.engine import Engine, needs_serve
+from keras_attention.serving.grpc_api import grpc_server
+from keras_attention.serving.models import VersionedModel, version_folders
+from keras_attention.serving.rest import rest_application
+
+NOTICE = (
+    "development server: no TLS, no authentication, one process. Production is TF "
+    "Serving, Triton or KServe."
+)
+
+
+class DevelopmentServer:
+    """Speaks TF Serving's protocols over a SavedModel or ONNX artefact. No production.
+
+    For trying an artefact with the clients that will talk to TF Serving, and for
+    tests of those clients.
+
+    Args:
+        path: A base folder with version folders, watched; or one artefact.
+        name: What requests call the model; by default the folder's name.
+        host: Address to listen at.
+        port: Of REST; 0 takes a free one.
+        grpc_port: The same of gRPC; `None` for no gRPC.
+        keep: How many versions, the highest, are served at once.
+        poll_seconds: How often the folder is looked at.
+        threads: How many requests are answered at the same time.
+        limits: Of one request.
+        on_event: Called with a word and facts: started, loaded, failed, unloaded,
+            stopped.
+
+    Example:
+    ```python
+    with DevelopmentServer(Path("served/minilm")) as server:
+        print(f"http://127.0.0.1:{server.port}/v1/models/minilm:predict")
+        server.wait()
+    ```
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        grpc_port: int | None = 0,
+        keep: int = 1,
+        poll_seconds: float = 1.0,
+        threads: int = 8,
+        limits: Limits | None = None,
+        on_event: Callable[..., None] = lambda *_, **__: None,
+    ) -> None:
+        try:
+            import uvicorn
+        except ImportError as error:
+            raise needs_serve(error) from error
+        if not Path(path).is_dir():
+            raise FileNotFoundError(
+                "There is nothing to serve. Expected a folder with version folders, or "
+                f"an artefact, as `export_model` writes them. Received: {path}"
+            )
+        self._on_event = on_event
+        self._poll_seconds = poll_seconds
+        self._stopped = threading.Event()
+        self._asked = threading.Event()  # by a signal
+        model = VersionedModel(path, name=name, keep=keep, on_event=on_event)
+        self.engine = Engine(model, limits or Limits(), threads)
+        self._socket = _listening(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._grpc, self.grpc_port = None, None
+        if grpc_port is not None:
+            self._grpc, self.grpc_port = grpc_server(self.engine, f"{host}:{grpc_port}")
+        config = uvicorn.Config(
+            rest_application(self.engine),
+            log_level="error",
+            access_log=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=30,
+        )
+        self._rest = uvicorn.Server(config)
+        self._threads = [
+            threading.Thread(target=self._rest.run, args=([self._socket],)),
+            threading.Thread(target=self._watch),
+        ]
+
+    def start(self) -> Self:
+        """Load what is there and begin to answer."""
+        model = self.engine.model
+        model.poll()
+        if not model.versions and version_folders(model.path):
+            reasons = [state.message for state in model.states.values()]
+            self.stop()
+            raise ValueError(
+                "No version can be served. Expected an artefact as `export_model` "
+                f"writes it. Received: {'; '.join(reasons)}"
+            )
+        for thread in self._threads:
+            thread.start()
+        if self._grpc is not None:
+            self._grpc.start()
+        while not self._rest.started and self._threads[0].is_alive():
+            self._stopped.wait(0.01)
+        self._on_event(
+            "started",
+            model=model.name,
+            rest=self.port,
+            grpc=self.grpc_port,
+            notice=NOTICE,
+        )
+        return self
+
+    def stop_on_signals(self) -> Self:
+        """Let SIGTERM and SIGINT end `wait`. For the main thread, before `start`."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._asked.set())
+        return self
+
+    def wait(self) -> None:
+        """Serve until a signal, or until `stop` is called in another thread."""
+        while not self._asked.wait(0.2) and not self._stopped.is_set():
+            pass
+
+    def stop(self, grace_seconds: float = 30.0) -> None:
+        """Take no new requests, end those that run, release everything."""
+        if self._stopped.is_set():
+            return
+        self.engine.stopping = True  # /readyz says so from now on
+        self._stopped.set()
+        self._rest.should_exit = True
+        if self._grpc is not None:
+            self._grpc.stop(grace_seconds).wait()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(grace_seconds)
+        self.engine.close()
+        self._socket.close()
+        self._on_event("stopped")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            # A folder that cannot be read now can be read later.
+            with contextlib.suppress(OSError):
+                self.engine.model.poll()
+
+
+def print_event(as_json: bool = False) -> Callable[..., None]:
+    """A function that prints events, as words or as one JSON object a line."""
+
+    def tell(word: str, **facts: Any) -> None:
+        if as_json:
+            line = json.dumps({"event": word, **facts}, ensure_ascii=False)
+        else:
+            line = " ".join([word, *(f"{key}={value}" for key, value in facts.items())])
+        print(line, file=sys.stdout, flush=True)
+
+    return tell
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        raise OSError(
+            "The port cannot be opened. Expected a free one of this machine: choose "
+            f"another with --port. Received: {host}:{port}: {error}"
+        ) from error

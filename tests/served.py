@@ -1,0 +1,88 @@
+"""Small artefacts to serve, written without the verification in a fresh process."""
+
+import http.client
+import json
+
+import keras
+import tensorflow as tf
+
+from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
+from keras_attention.export.manifest import write_manifest
+from keras_attention.export.publish import staging
+from keras_attention.export.saved_model import write_saved_model
+from keras_attention.export.signatures import Signature, TensorInfo
+
+VOCABULARY, LENGTH, UNITS = 11, 7, 3
+IDS = {
+    "token_ids": TensorInfo("int32", ("batch", "sequence")),
+    "weights": TensorInfo("float32", ("batch", "sequence")),
+}
+
+
+def signatures(embedding):
+    def embed(token_ids, weights):
+        return {"vectors": tf.einsum("bs,bsu->bu", weights, embedding(token_ids))}
+
+    def spell(text):
+        lengths = tf.strings.length(text, unit="UTF8_CHAR")
+        return {"again": tf.strings.join([text, "!"]), "lengths": lengths}
+
+    ids = Signature(
+        "serving_default",
+        embed,
+        IDS,
+        {"vectors": TensorInfo("float32", ("batch", UNITS))},
+        limits={"token_ids": VOCABULARY},
+        max_lengths={"sequence": LENGTH},
+    )
+    texts = Signature(
+        "spell",
+        spell,
+        {"text": TensorInfo("string", ("batch",))},
+        {
+            "again": TensorInfo("string", ("batch",)),
+            "lengths": TensorInfo("int32", ("batch",)),
+        },
+    )
+    return [ids, texts]
+
+
+def small_artifact(folder, *, seed=3, format="saved_model"):
+    """Write one; returns what its `serving_default` computes, as a function."""
+    keras.utils.set_random_seed(seed)
+    embedding = keras.layers.Embedding(VOCABULARY, UNITS)
+    embedding.build()
+    chosen = signatures(embedding)[: 1 if format == "onnx" else 2]
+    with staging(folder) as place:
+        if format == "onnx":
+            from keras_attention.export.onnx import write_onnx
+
+            write_onnx(chosen[0], place / "serving_default.onnx", opset=18)
+        else:
+            write_saved_model(chosen, place, variables=embedding.variables)
+        cases = [
+            case
+            for signature in chosen[:1]
+            for case in answered(
+                grid(signature), signature.function, keras.ops.convert_to_numpy
+            )
+        ]
+        save_cases(cases, place / CASES_NAME)
+        write_manifest(place, format=format, signatures=chosen, weights_bytes=132)
+    function = chosen[0].function
+    return lambda **inputs: function(**inputs)["vectors"].numpy()
+
+
+def ask(port, method, path, body=None, headers=None):
+    """One HTTP request: (status, what the JSON or text of the answer says)."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        if isinstance(body, dict):
+            body = json.dumps(body)
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        text = response.read().decode()
+        is_json = "json" in response.headers["content-type"]
+        return response.status, json.loads(text) if is_json else text
+    finally:
+        connection.close()
