@@ -101,6 +101,17 @@ def test_rows_end_at_a_stop_token_and_not_before_the_least_length(model):
     )
 
 
+def test_settings_may_be_arrays_and_each_is_kept_apart(model):
+    free = model.generate(PROMPTS, max_new_tokens=2)
+    many = np.full(2003, 12)
+    for token in {int(row[0]) for row in free}:
+        many[1001] = token  # NumPy would print neither
+        ask = Settings(max_new_tokens=2, suppress_tokens=many.copy())
+        found = model.generate(PROMPTS, ask)
+        assert token not in np.concatenate(found)
+        assert 12 not in np.concatenate(found)
+
+
 def test_a_function_may_choose_what_follows(model):
     asked = []
 
@@ -243,6 +254,7 @@ def chi_square(counts, weights, total):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_nothing_is_compiled_anew_for_other_lengths(model, beams):
     compiled = ka.CausalLM(model.decoder)
@@ -260,6 +272,7 @@ def test_nothing_is_compiled_anew_for_other_lengths(model, beams):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_compiled_sampling_draws_the_tokens_of_eager_sampling(model):
     compiled = ka.CausalLM(model.decoder)
     ask = Settings(
@@ -278,6 +291,7 @@ def test_compiled_sampling_draws_the_tokens_of_eager_sampling(model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sampled_tokens_have_the_processed_probabilities(model):
     ask = Settings(
         max_new_tokens=1,
@@ -297,6 +311,7 @@ def test_sampled_tokens_have_the_processed_probabilities(model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_rolling_cache_runs_twenty_times_its_window():
     model = decoder(max_sequence_length=300)
     cache = model.empty_cache(1, ka.RollingKVCache, window=11, num_sink_tokens=2)
