@@ -27,6 +27,7 @@ GROUPS = {
     "sentences": "sentences",
     "export": "size",
     "encoder": "encoder",
+    "generate": "generate",
 }
 # These only start other programs: TensorFlow is not loaded here.
 PROGRAMS = {"start", "local", "long"}

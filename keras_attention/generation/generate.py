@@ -1,7 +1,7 @@
 """From prompts to new tokens: shapes in buckets, loops that are compiled once."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,16 +153,19 @@ class Generator:
         # What is not listed here is compiled in.
         free = {"max_new_tokens", "num_return_sequences", "seed", "stop_strings"}
         fields = dataclasses.fields(settings)
-        key = repr([getattr(settings, f.name) for f in fields if f.name not in free])
+        key = tuple(
+            _frozen(getattr(settings, f.name)) for f in fields if f.name not in free
+        )
         if key not in self._loops:
             if len(self._loops) >= self._MAX_LOOPS:
                 del self._loops[next(iter(self._loops))]
-            # The settings are kept too: the key names functions by their address.
+            # The settings are kept too: the key names functions by their id.
             self._loops[key] = settings, self._make(settings)
         return self._loops[key][1]
 
     def _make(self, settings):
-        ends = tuple(settings.stop_token_ids or ())
+        ends = settings.stop_token_ids
+        ends = () if ends is None else tuple(int(token) for token in ends)
         common = {"stop_token_ids": ends, "compiled": self.compiled}
         chain = settings.make_processors(ends)
         loop = Loop(self.model, chain, do_sample=settings.do_sample, **common)
@@ -212,6 +215,17 @@ def _behind_prompts(state, values):
     parts = values, history.prompt_lengths, history.lengths
     rows = zip(*map(ops.convert_to_numpy, parts), strict=True)
     return [row[start:end] for row, start, end in rows]
+
+
+def _frozen(value):
+    """A setting as a part of a key."""
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(item)) for name, item in value.items())
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return id(value) if callable(value) else value
 
 
 def _check_numbers(broken):

@@ -37,6 +37,7 @@ def uniform(seeds: Any, step: Any, count: int) -> Any:
         step: Int32 scalar or `[B]`.
         count: Numbers a row.
     """
+    step = ops.cast(ops.convert_to_tensor(step), "int32")
     key = _mixed(seeds + _mixed(step * _GOLDEN + 1))  # [B]
     column = _mixed(first_positions(count) * _GOLDEN + 7)
     mixed = _mixed(_mixed(column[None] + key[:, None]) ^ _mixed(key + 3)[:, None])

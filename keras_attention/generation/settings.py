@@ -130,7 +130,7 @@ class GenerationSettings:
                 not self.stop_strings,
             )
         words = "only one of `allowed_tokens` and `allowed_sequences`"
-        both = self.allowed_tokens is not None and bool(self.allowed_sequences)
+        both = self.allowed_tokens is not None and len(self.allowed_sequences) > 0
         self._check("allowed_sequences", words, not both)
 
     def _check(self, name, expected, fulfilled):
@@ -147,7 +147,7 @@ class GenerationSettings:
         """
         ends = list(stop_token_ids)
         bad_words = [w for w in self.bad_words if list(w) not in [[x] for x in ends]]
-        if self.allowed_sequences and not ends:
+        if len(self.allowed_sequences) and not ends:
             raise ValueError(
                 "`allowed_sequences` need a token that ends a row: pass "
                 "`stop_token_ids=`. Received: none"
@@ -173,7 +173,7 @@ class GenerationSettings:
                 lambda: p.MinNewTokens(self.min_new_tokens, ends),
             ),
             (
-                self.allowed_sequences,
+                len(self.allowed_sequences),
                 lambda: p.AllowedSequences(self.allowed_sequences, ends[0]),
             ),
             (
@@ -188,7 +188,7 @@ class GenerationSettings:
                 self.forced_last_token is not None,
                 lambda: p.ForcedLastToken(self.forced_last_token),  # pyright: ignore
             ),
-            (self.suppress_tokens, lambda: p.SuppressTokens(self.suppress_tokens)),
+            (len(self.suppress_tokens), lambda: p.SuppressTokens(self.suppress_tokens)),
         ]
         chain = [make() for is_wanted, make in wanted if is_wanted]
         return [*chain, *self.processors, *self._filters()]

@@ -191,7 +191,9 @@ def test_a_processor_is_the_one_of_transformers(name):
     torch = pytest.importorskip("torch")
     theirs_of = pytest.importorskip("transformers").generation.logits_process
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     @given(
         seed=st.integers(0, 10**6),
         x=st.floats(0.05, 0.95),

@@ -1,0 +1,145 @@
+"""Greedy decoding of a GPT-2-124M shape beside KerasHub, Hugging Face and the memory.
+
+Random weights: each decodes 64 tokens behind 32. The limit reads each weight once.
+"""
+
+import importlib.util
+
+import numpy as np
+
+from benchmarks.measure import (
+    LeftOut,
+    Progress,
+    Row,
+    Settings,
+    compare,
+    fastest,
+    take_turns,
+)
+
+GPT2 = (50257, 12, 12, 768, 3072)
+SMALL = (5003, 2, 4, 128, 512)
+PROMPT, NEW = 32, 64
+PEERS = ("KerasHub", "KerasHub, XLA", "transformers")
+
+
+def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+    shape = SMALL if settings.quick else GPT2
+    rows: list[Row | LeftOut] = []
+    calls, left_out = _candidates(shape, settings, tell)
+    rows += left_out
+    rounds = max(3, settings.rounds // 3)
+    for batch in (1, 8):
+        ids = np.random.default_rng(0).integers(1, shape[0], (batch, PROMPT))
+        ids = ids.astype("int32")
+        now = {name: _calling(call, ids) for name, call in calls.items()}
+        samples = take_turns(now, settings, tell, rounds=rounds)
+        peers = [name for name in PEERS if name in samples]
+        case = f"{'small' if settings.quick else 'GPT-2 124M'}, batch {batch}"
+        more = {"per": NEW * batch, "unit": "tokens/s"}
+        hub = fastest(samples, *(name for name in peers if "Hub" in name))
+        for peer in {hub, *peers} - ({"KerasHub", "KerasHub, XLA"} - {hub}):
+            target = 1.5 if peer == hub and batch == 1 else None
+            row = compare(
+                "generate", case, samples, "ours", peer, target=target, **more
+            )
+            rows.append(row)
+        if batch == 1:
+            more["target"] = 0.85
+            name = "weights read once"
+            rows.append(compare("generate", case, samples, "ours", name, **more))
+    return rows
+
+
+def _calling(call, ids):
+    return lambda: call(ids)
+
+
+def _candidates(shape, settings, tell):
+    import keras
+
+    import keras_attention as ka
+
+    tell("building the models")
+    keras.utils.set_random_seed(0)
+    decoder = ka.GPTDecoder(*shape)
+    model = ka.CausalLM(decoder)
+    calls = {
+        "ours": lambda ids: model.generate(ids, max_new_tokens=NEW),
+        "weights read once": _limit(decoder),
+        "KerasHub": _keras_hub(shape, jit=False),
+        "KerasHub, XLA": _keras_hub(shape, jit=True),
+    }
+    if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
+        calls["transformers"] = _transformers(shape, settings.threads)
+        return calls, []
+    return calls, [LeftOut("transformers", "it and torch are not installed")]
+
+
+def _keras_hub(shape, *, jit):
+    import keras_hub
+
+    vocabulary, layers, heads, width, inner = shape
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary, layers, heads, width, inner, max_sequence_length=1024
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model.compile(sampler="greedy", jit_compile=jit)
+
+    def call(ids):
+        padded = np.pad(ids, [[0, 0], [0, NEW]])
+        keep = np.arange(PROMPT + NEW)[None] < PROMPT
+        inputs = {"token_ids": padded, "padding_mask": np.repeat(keep, len(ids), 0)}
+        return model.generate(inputs, stop_token_ids=None)
+
+    return call
+
+
+def _transformers(shape, threads):
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(threads)
+    vocabulary, layers, heads, width, _ = shape
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_layer=layers,
+        n_head=heads,
+        n_embd=width,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).eval()
+
+    def call(ids):
+        ids = torch.tensor(ids, dtype=torch.long)
+        settings = {"max_new_tokens": NEW, "do_sample": False}
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+
+    return call
+
+
+def _limit(decoder):
+    """Products of one vector with each matrix, as often as there are new tokens."""
+    import tensorflow as tf
+
+    weights = [w.value for w in decoder.trainable_weights if len(w.shape) == 2]
+    weights = [w for w in weights if w.shape[0] != decoder.max_sequence_length]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def once(number):
+        total = number
+        for weight in weights:
+            table = weight.shape[0] == decoder.vocabulary_size
+            vector = tf.fill((1, weight.shape[1 if table else 0]), total * 1e-9)
+            total += tf.reduce_sum(tf.matmul(vector, weight, transpose_b=table))
+        return total
+
+    def call(ids):
+        number = tf.constant(float(ids[0, 0]))
+        for _ in range(NEW):
+            number = once(number)
+        return number.numpy()
+
+    return call
