@@ -32,6 +32,7 @@ _DEFINED_IN = {
     "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
     "PositionEmbedding": "layers.position_embedding",
+    "RMSNormalization": "layers.rms_normalization",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
@@ -101,6 +102,9 @@ if TYPE_CHECKING:
     )
     from keras_attention.layers.relative_position_representation import (
         RelativePositionRepresentation as RelativePositionRepresentation,
+    )
+    from keras_attention.layers.rms_normalization import (
+        RMSNormalization as RMSNormalization,
     )
     from keras_attention.layers.rotary_embedding import (
         RotaryEmbedding as RotaryEmbedding,

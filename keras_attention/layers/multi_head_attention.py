@@ -14,7 +14,9 @@ from keras_attention.layers._conversions import (
 from keras_attention.layers._heads import Heads, place, place_in_cache
 from keras_attention.layers._multi_head_arguments import (
     check_heads,
+    has_bias,
     mask_heads,
+    standardize_bias,
     standardize_sizes,
     standardize_window,
 )
@@ -58,7 +60,8 @@ class MultiHeadAttention(AttentionLayer):
         dropout: Rate of dropout on the attention weights.
         logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
             (Gemma 2); `None` leaves them as they are.
-        use_bias: Whether the projections have biases.
+        use_bias: Whether the projections have biases; `"query_key_value"` gives them
+            to those three only (Qwen2).
         output_shape: Size of the output, or a tuple of sizes; the query's size when
             `None`.
         attention_axes: Axes of images and videos `[B, ..., E]` that attention runs
@@ -120,7 +123,7 @@ class MultiHeadAttention(AttentionLayer):
         chunked: bool | None = None,
         dropout: float = 0.0,
         logits_soft_cap: float | None = None,
-        use_bias: bool = True,
+        use_bias: bool | str = True,
         output_shape: int | tuple[int, ...] | None = None,
         attention_axes: int | tuple[int, ...] | None = None,
         kernel_initializer: Any = "glorot_uniform",
@@ -144,7 +147,7 @@ class MultiHeadAttention(AttentionLayer):
         self.position = position
         self.talking_heads, self.use_gate = talking_heads, use_gate
         self.chunked = chunked
-        self.use_bias = use_bias
+        self.use_bias = standardize_bias(use_bias)
         self.output_sizes = standardize_sizes(output_shape)
         self.attention_axes = standardize_axes(attention_axes)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -224,7 +227,7 @@ class MultiHeadAttention(AttentionLayer):
     def _projection(self, name, output_axes, **kwargs):
         return Projection(
             output_axes,
-            use_bias=self.use_bias,
+            use_bias=has_bias(self.use_bias, name),
             kernel_initializer=fresh_initializer(self.kernel_initializer),
             bias_initializer=fresh_initializer(self.bias_initializer),
             kernel_regularizer=self.kernel_regularizer,
