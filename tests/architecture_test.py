@@ -37,7 +37,7 @@ RANK = {
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
-    "tensorflow": {"text", "export"},
+    "tensorflow": {"text", "export", "weights.tf_checkpoint"},
     "tensorflow_text": {"text", "export"},
     "tf2onnx": {"export"},
     "onnx": {"export"},
