@@ -40,7 +40,7 @@ class CheckpointTensor:
 
         try:
             array = self.reader.get_tensor(self.name)
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
             raise ValueError(
                 f"The data of the checkpoint is damaged or incomplete: {error}. No "
                 f"model was loaded; fetch it again. Received: tensor '{self.name}'"
@@ -68,7 +68,7 @@ def open_checkpoint(folder: Path) -> dict[str, CheckpointTensor]:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(
             f"{found[0].name} is damaged or incomplete: {error}. Nothing was loaded; "
             f"fetch the file again. Received: {found[0]}"
