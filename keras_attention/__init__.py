@@ -38,6 +38,7 @@ _DEFINED_IN = {
     "PatchEmbedding": "layers.patch_embedding",
     "PositionEmbedding": "layers.position_embedding",
     "QuestionAnswerer": "tasks.question_answerer",
+    "RMSNormalization": "layers.rms_normalization",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
@@ -120,6 +121,9 @@ if TYPE_CHECKING:
     )
     from keras_attention.layers.relative_position_representation import (
         RelativePositionRepresentation as RelativePositionRepresentation,
+    )
+    from keras_attention.layers.rms_normalization import (
+        RMSNormalization as RMSNormalization,
     )
     from keras_attention.layers.rotary_embedding import (
         RotaryEmbedding as RotaryEmbedding,

@@ -38,7 +38,8 @@ RANK = {
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
-    "tensorflow": {"text", "export", "serving", "ops.compiled"},
+    "tensorflow": {"text", "export", "serving", "ops.compiled"}
+    | {"weights.tf_checkpoint"},
     "tensorflow_serving": {"export", "serving"},
     "grpc": {"serving"},
     "starlette": {"serving"},

@@ -17,6 +17,7 @@ and, where it needs them,
 
 import fnmatch
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -27,10 +28,15 @@ from keras_attention.weights.rules import Rule
 # model_type -> module of this folder.
 MODULES = {
     "bert": "bert_hf",
+    "gpt2": "gpt2_hf",
+    "llama": "llama_hf",
+    "mistral": "llama_hf",
+    "qwen2": "llama_hf",
 }
 # Class of a backbone -> the modules that may write it, the first that `writes` it does.
 WRITERS = {
     "BertEncoder": ("bert_hf",),
+    "GPTDecoder": ("gpt2_hf", "llama_hf"),
 }
 
 
@@ -67,6 +73,11 @@ def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
         if any(name.startswith(prefix) for name in names):
             return {name.removeprefix(prefix): name for name in names}
     return {name: name for name in names}
+
+
+def stem(architecture: str) -> str:
+    """`"Bert"` of `"BertModel"`, `"BertForMaskedLM"` and `"BertLMHeadModel"`."""
+    return re.sub(r"(For[A-Z]\w*|(LMHead)?Model)$", "", architecture)
 
 
 def prefixed(family: ModuleType, rule: Rule) -> Rule:

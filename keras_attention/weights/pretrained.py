@@ -8,10 +8,10 @@ import keras
 
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
 from keras_attention.weights import families, heads_hf
-from keras_attention.weights.files import open_tensors, read_object, require_file
 from keras_attention.weights.hub import local_folder
 from keras_attention.weights.rules import load
 from keras_attention.weights.sentence_hf import sentence_settings
+from keras_attention.weights.sources import open_source
 from keras_attention.weights.tokenizers_hf import has_tokenizer, load_tokenizer
 from keras_attention.weights.writing import write_folder
 
@@ -23,7 +23,7 @@ def from_pretrained(
     dtype: Any = None,
     revision: str | None = None,
 ) -> keras.Model:
-    """Loads a model from a folder in Hugging Face's format.
+    """Loads a model from a folder in Hugging Face's format, or one of the others.
 
     The config decides the model: a backbone, or the task its architecture names; a
     folder of sentence-transformers (with a modules.json) gives a `SentenceEncoder`.
@@ -35,7 +35,8 @@ def from_pretrained(
     Args:
         folder: With config.json and model.safetensors (or its shards); tokenizer.json
             or vocab.txt if the model takes text. What is no folder here is an id of
-            the hub, `"org/name"`.
+            the hub, `"org/name"`. Also a folder of Google's first BERT or OpenAI's
+            GPT-2 (TensorFlow checkpoints), or a `.bin` file of llama2.c.
         task: `"backbone"` for the model without its head; the name of a task to get
             that one, with a fresh head where the files have none; what the files say
             when `None`.
@@ -57,14 +58,12 @@ def from_pretrained(
     ```
     """
     folder = local_folder(folder, revision)
-    path = require_file(folder, "config.json")
-    config = read_object(path)
-    family = families.family_of_config(config, path)
+    source = open_source(folder)
+    config, family, stored = source.config, source.family, source.tensors
     sentence = sentence_settings(folder) if task is None else None
     head = None
     if sentence is None and task != "backbone":
         head = heads_hf.of_config(config) if task is None else heads_hf.of_task(task)
-    stored = open_tensors(folder)
     names = families.without_prefix(family, stored)
     with _policy(dtype):
         model = backbone = family.build(config, names)
@@ -114,11 +113,11 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
         )
     config = family.config_of(backbone)
     rules = list(family.rules(backbone))
+    (architecture,) = config["architectures"]
     if head is not None:
-        stem = config["architectures"][0].partition("For")[0].removesuffix("Model")
-        config["architectures"] = [stem + head.suffix]
-        config |= head.config_of(model)
-    if "For" in config["architectures"][0]:
+        architecture = families.stem(architecture) + head.suffix
+        config |= {"architectures": [architecture], **head.config_of(model)}
+    if architecture != families.stem(architecture) + "Model":
         rules = [families.prefixed(family, rule) for rule in rules]
     if head is not None:
         rules += head.rules(model)

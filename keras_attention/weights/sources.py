@@ -1,0 +1,49 @@
+"""The forms a checkpoint comes in: what its config says and where its tensors are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_attention.weights import families
+from keras_attention.weights.files import open_tensors, read_object, require_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint whose tensors are not read yet.
+
+    Attributes:
+        config: As Hugging Face's config.json would say it.
+        family: The module (or class) that builds the model and has its table.
+        tensors: Name to something with `.shape` that `np.asarray` reads.
+    """
+
+    config: dict[str, Any]
+    family: Any
+    tensors: Mapping[str, Any]
+
+
+def open_source(path: Path) -> Source:
+    """What a path holds.
+
+    Args:
+        path: A folder of Hugging Face, of Google's BERT or of OpenAI's GPT-2; or a
+            `.bin` file of llama2.c.
+    """
+    if path.is_file():
+        from keras_attention.weights import llama2c
+
+        config, tensors = llama2c.read(path)
+        return Source(config, llama2c, tensors)
+    if not (path / "config.json").is_file():
+        from keras_attention.weights import tf_checkpoint
+
+        for form in tf_checkpoint.FORMATS:
+            if (path / form.CONFIG).is_file():
+                config = form.config(read_object(path / form.CONFIG))
+                return Source(config, form, tf_checkpoint.open_checkpoint(path))
+    file = require_file(path, "config.json")
+    config = read_object(file)
+    family = families.family_of_config(config, file)
+    return Source(config, family, open_tensors(path))

@@ -1,0 +1,178 @@
+"""TensorFlow checkpoints of the first authors: Google's BERT and OpenAI's GPT-2.
+
+The only module of `weights` that imports TensorFlow, to read its own file format.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_attention.weights import bert_hf, gpt2_hf
+from keras_attention.weights.rules import (
+    KERNEL,
+    KERNEL_OF_HEADS,
+    LINEAR,
+    LINEAR_OF_HEADS,
+    Layout,
+    Rule,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """A tensor of a TensorFlow checkpoint, read when `np.asarray` asks for it.
+
+    Attributes:
+        reader: Of `tf.train.load_checkpoint`.
+        name: Its name there.
+        shape: Its shape.
+    """
+
+    reader: Any
+    name: str
+    shape: tuple[int, ...]
+
+    def __array__(self, dtype=None, copy=None):
+        import tensorflow as tf
+
+        try:
+            array = self.reader.get_tensor(self.name)
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"The data of the checkpoint is damaged or incomplete: {error}. No "
+                f"model was loaded; fetch it again. Received: tensor '{self.name}'"
+            ) from error
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def open_checkpoint(folder: Path) -> dict[str, CheckpointTensor]:
+    """The tensors of the one checkpoint of a folder, none of them read."""
+    import tensorflow as tf
+
+    found = sorted(folder.glob("*.ckpt*.index"))
+    if len(found) != 1:
+        there = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise FileNotFoundError(
+            "The folder must hold one TensorFlow checkpoint, *.ckpt.index beside "
+            f"*.ckpt.data-00000-of-00001. Received: {folder} with {there}"
+        )
+    prefix = found[0].with_suffix("")
+    if not list(folder.glob(f"{prefix.name}.data-*")):
+        raise FileNotFoundError(
+            "The checkpoint has an index and no data. Fetch the file "
+            f"{prefix.name}.data-00000-of-00001 too. Received: {folder}"
+        )
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"{found[0].name} is damaged or incomplete: {error}. Nothing was loaded; "
+            f"fetch the file again. Received: {found[0]}"
+        ) from error
+    return {
+        name: CheckpointTensor(reader, name, tuple(shape))
+        for name, shape in shapes.items()
+    }
+
+
+class GoogleBert:
+    """BERT of 2018: bert_config.json beside bert_model.ckpt."""
+
+    CONFIG = "bert_config.json"
+    PREFIXES = ("bert/",)
+    IGNORED: ClassVar = {
+        "*/adam_m": "of the optimizer",
+        "*/adam_v": "of the optimizer",
+        "global_step": "of the optimizer",
+        "cls/*": "of the task heads it was trained with",
+    }
+
+    @staticmethod
+    def config(entries: dict[str, Any]) -> dict[str, Any]:
+        """A config.json of Hugging Face that says the same."""
+        fixed = {"model_type": "bert", "layer_norm_eps": 1e-12}
+        return {**fixed, **entries}
+
+    @staticmethod
+    def build(config: dict, names: Any) -> Any:
+        """The encoder."""
+        pooler = "pooler.dense.weight"
+        there = {pooler} if "pooler/dense/kernel" in names else set()
+        return bert_hf.build(config, there)
+
+    @staticmethod
+    def rules(model: Any) -> Iterator[Rule]:
+        """Hugging Face's table under Google's names."""
+        for rule in bert_hf.rules(model):
+            name = rule.tensor.replace("encoder.layer.", "encoder/layer_")
+            stem, _, last = name.replace(".", "/").rpartition("/")
+            if stem.endswith("LayerNorm"):
+                name = f"{stem}/{'gamma' if last == 'weight' else 'beta'}"
+            elif stem.startswith("embeddings/"):
+                name = stem
+            else:
+                name = f"{stem}/{'kernel' if last == 'weight' else 'bias'}"
+            layout = _UNTURNED.get(rule.layout.name, lambda layout: layout)
+            yield Rule(name, rule.variable, layout(rule.layout))
+
+
+class OpenAiGpt2:
+    """GPT-2 of 2019: hparams.json beside model.ckpt."""
+
+    CONFIG = "hparams.json"
+    PREFIXES = ("model/",)
+    IGNORED: ClassVar = {}
+
+    @staticmethod
+    def config(entries: dict[str, Any]) -> dict[str, Any]:
+        """A config.json of Hugging Face that says the same."""
+        names = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
+        taken = {names.get(name, name): value for name, value in entries.items()}
+        fixed = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+        return {"model_type": "gpt2", **fixed, **taken}
+
+    @staticmethod
+    def build(config: dict, names: Any) -> Any:
+        """The decoder."""
+        return gpt2_hf.build(config, names)
+
+    @staticmethod
+    def rules(model: Any) -> Iterator[Rule]:
+        """Hugging Face's table under OpenAI's names; kernels are [1, in, out]."""
+        for rule in gpt2_hf.rules(model):
+            stem, _, last = rule.tensor.removeprefix("h.").rpartition(".")
+            stem = stem.replace(".", "/")
+            if rule.tensor.startswith("h."):
+                stem = f"h{stem}"
+            if stem in ("wte", "wpe"):
+                yield Rule(stem, rule.variable)
+            elif "/ln_" in stem or stem == "ln_f":
+                name = f"{stem}/{'g' if last == 'weight' else 'b'}"
+                yield Rule(name, rule.variable, rule.layout)
+            elif last == "bias":
+                yield Rule(f"{stem}/b", rule.variable, rule.layout)
+            else:
+                yield Rule(f"{stem}/w", rule.variable, _stacked(rule.layout))
+
+
+def _unturned(layout: Layout) -> Layout:
+    return KERNEL_OF_HEADS if layout is LINEAR_OF_HEADS else KERNEL
+
+
+_UNTURNED: dict[str, Callable[[Layout], Layout]] = {LINEAR.name: _unturned}
+
+
+def _stacked(layout: Layout) -> Layout:
+    """The same behind an axis of size 1: a convolution of width 1."""
+    return Layout(
+        f"{layout.name}, in a stack of one",
+        lambda x, shape: layout.read(np.squeeze(x, 0), shape),
+        lambda x: layout.write(x)[None],
+    )
+
+
+FORMATS = (GoogleBert, OpenAiGpt2)
