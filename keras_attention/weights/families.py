@@ -26,11 +26,20 @@ from keras_attention.weights.rules import Rule
 
 # model_type -> module of this folder.
 MODULES = {
+    "bart": "bart_hf",
     "bert": "bert_hf",
+    "camembert": "roberta_hf",
+    "distilbert": "distilbert_hf",
+    "marian": "marian_hf",
+    "roberta": "roberta_hf",
+    "vit": "vit_hf",
+    "xlm-roberta": "roberta_hf",
 }
 # Class of a backbone -> the modules that may write it, the first that `writes` it does.
 WRITERS = {
-    "BertEncoder": ("bert_hf",),
+    "BertEncoder": ("roberta_hf", "distilbert_hf", "bert_hf"),
+    "Seq2SeqTransformer": ("bart_hf", "marian_hf"),
+    "VisionTransformer": ("vit_hf",),
 }
 
 
