@@ -25,11 +25,12 @@ class DecoderBlock(keras.layers.Layer):
             of its query.
         feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
         cross_attention: Attention to an encoder's sequence, or `None`.
-        norm: Layer normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
+        norm: Normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
             (after the residual; the original Transformer).
-        epsilon: Of the layer normalisations.
+        epsilon: Of the normalisations.
         dropout: Rate of dropout on the output of each sub-layer.
         seed: Seed of that dropout.
+        normalization: `"layer"`, or `"rms"` (Llama).
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -68,6 +69,7 @@ class DecoderBlock(keras.layers.Layer):
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
+        normalization: str = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -75,9 +77,10 @@ class DecoderBlock(keras.layers.Layer):
         self.feed_forward = feed_forward
         self.cross_attention = cross_attention
         self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
+        self.normalization = normalization
         self.supports_masking = True
         residual = {"norm": norm, "epsilon": epsilon, "dropout": dropout, "seed": seed}
-        residual["dtype"] = self.dtype_policy
+        residual |= {"normalization": normalization, "dtype": self.dtype_policy}
         self.attention_residual = Residual(name="attention_residual", **residual)
         self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
         self.cross_residual = None
@@ -184,6 +187,7 @@ class DecoderBlock(keras.layers.Layer):
             "epsilon": self.epsilon,
             "dropout": self.dropout,
             "seed": self.seed,
+            "normalization": self.normalization,
         }
 
     @classmethod

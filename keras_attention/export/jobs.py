@@ -10,6 +10,7 @@ from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.seq2seq import Seq2SeqTransformer
+from keras_attention.models.t5 import T5EncoderDecoder
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
 
@@ -170,6 +171,7 @@ _JOBS = {
     GPTDecoder: _gpt_decoder,
     VisionTransformer: _vision_transformer,
     Seq2SeqTransformer: _encoder_decoder,
+    T5EncoderDecoder: _encoder_decoder,
 }
 
 

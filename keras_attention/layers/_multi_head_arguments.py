@@ -39,6 +39,26 @@ def standardize_window(window: Any) -> tuple[int, int] | None:
     return pair
 
 
+def standardize_bias(use_bias: Any) -> bool | str:
+    """`use_bias`, checked."""
+    if not isinstance(use_bias, bool) and use_bias != INNER_BIASES:
+        raise ValueError(
+            f"`use_bias` must be True, False or '{INNER_BIASES}'. "
+            f"Received: use_bias={use_bias!r}"
+        )
+    return use_bias
+
+
+def has_bias(use_bias: bool | str, name: str) -> bool:
+    """Whether the projection of that name has a bias."""
+    if use_bias == INNER_BIASES:
+        return name in ("query", "key", "value")
+    return bool(use_bias)
+
+
+INNER_BIASES = "query_key_value"
+
+
 def standardize_sizes(output_shape: Any) -> tuple[int, ...] | None:
     """`output_shape` as a tuple of sizes."""
     if output_shape is None:
@@ -98,7 +118,7 @@ def make_projection(
     """
     return Projection(
         output_axes,
-        use_bias=layer.use_bias,
+        use_bias=has_bias(layer.use_bias, name),
         kernel_initializer=fresh_initializer(layer.kernel_initializer),
         bias_initializer=fresh_initializer(layer.bias_initializer),
         kernel_regularizer=layer.kernel_regularizer,

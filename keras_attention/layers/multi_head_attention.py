@@ -16,6 +16,7 @@ from keras_attention.layers._multi_head_arguments import (
     check_heads,
     make_projection,
     mask_heads,
+    standardize_bias,
     standardize_sizes,
     standardize_window,
     take_memory,
@@ -67,7 +68,8 @@ class MultiHeadAttention(AttentionLayer):
             (Gemma 2); `None` leaves them as they are.
         scale: What products of queries and keys are multiplied by; 1/sqrt(key_dim)
             when `None`, 1 in T5.
-        use_bias: Whether the projections have biases.
+        use_bias: Whether the projections have biases; `"query_key_value"` gives them
+            to those three only (Qwen2).
         output_shape: Size of the output, or a tuple of sizes; the query's size when
             `None`.
         attention_axes: Axes of images and videos `[B, ..., E]` that attention runs
@@ -131,7 +133,7 @@ class MultiHeadAttention(AttentionLayer):
         dropout: float = 0.0,
         logits_soft_cap: float | None = None,
         scale: float | None = None,
-        use_bias: bool = True,
+        use_bias: bool | str = True,
         output_shape: int | tuple[int, ...] | None = None,
         attention_axes: int | tuple[int, ...] | None = None,
         kernel_initializer: Any = "glorot_uniform",
@@ -155,7 +157,7 @@ class MultiHeadAttention(AttentionLayer):
         self.position = position
         self.talking_heads, self.use_gate = talking_heads, use_gate
         self.chunked, self.scale = chunked, scale
-        self.use_bias = use_bias
+        self.use_bias = standardize_bias(use_bias)
         self.output_sizes = standardize_sizes(output_shape)
         self.attention_axes = standardize_axes(attention_axes)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
