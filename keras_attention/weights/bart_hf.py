@@ -128,7 +128,8 @@ def shared_rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
         prefix = f"decoder.layers.{index}"
         yield from _block(prefix, block)
         yield from _attention(f"{prefix}.encoder_attn", block.cross_attention)
-        after = block.cross_residual.normalization
+        residual: Any = block.cross_residual
+        after = residual.normalization
         yield from norm(f"{prefix}.encoder_attn_layer_norm", after)
     if model.logits_bias is not None:
         yield Rule("final_logits_bias", model.logits_bias, ROW)

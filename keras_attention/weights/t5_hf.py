@@ -101,7 +101,8 @@ def rules(model: T5EncoderDecoder) -> Iterator[Rule]:
         prefix = f"decoder.block.{index}.layer"
         yield from _block(prefix, block, last=2)
         yield from _attention(f"{prefix}.1.EncDecAttention", block.cross_attention)
-        gamma = block.cross_residual.normalization.gamma
+        residual: Any = block.cross_residual
+        gamma = residual.normalization.gamma
         yield Rule(f"{prefix}.1.layer_norm.weight", gamma)
     if model.head is not None:
         yield Rule("lm_head.weight", model.head, LINEAR)

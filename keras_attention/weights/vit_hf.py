@@ -8,7 +8,7 @@ import numpy as np
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.weights import configs
 from keras_attention.weights.parts_hf import attention, linear, norm
-from keras_attention.weights.rules import FLAT, SAME, Layout, Rule
+from keras_attention.weights.rules import FLAT, Layout, Rule
 
 MODEL_TYPES = ("vit",)
 PREFIXES = ("vit.",)
@@ -75,7 +75,7 @@ def rules(model: VisionTransformer) -> Iterator[Rule]:
         yield from linear("pooler.dense", model.pooler.projection)
 
 
-TABLE = Layout("one row of rows", SAME.read, lambda x: x[None])
+TABLE = Layout("one row of rows", lambda x, shape: x.reshape(shape), lambda x: x[None])
 
 
 def _convolution(height: int, width: int, channels: int) -> Layout:
