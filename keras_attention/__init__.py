@@ -39,6 +39,7 @@ _DEFINED_IN = {
     "PositionEmbedding": "layers.position_embedding",
     "QuestionAnswerer": "tasks.question_answerer",
     "RMSNormalization": "layers.rms_normalization",
+    "RecurrentSeq2Seq": "models.recurrent_seq2seq",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
@@ -48,6 +49,7 @@ _DEFINED_IN = {
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
     "StaticKVCache": "ops.cache_static",
+    "T5EncoderDecoder": "models.t5",
     "TextClassifier": "tasks.text_classifier",
     "TokenClassifier": "tasks.token_classifier",
     "VisionTransformer": "models.vit",
@@ -137,7 +139,11 @@ if TYPE_CHECKING:
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
     from keras_attention.models.loading import load_model as load_model
+    from keras_attention.models.recurrent_seq2seq import (
+        RecurrentSeq2Seq as RecurrentSeq2Seq,
+    )
     from keras_attention.models.seq2seq import Seq2SeqTransformer as Seq2SeqTransformer
+    from keras_attention.models.t5 import T5EncoderDecoder as T5EncoderDecoder
     from keras_attention.models.vit import VisionTransformer as VisionTransformer
     from keras_attention.ops import masks as masks
     from keras_attention.ops.cache import KVCache as KVCache

@@ -14,7 +14,6 @@ from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.positions import positions_of_tokens
-from keras_attention.ops.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -50,7 +49,8 @@ class BertEncoder(keras.Model):
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all three inputs.
-        segment_ids: Int `[B, T]`; 0 when not given. Refused without segments.
+        segment_ids: Int `[B, T]`; 0 when not given. Tokenizers give them to all models;
+            one without segments does not look at them.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens; all real when
             not given.
         training: Whether dropout is active.
@@ -202,11 +202,6 @@ class BertEncoder(keras.Model):
             if segment_ids is None:
                 segment_ids = ops.zeros_like(inputs["token_ids"])
             x = x + self.segment_embedding(segment_ids)
-        elif segment_ids is not None:
-            raise ValueError(
-                "This encoder has no segments: leave `segment_ids` out, or build it "
-                f"with `num_segments=`. Received: segment_ids={describe(segment_ids)}"
-            )
         x = self.position_embedding(x, positions=self._positions(inputs))
         x = self.embedding_normalization(x)
         return self.embedding_dropout(x, training=training)

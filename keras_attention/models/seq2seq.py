@@ -181,7 +181,7 @@ class Seq2SeqTransformer(keras.Model):
         norms = {"epsilon": self.layer_norm_epsilon, **named}
         if self.positions == LEARNED:
             position = PositionEmbedding(
-                self.max_sequence_length + self.position_offset,
+                (self.max_sequence_length or 0) + self.position_offset,
                 initializer=initializer(),
                 name=f"{side}_position_embedding",
                 **named,

@@ -7,6 +7,11 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import mean_of_tokens
+from keras_attention.blocks.pooling import (
+    first_token,
+    max_of_tokens,
+    mean_by_root,
+)
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.attend import score_dtype
 from keras_attention.tasks._shared import (
@@ -18,10 +23,18 @@ from keras_attention.tasks._shared import (
 
 PARTS = ("encoder", "tokenizer")
 
+# Name to a function of the sequence `[B, T, E]` and the mask `[B, T]` or `None`.
+POOLINGS = {
+    "mean": mean_of_tokens,
+    "mean_sqrt_len": mean_by_root,
+    "max": max_of_tokens,
+    "cls": first_token,
+}
+
 
 @keras.saving.register_keras_serializable("keras_attention")
 class SentenceEncoder(keras.Model):
-    """One vector a sentence: the mean of an encoder's token vectors, normalised.
+    """One vector a sentence, pooled of an encoder's token vectors, normalised.
 
     Reference: Reimers & Gurevych, "Sentence-BERT", 2019 (arXiv:1908.10084).
 
@@ -30,6 +43,8 @@ class SentenceEncoder(keras.Model):
         tokenizer: A `WordPieceTokenizer`, for `encode` and for exports that take
             text; or `None`.
         normalize: Whether vectors have length 1.
+        pooling: `"mean"` of the real tokens, `"mean_sqrt_len"` (their sum over the
+            root of their number), `"max"`, or `"cls"`, the first token in its place.
         **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -62,9 +77,16 @@ class SentenceEncoder(keras.Model):
         tokenizer: Any = None,
         *,
         normalize: bool = True,
+        pooling: str = "mean",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if pooling not in POOLINGS:
+            raise ValueError(
+                f"`pooling` must be one of {', '.join(POOLINGS)}. "
+                f"Received: pooling={pooling!r}"
+            )
+        self.pooling = pooling
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.normalize = normalize
@@ -75,7 +97,8 @@ class SentenceEncoder(keras.Model):
             token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
         )
         sequence = self.encoder(inputs, training=training)["sequence_output"]
-        embedding = mean_of_tokens(sequence, inputs["padding_mask"])  # [B, E]
+        pool = POOLINGS[self.pooling]
+        embedding = pool(sequence, inputs["padding_mask"])  # [B, E]
         if self.normalize:
             embedding = _unit_length(embedding)
         return {"sentence_embedding": embedding, "sequence_output": sequence}
@@ -102,7 +125,8 @@ class SentenceEncoder(keras.Model):
         return vectors
 
     def get_config(self):
-        return {**parts_config(self, PARTS), "normalize": self.normalize}
+        own = {"normalize": self.normalize, "pooling": self.pooling}
+        return {**parts_config(self, PARTS), **own}
 
     @classmethod
     def from_config(cls, config):

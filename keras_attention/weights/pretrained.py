@@ -69,8 +69,8 @@ def from_pretrained(
         model = backbone = family.build(config, names)
         if sentence is not None:
             tokenizer = load_tokenizer(folder, backbone, sentence["max_length"])
-            normalize = sentence["normalize"]
-            model = SentenceEncoder(backbone, tokenizer, normalize=normalize)
+            settings = {name: sentence[name] for name in ("normalize", "pooling")}
+            model = SentenceEncoder(backbone, tokenizer, **settings)
         elif head is not None:
             there = has_tokenizer(folder)
             tokenizer = load_tokenizer(folder, backbone) if there else None

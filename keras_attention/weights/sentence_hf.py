@@ -5,9 +5,17 @@ from typing import Any
 
 from keras_attention.weights.files import read_json, read_object, require_file
 
+# Entry of the pooling's config -> what `SentenceEncoder` calls it.
+POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_cls_token": "cls",
+}
+
 
 def sentence_settings(folder: Path) -> dict[str, Any] | None:
-    """`normalize` and `max_length`, or `None` if the folder is not one of its."""
+    """`normalize`, `max_length`, `pooling`; `None` if the folder is not one of its."""
     path = folder / "modules.json"
     if not path.exists():
         return None
@@ -20,11 +28,15 @@ def sentence_settings(folder: Path) -> dict[str, Any] | None:
         )
     pooling = read_object(require_file(folder, f"{modules[1]['path']}/config.json"))
     modes = [k for k, on in pooling.items() if k.startswith("pooling_mode") and on]
-    if modes != ["pooling_mode_mean_tokens"]:
+    if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
-            "Supported is pooling by the mean of the tokens. "
+            f"Supported is one pooling mode of {', '.join(POOLINGS)}. "
             f"Received: {', '.join(modes) or 'no pooling mode'} in {path}"
         )
     settings = folder / "sentence_bert_config.json"
     length = read_object(settings).get("max_seq_length") if settings.exists() else None
-    return {"normalize": "Normalize" in kinds, "max_length": length}
+    return {
+        "normalize": "Normalize" in kinds,
+        "max_length": length,
+        "pooling": POOLINGS[modes[0]],
+    }

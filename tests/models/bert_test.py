@@ -92,6 +92,21 @@ def test_wrong_inputs_are_refused(inputs, name):
         bert()(inputs)
 
 
+def test_positions_may_be_counted_over_real_tokens():
+    model = bert(position_offset=2, num_segments=0)
+    assert model.position_embedding.embeddings.shape[0] == 7 + 2
+    keep = drawn(". . 1 1 1\n1 1 1 . .")
+    ids = np.array([[0, 0, 5, 3, 8], [5, 3, 8, 12, 12]])
+    padded = to_numpy(model(ids, SEGMENTS, keep)["sequence_output"])
+    alone = to_numpy(model(ids[:1, 2:])["sequence_output"])[0]
+    assert relative_error(padded[0, 2:], alone) <= 1e-6
+    assert relative_error(padded[1, :3], alone) <= 1e-6
+    table = model.position_embedding.embeddings
+    table.assign(np.array(table) * np.array([[1]] * 5 + [[0]] * 4))
+    assert np.array_equal(model(ids[:1, 2:])["sequence_output"][0], alone)
+    assert model.segment_embedding is None
+
+
 def test_dropout_is_for_training():
     model = bert(dropout=0.5)
     still = to_numpy(model(IDS))["sequence_output"]

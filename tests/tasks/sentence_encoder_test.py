@@ -39,6 +39,28 @@ def test_the_embedding_is_the_mean_of_real_tokens_of_length_one():
     assert relative_error(embedding[0], sequence[0].mean(axis=0)) <= 1e-6
 
 
+@pytest.mark.parametrize("pooling", ["cls", "max", "mean_sqrt_len"])
+def test_other_poolings_are_those_of_sentence_transformers(pooling):
+    model = sentence_encoder(pooling=pooling, normalize=False)
+    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": KEEP}))
+    for row, keep in enumerate(KEEP):
+        tokens = outputs["sequence_output"][row, keep].astype("float64")
+        expected = {
+            "cls": tokens[0],
+            "max": tokens.max(axis=0),
+            "mean_sqrt_len": tokens.sum(axis=0) / np.sqrt(len(tokens)),
+        }[pooling]
+        assert relative_error(outputs["sentence_embedding"][row], expected) <= 1e-6
+    nothing = model(IDS, padding_mask=KEEP & False)["sentence_embedding"]
+    assert (to_numpy(nothing) == 0).all()
+    assert type(model).from_config(model.get_config()).pooling == pooling
+
+
+def test_another_pooling_is_refused():
+    with pytest.raises(ValueError, match=r"`pooling`.*Received: pooling='last'"):
+        sentence_encoder(pooling="last")
+
+
 def test_padding_changes_nothing_and_no_token_is_zero():
     model = sentence_encoder()
     padded = to_numpy(model(IDS, padding_mask=KEEP))["sentence_embedding"]

@@ -207,8 +207,17 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder):
 
 
 def test_another_pooling_is_refused_by_name(folder):
+    as_sentence_model(folder, pooling_mode_lasttoken=True)
+    refused(folder, "pooling_mode_lasttoken")
+
+
+def test_the_pooling_of_a_sentence_folder_is_read(folder):
     as_sentence_model(folder, pooling_mode_cls_token=True)
-    refused(folder, "pooling_mode_cls_token")
+    model = ka.from_pretrained(folder)
+    outputs = model(IDS)
+    np.testing.assert_array_equal(
+        outputs["sentence_embedding"], outputs["sequence_output"][:, 0]
+    )
 
 
 def test_saving_over_a_model_leaves_it_as_it_is(folder):
