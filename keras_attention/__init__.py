@@ -22,6 +22,7 @@ _DEFINED_IN = {
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
+    "EncoderDecoderCache": "ops.cache_static",
     "FeedForward": "layers.feed_forward",
     "FixedKVCache": "ops.cache_fixed",
     "GPTDecoder": "models.gpt",
@@ -34,17 +35,24 @@ _DEFINED_IN = {
     "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
     "NextSentence": "tasks.next_sentence",
+    "PatchEmbedding": "layers.patch_embedding",
     "PositionEmbedding": "layers.position_embedding",
     "QuestionAnswerer": "tasks.question_answerer",
+    "RMSNormalization": "layers.rms_normalization",
+    "RecurrentSeq2Seq": "models.recurrent_seq2seq",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
     "RollingKVCache": "ops.cache_rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "tasks.sentence_encoder",
+    "Seq2SeqTransformer": "models.seq2seq",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
+    "StaticKVCache": "ops.cache_static",
+    "T5EncoderDecoder": "models.t5",
     "TextClassifier": "tasks.text_classifier",
     "TokenClassifier": "tasks.token_classifier",
+    "VisionTransformer": "models.vit",
     "WarmupLinearDecay": "training.schedules",
     "WordPieceTokenizer": "text.wordpiece",
     "assert_causal": "testing.assertions",
@@ -103,6 +111,7 @@ if TYPE_CHECKING:
     from keras_attention.layers.multi_head_attention import (
         MultiHeadAttention as MultiHeadAttention,
     )
+    from keras_attention.layers.patch_embedding import PatchEmbedding as PatchEmbedding
     from keras_attention.layers.position_embedding import (
         PositionEmbedding as PositionEmbedding,
     )
@@ -111,6 +120,9 @@ if TYPE_CHECKING:
     )
     from keras_attention.layers.relative_position_representation import (
         RelativePositionRepresentation as RelativePositionRepresentation,
+    )
+    from keras_attention.layers.rms_normalization import (
+        RMSNormalization as RMSNormalization,
     )
     from keras_attention.layers.rotary_embedding import (
         RotaryEmbedding as RotaryEmbedding,
@@ -124,10 +136,20 @@ if TYPE_CHECKING:
     from keras_attention.models.bert import BertEncoder as BertEncoder
     from keras_attention.models.gpt import GPTDecoder as GPTDecoder
     from keras_attention.models.loading import load_model as load_model
+    from keras_attention.models.recurrent_seq2seq import (
+        RecurrentSeq2Seq as RecurrentSeq2Seq,
+    )
+    from keras_attention.models.seq2seq import Seq2SeqTransformer as Seq2SeqTransformer
+    from keras_attention.models.t5 import T5EncoderDecoder as T5EncoderDecoder
+    from keras_attention.models.vit import VisionTransformer as VisionTransformer
     from keras_attention.ops import masks as masks
     from keras_attention.ops.cache import KVCache as KVCache
     from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
     from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
+    from keras_attention.ops.cache_static import (
+        EncoderDecoderCache as EncoderDecoderCache,
+    )
+    from keras_attention.ops.cache_static import StaticKVCache as StaticKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
     from keras_attention.tasks.image_classifier import (
         ImageClassifier as ImageClassifier,

@@ -10,6 +10,7 @@ from keras_attention.blocks.encoder_block import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
+from keras_attention.ops.cache_static import EncoderDecoderCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -24,23 +25,25 @@ class DecoderBlock(keras.layers.Layer):
             of its query.
         feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
         cross_attention: Attention to an encoder's sequence, or `None`.
-        norm: Layer normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
+        norm: Normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
             (after the residual; the original Transformer).
-        epsilon: Of the layer normalisations.
+        epsilon: Of the normalisations.
         dropout: Rate of dropout on the output of each sub-layer.
         seed: Seed of that dropout.
+        normalization: `"layer"`, or `"rms"` (Llama).
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         x: `[B, T, E]`.
         encoder_sequence: `[B, S, E']`; needed if and only if there is a
-            `cross_attention`.
+            `cross_attention`, and not with an `EncoderDecoderCache`.
         padding_mask: Bool `[B, T]`, `True` at real tokens; the mask that Keras
             carries on `x` when not given.
         encoder_padding_mask: Bool `[B, S]`, likewise.
         attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`, beside the causal
             one.
-        cache: The self-attention's `KVCache` of past tokens.
+        cache: The self-attention's `KVCache` of past tokens; or an
+            `EncoderDecoderCache`, which holds the encoder's keys and values too.
         positions: Int `[T]` or `[B, T]`; they continue the cache when not given.
         training: Whether dropout is active.
 
@@ -66,6 +69,7 @@ class DecoderBlock(keras.layers.Layer):
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
+        normalization: str = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -73,9 +77,10 @@ class DecoderBlock(keras.layers.Layer):
         self.feed_forward = feed_forward
         self.cross_attention = cross_attention
         self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
+        self.normalization = normalization
         self.supports_masking = True
         residual = {"norm": norm, "epsilon": epsilon, "dropout": dropout, "seed": seed}
-        residual["dtype"] = self.dtype_policy
+        residual |= {"normalization": normalization, "dtype": self.dtype_policy}
         self.attention_residual = Residual(name="attention_residual", **residual)
         self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
         self.cross_residual = None
@@ -105,29 +110,40 @@ class DecoderBlock(keras.layers.Layer):
         positions=None,
         training=None,
     ):
-        self._check_encoder(encoder_sequence)
+        past, memory = self._parts(cache)
+        self._check_encoder(encoder_sequence if memory is None else memory)
         keep = padding_mask_of(x, padding_mask)
-        x, cache = self._attend_to_self(
+        x, past = self._attend_to_self(
             x,
             keep,
             attention_mask=attention_mask,
-            cache=cache,
+            cache=past,
             positions=positions,
             training=training,
         )
         if self.cross_attention is not None and self.cross_residual is not None:
             entered = self.cross_residual.enter(x)
+            encoder_keep = padding_mask_of(encoder_sequence, encoder_padding_mask)
+            source = {"value": encoder_sequence, "value_mask": encoder_keep}
             attended = self.cross_attention(
                 query=entered,
-                value=encoder_sequence,
                 query_mask=keep,
-                value_mask=padding_mask_of(encoder_sequence, encoder_padding_mask),
                 training=training,
+                **(source if memory is None else {"cache": memory}),
             )
+            attended = attended if memory is None else attended[0]
             x = self.cross_residual.leave(x, attended, training)
         fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
         x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
-        return x if cache is None else (x, cache)
+        if cache is None:
+            return x
+        return x, past if memory is None else EncoderDecoderCache(past, memory)
+
+    def _parts(self, cache):
+        """The caches of self-attention and of cross-attention."""
+        if isinstance(cache, EncoderDecoderCache):
+            return cache
+        return cache, None
 
     def _attend_to_self(self, x, keep, *, attention_mask, cache, positions, training):
         entered = self.attention_residual.enter(x)
@@ -171,6 +187,7 @@ class DecoderBlock(keras.layers.Layer):
             "epsilon": self.epsilon,
             "dropout": self.dropout,
             "seed": self.seed,
+            "normalization": self.normalization,
         }
 
     @classmethod

@@ -19,11 +19,12 @@ class EncoderBlock(keras.layers.Layer):
     Args:
         attention: An attention layer whose output has the size of its query.
         feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
-        norm: Layer normalisation `"post"` (after the residual; BERT) or `"pre"`
+        norm: Normalisation `"post"` (after the residual; BERT) or `"pre"`
             (before the sub-layer; GPT-2).
-        epsilon: Of the layer normalisations.
+        epsilon: Of the normalisations.
         dropout: Rate of dropout on the output of each sub-layer.
         seed: Seed of that dropout.
+        normalization: `"layer"`, or `"rms"` (T5).
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -55,15 +56,17 @@ class EncoderBlock(keras.layers.Layer):
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
+        normalization: str = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.attention = attention
         self.feed_forward = feed_forward
         self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
+        self.normalization = normalization
         self.supports_masking = True
         residual = {"norm": norm, "epsilon": epsilon, "dropout": dropout, "seed": seed}
-        residual["dtype"] = self.dtype_policy
+        residual |= {"normalization": normalization, "dtype": self.dtype_policy}
         self.attention_residual = Residual(name="attention_residual", **residual)
         self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
 
@@ -110,6 +113,7 @@ class EncoderBlock(keras.layers.Layer):
             "epsilon": self.epsilon,
             "dropout": self.dropout,
             "seed": self.seed,
+            "normalization": self.normalization,
         }
 
     @classmethod

@@ -5,6 +5,9 @@ from typing import Any
 import keras
 
 from keras_attention.layers.layer_normalization import LayerNormalization
+from keras_attention.layers.rms_normalization import RMSNormalization
+
+NORMALIZATIONS = {"layer": LayerNormalization, "rms": RMSNormalization}
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -16,9 +19,10 @@ class Residual(keras.layers.Layer):
 
     Args:
         norm: `"pre"` or `"post"`.
-        epsilon: Of the layer normalisation.
+        epsilon: Of the normalisation.
         dropout: Rate of dropout on f's output.
         seed: Seed of that dropout.
+        normalization: `"layer"` or `"rms"`.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     A block calls `enter` before the sub-layer and `leave` after it:
@@ -37,14 +41,19 @@ class Residual(keras.layers.Layer):
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
+        normalization: str = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if norm not in ("pre", "post"):
             raise ValueError(f"`norm` must be 'pre' or 'post'. Received: norm={norm!r}")
         self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed
-        self.normalization = LayerNormalization(
-            epsilon=epsilon, name="normalization", dtype=self.dtype_policy
+        self.normalization_kind = normalization
+        self.normalization = make_normalization(
+            normalization,
+            epsilon=epsilon,
+            name="normalization",
+            dtype=self.dtype_policy,
         )
         self._dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy
@@ -71,4 +80,20 @@ class Residual(keras.layers.Layer):
             "epsilon": self.epsilon,
             "dropout": self.dropout,
             "seed": self.seed,
+            "normalization": self.normalization_kind,
         }
+
+
+def make_normalization(kind: str, **settings: Any) -> keras.layers.Layer:
+    """The normalisation called `"layer"` or `"rms"`.
+
+    Args:
+        kind: The name.
+        **settings: Arguments of its layer.
+    """
+    if kind not in NORMALIZATIONS:
+        raise ValueError(
+            "`normalization` must be 'layer' or 'rms'. "
+            f"Received: normalization={kind!r}"
+        )
+    return NORMALIZATIONS[kind](**settings)

@@ -9,6 +9,9 @@ from keras_attention.explain.record import attention_maps, record_attention
 from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
+from keras_attention.models.seq2seq import Seq2SeqTransformer
+from keras_attention.models.t5 import T5EncoderDecoder
+from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks._shared import probabilities
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence
@@ -104,7 +107,7 @@ def _bert_encoder(model: BertEncoder) -> list[Signature]:
     outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
     if model.pooler is not None:
         outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
-    return _from_ids(model, outputs, segments=True)
+    return _from_ids(model, outputs, segments=model.num_segments > 0)
 
 
 def _text_classifier(model: TextClassifier) -> list[Signature]:
@@ -183,6 +186,41 @@ def _from_ids(
     ]
 
 
+def _vision_transformer(model: VisionTransformer) -> list[Signature]:
+    sizes = (*model.image_size, model.num_channels)
+    images = {"images": TensorInfo("float32", ("batch", *sizes))}
+    length, size = model.max_sequence_length, model.hidden_dim
+    outputs = {"sequence_output": TensorInfo("float32", ("batch", length, size))}
+    if model.pooler is not None:
+        outputs["pooled_output"] = TensorInfo("float32", ("batch", size))
+
+    def answer(images):
+        answers = model(images, training=False)
+        return {name: answers[name] for name in outputs}
+
+    return [Signature("serving_default", answer, images, outputs)]
+
+
+def _encoder_decoder(model: Any) -> list[Signature]:
+    """The logits after each token of a target, from the ids of both sides."""
+    axes = {"encoder": ("batch", "source"), "decoder": ("batch", "target")}
+    inputs, limits = {}, {}
+    for side, shape in axes.items():
+        inputs[f"{side}_token_ids"] = TensorInfo("int32", shape)
+        inputs[f"{side}_padding_mask"] = TensorInfo("bool", shape)
+        limits[f"{side}_token_ids"] = model.vocabulary_size
+    sizes = (*axes["decoder"], model.vocabulary_size)
+    outputs = {"logits": TensorInfo("float32", sizes)}
+    longest = model.max_sequence_length
+    longest = {} if longest is None else dict.fromkeys(("source", "target"), longest)
+
+    def answer(**ids):
+        return {"logits": model(ids, training=False)["logits"]}
+
+    settings = {"limits": limits, "max_lengths": longest}
+    return [Signature("serving_default", answer, inputs, outputs, **settings)]
+
+
 _JOBS = {
     TextClassifier: _text_classifier,
     TokenClassifier: _token_classifier,
@@ -192,6 +230,9 @@ _JOBS = {
     SentenceEncoder: _sentence_encoder,
     BertEncoder: _bert_encoder,
     GPTDecoder: _gpt_decoder,
+    VisionTransformer: _vision_transformer,
+    Seq2SeqTransformer: _encoder_decoder,
+    T5EncoderDecoder: _encoder_decoder,
 }
 
 

@@ -45,6 +45,26 @@ class Heads:
         return query_positions, key_positions
 
 
+def stand(
+    heads: Heads, *, cache: Any, key_mask: Any, **where: Any
+) -> tuple[Heads, Any, Any]:
+    """Heads with their positions, among those of a cache if there is one.
+
+    Args:
+        heads: As they are projected.
+        cache: The cache of past tokens, or `None`.
+        key_mask: Bool `[B, S]` or `None`.
+        **where: `scheme`, `positions` and `inputs` of `place`.
+
+    Returns:
+        `(heads, cache, key_mask)`. With a cache its positions say which slots are
+        empty, and there is no mask.
+    """
+    if cache is None:
+        return place(heads, **where), None, key_mask
+    return *place_in_cache(heads, cache=cache, key_mask=key_mask, **where), None
+
+
 def place(
     heads: Heads, *, scheme: PositionScheme | None, positions: Any, inputs: tuple
 ) -> Heads:

@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_attention.layers.projection import Projection, fresh_initializer
+from keras_attention.ops.cache_static import StaticKVCache
 from keras_attention.ops.shapes import describe, differ
 
 
@@ -35,6 +37,26 @@ def standardize_window(window: Any) -> tuple[int, int] | None:
             f"Received: sliding_window={window!r}"
         )
     return pair
+
+
+def standardize_bias(use_bias: Any) -> bool | str:
+    """`use_bias`, checked."""
+    if not isinstance(use_bias, bool) and use_bias != INNER_BIASES:
+        raise ValueError(
+            f"`use_bias` must be True, False or '{INNER_BIASES}'. "
+            f"Received: use_bias={use_bias!r}"
+        )
+    return use_bias
+
+
+def has_bias(use_bias: bool | str, name: str) -> bool:
+    """Whether the projection of that name has a bias."""
+    if use_bias == INNER_BIASES:
+        return name in ("query", "key", "value")
+    return bool(use_bias)
+
+
+INNER_BIASES = "query_key_value"
 
 
 def standardize_sizes(output_shape: Any) -> tuple[int, ...] | None:
@@ -76,3 +98,35 @@ def mask_heads(head_mask: Any, num_heads: int, context: Any, weights: Any) -> tu
     if weights is not None:
         weights = weights * ops.cast(head_mask, weights.dtype)[:, :, None, None]
     return context, weights
+
+
+def take_memory(cache: Any) -> tuple[Any, Any]:
+    """A cache as `(keys of an encoder, past tokens)`, of which one is `None`."""
+    return (cache, None) if isinstance(cache, StaticKVCache) else (None, cache)
+
+
+def make_projection(
+    layer: Any, name: str, output_axes: tuple[int, ...], **kwargs: Any
+) -> Projection:
+    """One of the linear maps of a `MultiHeadAttention`, with the layer's settings.
+
+    Args:
+        layer: The `MultiHeadAttention`.
+        name: Of the projection.
+        output_axes: As `Projection` takes it.
+        **kwargs: Of `Projection`.
+    """
+    return Projection(
+        output_axes,
+        use_bias=has_bias(layer.use_bias, name),
+        kernel_initializer=fresh_initializer(layer.kernel_initializer),
+        bias_initializer=fresh_initializer(layer.bias_initializer),
+        kernel_regularizer=layer.kernel_regularizer,
+        bias_regularizer=layer.bias_regularizer,
+        activity_regularizer=layer.projection_regularizer,
+        kernel_constraint=layer.kernel_constraint,
+        bias_constraint=layer.bias_constraint,
+        name=name,
+        dtype=layer.dtype_policy,
+        **kwargs,
+    )

@@ -55,7 +55,7 @@ def attend_over(layer: Any, call: Call) -> tuple[Any, Any]:
     settings = {
         "num_heads": layer.num_heads,
         "num_key_value_heads": layer.num_key_value_heads,
-        "scale": layer.key_dim**-0.5,
+        "scale": scale_of(layer),
         "soft_cap": layer.logits_soft_cap,
     }
     if _pattern_serves(layer, call):
@@ -166,3 +166,22 @@ def _all_biases(layer, call, scale):
 def _with_heads(x):
     """Puts the head axis into a mask or bias that has none."""
     return x[:, None] if x is not None and len(x.shape) == 3 else x
+
+
+def pattern_mask(pattern: Any, causal: bool) -> Any:
+    """The mask of a pattern, a mask of the algebra; or `None`."""
+    if pattern is None:
+        return None
+    return pattern.causal_mask if causal else pattern.mask
+
+
+def of_itself(query: Any, key: Any, *others: Any) -> bool:
+    """Whether a whole sequence attends to itself, and nothing else was passed."""
+    length = query.shape[1]
+    same = query is key or (length is not None and length == key.shape[1])
+    return same and all(other is None for other in others)
+
+
+def scale_of(layer: Any) -> float:
+    """What products of queries and keys are multiplied by."""
+    return layer.key_dim**-0.5 if layer.scale is None else layer.scale

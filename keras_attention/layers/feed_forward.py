@@ -13,7 +13,8 @@ from keras_attention.ops.activations import get_activation
 class FeedForward(keras.layers.Layer):
     """Two linear maps with an activation between, on each position by itself.
 
-    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.3.
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.3; gated: Shazeer,
+    "GLU Variants Improve Transformer", 2020 (arXiv:2002.05202).
 
     Args:
         intermediate_dim: Size between the two maps.
@@ -22,6 +23,9 @@ class FeedForward(keras.layers.Layer):
         dropout: Rate of dropout after the activation.
         kernel_initializer: Of both kernels.
         seed: Seed of the dropout.
+        gated: Whether a third map, which the activation is then applied to, is
+            multiplied with the first: `"silu"` gives SwiGLU, `"gelu"` GEGLU.
+        use_bias: Whether the maps have biases.
         **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -45,6 +49,8 @@ class FeedForward(keras.layers.Layer):
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
         seed: int | None = None,
+        gated: bool = False,
+        use_bias: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -53,30 +59,38 @@ class FeedForward(keras.layers.Layer):
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
+        self.gated, self.use_bias = gated, use_bias
         self.supports_masking = True
         self._dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy
         )
 
     def build(self, input_shape):
-        self.intermediate = Projection(
-            (self.intermediate_dim,),
-            kernel_initializer=fresh_initializer(self.kernel_initializer),
-            name="intermediate",
-            dtype=self.dtype_policy,
-        )
-        self.output_projection = Projection(
-            (input_shape[-1],),
-            kernel_initializer=fresh_initializer(self.kernel_initializer),
-            name="output",
-            dtype=self.dtype_policy,
-        )
+        self.intermediate = self._projection("intermediate", self.intermediate_dim)
+        self.gate = None
+        if self.gated:
+            self.gate = self._projection("gate", self.intermediate_dim)
+            self.gate.build(input_shape)
+        self.output_projection = self._projection("output", input_shape[-1])
         self.intermediate.build(input_shape)
         self.output_projection.build((*input_shape[:-1], self.intermediate_dim))
         self.built = True
 
+    def _projection(self, name, size):
+        return Projection(
+            (size,),
+            use_bias=self.use_bias,
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
     def call(self, inputs, training=None):
-        x = self.activation(self.intermediate(inputs))  # [..., F]
+        x = self.intermediate(inputs)  # [..., F]
+        if self.gate is None:
+            x = self.activation(x)
+        else:
+            x = self.activation(self.gate(inputs)) * x  # [..., F]
         x = self._dropout_layer(x, training=training)
         return self.output_projection(x)  # [..., E]
 
@@ -91,6 +105,8 @@ class FeedForward(keras.layers.Layer):
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
+            "gated": self.gated,
+            "use_bias": self.use_bias,
         }
 
 

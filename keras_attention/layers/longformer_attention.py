@@ -8,7 +8,11 @@ from keras import ops
 
 from keras_attention.layers._arguments import clear_padding
 from keras_attention.layers._heads import Heads, place
-from keras_attention.layers._multi_head_arguments import standardize_window
+from keras_attention.layers._multi_head_arguments import (
+    make_projection,
+    standardize_window,
+)
+from keras_attention.layers._multi_head_paths import scale_of
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.ops.global_tokens import attend_from, replace_rows, rows_at
 from keras_attention.ops.patterns import GlobalTokensPattern, WindowPattern
@@ -87,7 +91,8 @@ class LongformerAttention(MultiHeadAttention):
             "value": (self.num_key_value_heads, self.value_dim),
         }
         query, key, value = (
-            self._projection(f"global_{name}", size) for name, size in sizes.items()
+            make_projection(self, f"global_{name}", size)
+            for name, size in sizes.items()
         )
         self.global_query_projection = query
         self.global_key_projection = key
@@ -145,7 +150,7 @@ class LongformerAttention(MultiHeadAttention):
             bias=None,
             num_heads=self.num_heads,
             num_key_value_heads=self.num_key_value_heads,
-            scale=self.key_dim**-0.5,
+            scale=scale_of(self),
             soft_cap=self.logits_soft_cap,
             dropout=call.dropout,
         )

@@ -11,18 +11,26 @@ from keras_attention.layers._conversions import (
     from_keras_multi_head,
     with_fewer_key_value_heads,
 )
-from keras_attention.layers._heads import Heads, place, place_in_cache
+from keras_attention.layers._heads import Heads, stand
 from keras_attention.layers._multi_head_arguments import (
     check_heads,
+    make_projection,
     mask_heads,
+    standardize_bias,
     standardize_sizes,
     standardize_window,
+    take_memory,
 )
-from keras_attention.layers._multi_head_paths import Call, attend_over
+from keras_attention.layers._multi_head_paths import (
+    Call,
+    attend_over,
+    of_itself,
+    pattern_mask,
+)
 from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers._visibility import visibility
 from keras_attention.layers.base import AttentionLayer
-from keras_attention.layers.projection import Projection, fresh_initializer
+from keras_attention.ops.cache_static import StaticKVCache
 from keras_attention.ops.patterns import WindowPattern
 
 
@@ -58,7 +66,10 @@ class MultiHeadAttention(AttentionLayer):
         dropout: Rate of dropout on the attention weights.
         logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
             (Gemma 2); `None` leaves them as they are.
-        use_bias: Whether the projections have biases.
+        scale: What products of queries and keys are multiplied by; 1/sqrt(key_dim)
+            when `None`, 1 in T5.
+        use_bias: Whether the projections have biases; `"query_key_value"` gives them
+            to those three only (Qwen2).
         output_shape: Size of the output, or a tuple of sizes; the query's size when
             `None`.
         attention_axes: Axes of images and videos `[B, ..., E]` that attention runs
@@ -83,7 +94,8 @@ class MultiHeadAttention(AttentionLayer):
         use_causal_mask: Whether keys after the query are hidden.
         return_attention_scores: Whether the weights are returned too.
         cache: A `KVCache` of past tokens; the new keys and values are appended and
-            the masks `[..., S]` then cover past and new keys.
+            the masks `[..., S]` then cover past and new keys. Or what `remember`
+            returned, in place of `value`.
         positions: Int `[T]` or `[B, T]`, the queries' positions, and the keys' if
             there are as many and there is no cache; they continue the
             cache, or start at 0, when not given.
@@ -120,7 +132,8 @@ class MultiHeadAttention(AttentionLayer):
         chunked: bool | None = None,
         dropout: float = 0.0,
         logits_soft_cap: float | None = None,
-        use_bias: bool = True,
+        scale: float | None = None,
+        use_bias: bool | str = True,
         output_shape: int | tuple[int, ...] | None = None,
         attention_axes: int | tuple[int, ...] | None = None,
         kernel_initializer: Any = "glorot_uniform",
@@ -143,8 +156,8 @@ class MultiHeadAttention(AttentionLayer):
         self.sliding_window = tuple(sliding_window) if pair else sliding_window
         self.position = position
         self.talking_heads, self.use_gate = talking_heads, use_gate
-        self.chunked = chunked
-        self.use_bias = use_bias
+        self.chunked, self.scale = chunked, scale
+        self.use_bias = standardize_bias(use_bias)
         self.output_sizes = standardize_sizes(output_shape)
         self.attention_axes = standardize_axes(attention_axes)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -193,16 +206,17 @@ class MultiHeadAttention(AttentionLayer):
         resolve_axes(self.attention_axes, len(query_shape))
         heads, groups = self.num_heads, self.num_key_value_heads
         # In the order of Keras' layer, so that its weights are taken over as a list.
-        self.query_projection = self._projection("query", (heads, self.key_dim))
-        self.key_projection = self._projection("key", (groups, self.key_dim))
+        self.query_projection = make_projection(self, "query", (heads, self.key_dim))
+        self.key_projection = make_projection(self, "key", (groups, self.key_dim))
         self.gate_projection = None
         if self.use_gate:
-            self.gate_projection = self._projection(
-                "gate", (heads, self.value_dim), activation="sigmoid"
+            self.gate_projection = make_projection(
+                self, "gate", (heads, self.value_dim), activation="sigmoid"
             )
             self.gate_projection.build(query_shape)
-        self.value_projection = self._projection("value", (groups, self.value_dim))
-        self.output_projection = self._projection(
+        self.value_projection = make_projection(self, "value", (groups, self.value_dim))
+        self.output_projection = make_projection(
+            self,
             "attention_output",
             self.output_sizes or (query_shape[-1],),
             input_axes=(heads, self.value_dim),
@@ -220,22 +234,6 @@ class MultiHeadAttention(AttentionLayer):
                 self.add_weight(name="mix_scores", **shape),
                 self.add_weight(name="mix_weights", **shape),
             )
-
-    def _projection(self, name, output_axes, **kwargs):
-        return Projection(
-            output_axes,
-            use_bias=self.use_bias,
-            kernel_initializer=fresh_initializer(self.kernel_initializer),
-            bias_initializer=fresh_initializer(self.bias_initializer),
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            activity_regularizer=self.projection_regularizer,
-            kernel_constraint=self.kernel_constraint,
-            bias_constraint=self.bias_constraint,
-            name=name,
-            dtype=self.dtype_policy,
-            **kwargs,
-        )
 
     def call(
         self,
@@ -257,6 +255,9 @@ class MultiHeadAttention(AttentionLayer):
     ):
         axes = axes_of(self.attention_axes, query, value, key)
         axes.check(cache=cache, positions=positions)
+        memory, cache = take_memory(cache)
+        if memory is not None:
+            value, key, value_mask = memory.value, memory.key, memory.keep
         query, value, key, query_mask, _, key_mask = axes.unpack(
             query,
             value,
@@ -267,20 +268,18 @@ class MultiHeadAttention(AttentionLayer):
             name=self.name,
         )
         query = clear_padding(query, query_mask)
-        heads = self._project(query, key, value, key_mask)
-        where = {"scheme": self.position, "positions": positions}
-        where["inputs"] = (query, key)
-        if cache is None:
-            heads = place(heads, **where)
-        else:
-            heads, cache = place_in_cache(
-                heads, cache=cache, key_mask=key_mask, **where
-            )
-            key_mask = None  # the cache's positions say which slots are empty
+        heads, cache, key_mask = stand(
+            self._project(query, key, value, key_mask, memory),
+            cache=cache,
+            key_mask=key_mask,
+            scheme=self.position,
+            positions=positions,
+            inputs=(query, key),
+        )
         seen = visibility(
             query,
             heads.key,
-            patterns=(_pattern_mask(self.pattern, use_causal_mask), heads.mask),
+            patterns=(pattern_mask(self.pattern, use_causal_mask), heads.mask),
             query_mask=query_mask,
             key_mask=key_mask,
             attention_mask=axes.fold_mask(attention_mask, "attention_mask"),
@@ -295,10 +294,11 @@ class MultiHeadAttention(AttentionLayer):
                 axes.fold_mask(attention_bias, "attention_bias"), query, heads.key
             ),
             causal=use_causal_mask,
-            of_itself=_of_itself(query, key, attention_mask, cache, positions),
+            of_itself=of_itself(query, key, attention_mask, cache, positions, memory),
             dropout=self.active_dropout(training),
             need_weights=self.needs_weights(return_attention_scores),
         )
+        cache = cache if memory is None else memory
         inputs = {"query": query, "key": key, "value": value}
         context, weights = self.attend_heads(call, **inputs, cached=cache is not None)
         if head_mask is not None:
@@ -311,7 +311,27 @@ class MultiHeadAttention(AttentionLayer):
         results += [cache] if cache is not None else []
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _project(self, query, key, value, key_mask):
+    def remember(self, value: Any, key: Any = None, value_mask: Any = None) -> Any:
+        """Keys and values of a sequence that is attended to more than once.
+
+        Args:
+            value: `[B, S, E']`, an encoder's sequence.
+            key: `[B, S, E'']`; `value` when not given.
+            value_mask: Bool `[B, S]`, `True` at real tokens.
+
+        Returns:
+            A `StaticKVCache`, the `cache` of calls without a `value`.
+        """
+        key = clear_padding(value if key is None else key, value_mask)
+        return StaticKVCache.of(
+            key=self.key_projection(key),  # [B, S, K * H]
+            value=self.value_projection(clear_padding(value, value_mask)),
+            keep=value_mask,
+        )
+
+    def _project(self, query, key, value, key_mask, memory):
+        if memory is not None:
+            return Heads(self.query_projection(query), memory.key, memory.value)
         return Heads(
             query=self.query_projection(query),  # [B, T, N * H]
             key=self.key_projection(clear_padding(key, key_mask)),  # [B, S, K * H]
@@ -352,6 +372,7 @@ class MultiHeadAttention(AttentionLayer):
             "talking_heads": self.talking_heads,
             "use_gate": self.use_gate,
             "chunked": self.chunked,
+            "scale": self.scale,
             "use_bias": self.use_bias,
             "output_shape": self.output_sizes,
             "attention_axes": self.attention_axes,
@@ -370,16 +391,3 @@ class MultiHeadAttention(AttentionLayer):
     def from_config(cls, config):
         position = keras.saving.deserialize_keras_object(config["position"])
         return cls(**{**config, "position": position})
-
-
-def _pattern_mask(pattern, causal):
-    if pattern is None:
-        return None
-    return pattern.causal_mask if causal else pattern.mask
-
-
-def _of_itself(query, key, *others):
-    """Whether a whole sequence attends to itself, and nothing else was passed."""
-    length = query.shape[1]
-    same = query is key or (length is not None and length == key.shape[1])
-    return same and all(other is None for other in others)

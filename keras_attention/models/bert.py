@@ -1,4 +1,4 @@
-"""BERT: a bidirectional encoder."""
+"""BERT and its kin: a bidirectional encoder."""
 
 from typing import Any
 
@@ -13,14 +13,21 @@ from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.positions import positions_of_tokens
+from keras_attention.ops.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class BertEncoder(keras.Model):
     """BERT-shaped encoder: embeddings, post-norm encoder blocks, a pooler.
 
+    RoBERTa and XLM-R are this with `position_offset=2, num_segments=1`, DistilBERT
+    with `num_segments=0, pooler=False`.
+
     Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
-    for Language Understanding", 2018 (arXiv:1810.04805). Defaults follow it.
+    for Language Understanding", 2018 (arXiv:1810.04805). Defaults follow it. Liu et
+    al., "RoBERTa", 2019 (arXiv:1907.11692); Sanh et al., "DistilBERT", 2019
+    (arXiv:1910.01108).
 
     Args:
         vocabulary_size: Number of tokens.
@@ -29,7 +36,10 @@ class BertEncoder(keras.Model):
         hidden_dim: Size of the token vectors, a multiple of `num_heads`.
         intermediate_dim: Size inside the feed-forward networks.
         max_sequence_length: Number of positions that have a vector.
-        num_segments: Number of segment (token type) vectors.
+        num_segments: Number of segment (token type) vectors; 0 for none.
+        position_offset: `None` numbers the places of a row, padding too, as BERT
+            does. An int numbers the real tokens from there, whichever side the
+            padding is on, as RoBERTa does from 2; the rows below are there, unused.
         dropout: Rate of dropout on embeddings and sub-layers.
         attention_dropout: Rate of dropout on attention weights; `dropout` when
             `None`.
@@ -40,7 +50,7 @@ class BertEncoder(keras.Model):
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all three inputs.
-        segment_ids: Int `[B, T]`; 0 when not given.
+        segment_ids: Int `[B, T]`; 0 when not given. Refused without segments.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens; all real when
             not given.
         training: Whether dropout is active.
@@ -72,6 +82,7 @@ class BertEncoder(keras.Model):
         *,
         max_sequence_length: int = 512,
         num_segments: int = 2,
+        position_offset: int | None = None,
         dropout: float = 0.1,
         attention_dropout: float | None = None,
         activation: Any = "gelu",
@@ -86,6 +97,7 @@ class BertEncoder(keras.Model):
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
         self.max_sequence_length = max_sequence_length
         self.num_segments = num_segments
+        self.position_offset = position_offset
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
@@ -109,15 +121,17 @@ class BertEncoder(keras.Model):
             name="token_embedding",
             dtype=self.dtype_policy,
         )
-        self.segment_embedding = TokenEmbedding(
-            self.num_segments,
-            self.hidden_dim,
-            initializer=initializer(),
-            name="segment_embedding",
-            dtype=self.dtype_policy,
-        )
+        self.segment_embedding = None
+        if self.num_segments:
+            self.segment_embedding = TokenEmbedding(
+                self.num_segments,
+                self.hidden_dim,
+                initializer=initializer(),
+                name="segment_embedding",
+                dtype=self.dtype_policy,
+            )
         self.position_embedding = PositionEmbedding(
-            self.max_sequence_length,
+            self.max_sequence_length + (self.position_offset or 0),
             initializer=initializer(),
             name="position_embedding",
             dtype=self.dtype_policy,
@@ -159,7 +173,8 @@ class BertEncoder(keras.Model):
     def build(self, input_shape=None):
         shape = (None, None, self.hidden_dim)
         self.token_embedding.build()
-        self.segment_embedding.build()
+        if self.segment_embedding is not None:
+            self.segment_embedding.build()
         self.position_embedding.build(shape)
         self.embedding_normalization.build(shape)
         for block in self.blocks:
@@ -183,12 +198,28 @@ class BertEncoder(keras.Model):
     def _embed(self, inputs, training):
         x = self.token_embedding(inputs["token_ids"])  # [B, T, E]
         segment_ids = inputs["segment_ids"]
-        if segment_ids is None:
-            segment_ids = ops.zeros_like(inputs["token_ids"])
-        x = x + self.segment_embedding(segment_ids)
-        x = self.position_embedding(x)
+        if self.segment_embedding is not None:
+            if segment_ids is None:
+                segment_ids = ops.zeros_like(inputs["token_ids"])
+            x = x + self.segment_embedding(segment_ids)
+        elif segment_ids is not None:
+            raise ValueError(
+                "This encoder has no segments: leave `segment_ids` out, or build it "
+                f"with `num_segments=`. Received: segment_ids={describe(segment_ids)}"
+            )
+        x = self.position_embedding(x, positions=self._positions(inputs))
         x = self.embedding_normalization(x)
         return self.embedding_dropout(x, training=training)
+
+    def _positions(self, inputs):
+        """Rows of the table `[B, T]`; `None` for the places 0, 1, 2 and so on."""
+        if self.position_offset is None:
+            return None
+        keep = inputs["padding_mask"]
+        if keep is None:
+            keep = ops.ones_like(inputs["token_ids"], dtype="bool")
+        # A padding token's position is -1; any row of the table does for it.
+        return ops.maximum(positions_of_tokens(keep) + self.position_offset, 0)
 
     def get_config(self):
         config = {
@@ -199,6 +230,7 @@ class BertEncoder(keras.Model):
             "intermediate_dim": self.intermediate_dim,
             "max_sequence_length": self.max_sequence_length,
             "num_segments": self.num_segments,
+            "position_offset": self.position_offset,
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation": self.activation,

@@ -1,4 +1,4 @@
-"""GPT: a causal decoder."""
+"""GPT and Llama: a causal decoder."""
 
 from typing import Any
 
@@ -6,12 +6,23 @@ import keras
 from keras import ops
 
 from keras_attention.blocks.decoder_block import DecoderBlock
+from keras_attention.blocks.residual import make_normalization
 from keras_attention.layers.feed_forward import FeedForward
-from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.position_embedding import PositionEmbedding
+from keras_attention.layers.projection import Projection
+from keras_attention.layers.rotary_embedding import RotaryEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.bert import base_config, check_divisible, initializer
+from keras_attention.models.bert import base_config, initializer
+from keras_attention.models.decoder_options import (
+    attention_bias,
+    check_head,
+    head_size,
+    plain,
+    rotary_settings,
+    standardize_biases,
+    windows_of_layers,
+)
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.cache import KVCache
 from keras_attention.ops.positions import positions_of_tokens
@@ -19,26 +30,42 @@ from keras_attention.ops.positions import positions_of_tokens
 
 @keras.saving.register_keras_serializable("keras_attention")
 class GPTDecoder(keras.Model):
-    """GPT-2-shaped decoder: embeddings, pre-norm causal blocks, tied output head.
+    """Decoder of pre-norm causal blocks: GPT-2's shape, or Llama's.
 
     One call does a whole sequence, a prompt, or one more token: pass a list of
     caches (`empty_cache`) and they come back longer. Prompts of different lengths
     may be padded on either side.
 
     Reference: Radford et al., "Language Models are Unsupervised Multitask Learners",
-    2019. Defaults are GPT-2 small.
+    2019; Touvron et al., "LLaMA", 2023 (arXiv:2302.13971). Defaults are GPT-2 small;
+    Llama's shape is `position="rotary", normalization="rms", activation="silu",
+    gated=True, use_bias=False`.
 
     Args:
         vocabulary_size: Number of tokens.
         num_layers: Number of decoder blocks.
         num_heads: Attention heads in each.
-        hidden_dim: Size of the token vectors, a multiple of `num_heads`.
+        hidden_dim: Size of the token vectors.
         intermediate_dim: Size inside the feed-forward networks.
         num_key_value_heads: Key/value heads; `num_heads` when `None`.
-        max_sequence_length: Number of positions that have a vector.
-        dropout: Rate of dropout on embeddings, attention weights and sub-layers.
+        max_sequence_length: Number of positions that have a vector; with rotary
+            positions the length that was trained on, which is no limit.
+        dropout: Rate of dropout on embeddings and sub-layers.
         activation: Of the feed-forward networks.
-        layer_norm_epsilon: Of the layer normalisations.
+        layer_norm_epsilon: Of the normalisations.
+        key_dim: Size of a head; `hidden_dim / num_heads` when `None`.
+        position: `"learned"` (a vector for each), `"rotary"`, or a dict of the
+            arguments of `RotaryEmbedding`.
+        normalization: `"layer"` or `"rms"`.
+        gated: Whether the feed-forward networks have a gate.
+        use_bias: Whether the projections have biases, or a tuple of the parts that
+            have: `"query_key_value"`, `"attention_output"`, `"feed_forward"`.
+        sliding_window: Number of tokens each sees, itself included; all earlier ones
+            when `None`. A list has one entry a layer.
+        head: Where the logits come from: `"tied"`, the table of the token vectors;
+            `"own"`, a matrix of their own; `None` for no logits.
+        attention_dropout: Rate of dropout on attention weights; `dropout` when
+            `None`.
         **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -49,7 +76,8 @@ class GPTDecoder(keras.Model):
 
     Returns:
         A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-        `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
+        `[B, T, vocabulary_size]` where there is a head and, with a `cache`, the new
+        `cache`.
 
     Example:
     >>> decoder = ka.GPTDecoder(
@@ -79,47 +107,81 @@ class GPTDecoder(keras.Model):
         dropout: float = 0.1,
         activation: Any = "gelu_tanh",
         layer_norm_epsilon: float = 1e-5,
+        key_dim: int | None = None,
+        position: str | dict = "learned",
+        normalization: str = "layer",
+        gated: bool = False,
+        use_bias: bool | tuple[str, ...] = True,
+        sliding_window: int | list[int | None] | None = None,
+        head: str | None = "tied",
+        attention_dropout: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        check_divisible(hidden_dim, num_heads)
         self.vocabulary_size = vocabulary_size
         self.num_layers, self.num_heads = num_layers, num_heads
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
         self.num_key_value_heads = num_key_value_heads or num_heads
         self.max_sequence_length = max_sequence_length
-        self.dropout = dropout
+        self.dropout, self.attention_dropout = dropout, attention_dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.key_dim = head_size(key_dim, hidden_dim, num_heads)
+        self.position, self.rotary = position, rotary_settings(position)
+        self.normalization, self.gated = normalization, gated
+        self.use_bias = standardize_biases(use_bias)
+        self.sliding_window = sliding_window
+        self.head = check_head(head)
+        self._make_ends()
+        windows = windows_of_layers(sliding_window, num_layers)
+        self.blocks = [self._make_block(*each) for each in enumerate(windows)]
+        self.build()
+
+    def _make_ends(self):
+        """What stands before and after the blocks."""
+        table = {"initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(
-            vocabulary_size,
-            hidden_dim,
-            initializer=initializer(),
-            name="token_embedding",
-            dtype=self.dtype_policy,
+            self.vocabulary_size, self.hidden_dim, name="token_embedding", **table
         )
-        self.position_embedding = PositionEmbedding(
-            max_sequence_length,
-            initializer=initializer(),
-            name="position_embedding",
-            dtype=self.dtype_policy,
+        self.position_embedding = None
+        if self.rotary is None:
+            table["initializer"] = initializer()
+            self.position_embedding = PositionEmbedding(
+                self.max_sequence_length, name="position_embedding", **table
+            )
+        self.embedding_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy
         )
-        self.embedding_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        self.blocks = [self._make_block(index) for index in range(num_layers)]
-        self.final_normalization = LayerNormalization(
-            epsilon=layer_norm_epsilon,
+        self.final_normalization = make_normalization(
+            self.normalization,
+            epsilon=self.layer_norm_epsilon,
             name="final_normalization",
             dtype=self.dtype_policy,
         )
-        self.build()
+        self.head_projection = None
+        if self.head == "own":
+            self.head_projection = Projection(
+                (self.vocabulary_size,),
+                use_bias=False,
+                kernel_initializer=initializer(),
+                name="head",
+                dtype=self.dtype_policy,
+            )
 
-    def _make_block(self, index):
+    def _make_block(self, index, window):
+        dropout = self.attention_dropout
+        position = None
+        if self.rotary is not None:
+            position = RotaryEmbedding(**self.rotary, dtype=self.dtype_policy)
         return DecoderBlock(
             attention=MultiHeadAttention(
                 self.num_heads,
-                self.hidden_dim // self.num_heads,
+                self.key_dim,
                 num_key_value_heads=self.num_key_value_heads,
-                dropout=self.dropout,
+                sliding_window=window,
+                position=position,
+                use_bias=attention_bias(self.use_bias),
+                dropout=self.dropout if dropout is None else dropout,
                 kernel_initializer=initializer(),
                 name="attention",
                 dtype=self.dtype_policy,
@@ -127,11 +189,14 @@ class GPTDecoder(keras.Model):
             feed_forward=FeedForward(
                 self.intermediate_dim,
                 self.activation,
+                gated=self.gated,
+                use_bias="feed_forward" in self.use_bias,
                 kernel_initializer=initializer(),
                 name="feed_forward",
                 dtype=self.dtype_policy,
             ),
             norm="pre",
+            normalization=self.normalization,
             epsilon=self.layer_norm_epsilon,
             dropout=self.dropout,
             name=f"block_{index}",
@@ -141,10 +206,13 @@ class GPTDecoder(keras.Model):
     def build(self, input_shape=None):
         shape = (None, None, self.hidden_dim)
         self.token_embedding.build()
-        self.position_embedding.build(shape)
+        if self.position_embedding is not None:
+            self.position_embedding.build(shape)
         for block in self.blocks:
             block.build(shape)
         self.final_normalization.build(shape)
+        if self.head_projection is not None:
+            self.head_projection.build(shape)
         self.built = True
 
     def empty_cache(
@@ -159,7 +227,7 @@ class GPTDecoder(keras.Model):
                 `dtype="int8"`.
         """
         heads = self.num_key_value_heads
-        size = heads * (self.hidden_dim // self.num_heads)
+        size = heads * self.key_dim
         settings = {"dtype": self.compute_dtype, "num_heads": heads, **settings}
         sizes = {"batch_size": batch_size, "key_size": size, "value_size": size}
         return [kind.empty(**sizes, **settings) for _ in self.blocks]
@@ -169,8 +237,9 @@ class GPTDecoder(keras.Model):
         token_ids, keep = inputs["token_ids"], inputs["padding_mask"]
         positions = self._positions(token_ids, keep, cache)
         x = self.token_embedding(token_ids)  # [B, T, E]
-        # A padding token's position is -1; any row of the table does for it.
-        x = self.position_embedding(x, positions=ops.maximum(positions, 0))
+        if self.position_embedding is not None:
+            # A padding token's position is -1; any row of the table does for it.
+            x = self.position_embedding(x, positions=ops.maximum(positions, 0))
         x = self.embedding_dropout(x, training=training)
         caches = [None] * self.num_layers if cache is None else cache
         new_caches = []
@@ -186,9 +255,15 @@ class GPTDecoder(keras.Model):
                 x, past = x  # noqa: PLW2901
             new_caches.append(past)
         x = self.final_normalization(x)  # [B, T, E]
-        logits = self.token_embedding(x, reverse=True)  # [B, T, V]
-        outputs = {"sequence_output": x, "logits": logits}
+        outputs = {"sequence_output": x, **self._logits(x)}
         return outputs if cache is None else {**outputs, "cache": new_caches}
+
+    def _logits(self, x):
+        if self.head is None:
+            return {}
+        if self.head_projection is None:
+            return {"logits": self.token_embedding(x, reverse=True)}  # [B, T, V]
+        return {"logits": self.head_projection(x)}  # [B, T, V]
 
     def _positions(self, token_ids, keep, cache):
         """Positions `[B, T]`, counted over real tokens only; -1 at padding."""
@@ -210,5 +285,13 @@ class GPTDecoder(keras.Model):
             "dropout": self.dropout,
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "key_dim": self.key_dim,
+            "position": plain(self.position),
+            "normalization": self.normalization,
+            "gated": self.gated,
+            "use_bias": self.use_bias,
+            "sliding_window": plain(self.sliding_window),
+            "head": self.head,
+            "attention_dropout": self.attention_dropout,
         }
         return {**base_config(self), **config}

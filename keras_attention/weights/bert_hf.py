@@ -5,7 +5,8 @@ from typing import Any
 
 from keras_attention.models.bert import BertEncoder
 from keras_attention.weights import configs
-from keras_attention.weights.rules import FLAT, LINEAR, LINEAR_OF_HEADS, SAME, Rule
+from keras_attention.weights.parts_hf import attention, linear, norm
+from keras_attention.weights.rules import Rule
 
 MODEL_TYPES = ("bert",)
 PREFIXES = ("bert.",)
@@ -68,36 +69,24 @@ def rules(model: BertEncoder) -> Iterator[Rule]:
     }
     for name, layer in tables.items():
         yield Rule(f"embeddings.{name}.weight", layer.embeddings)
-    yield from _norm("embeddings.LayerNorm", model.embedding_normalization)
+    yield from norm("embeddings.LayerNorm", model.embedding_normalization)
     for index, block in enumerate(model.blocks):
         yield from _block(f"encoder.layer.{index}", block)
     if model.pooler is not None:
-        yield from _linear("pooler.dense", model.pooler.projection)
+        yield from linear("pooler.dense", model.pooler.projection)
 
 
 def _block(prefix: str, block: Any) -> Iterator[Rule]:
-    attention, feed_forward = block.attention, block.feed_forward
-    for name in ("query", "key", "value"):
-        projection = getattr(attention, f"{name}_projection")
-        yield from _linear(f"{prefix}.attention.self.{name}", projection)
-    yield from _linear(
-        f"{prefix}.attention.output.dense",
-        attention.output_projection,
-        layout=LINEAR_OF_HEADS,
+    yield from attention(
+        block.attention,
+        query=f"{prefix}.attention.self.query",
+        key=f"{prefix}.attention.self.key",
+        value=f"{prefix}.attention.self.value",
+        output=f"{prefix}.attention.output.dense",
     )
-    norm = block.attention_residual.normalization
-    yield from _norm(f"{prefix}.attention.output.LayerNorm", norm)
-    yield from _linear(f"{prefix}.intermediate.dense", feed_forward.intermediate)
-    yield from _linear(f"{prefix}.output.dense", feed_forward.output_projection)
-    norm = block.feed_forward_residual.normalization
-    yield from _norm(f"{prefix}.output.LayerNorm", norm)
-
-
-def _linear(name: str, projection: Any, layout: Any = LINEAR) -> Iterator[Rule]:
-    yield Rule(f"{name}.weight", projection.kernel, layout)
-    yield Rule(f"{name}.bias", projection.bias, FLAT)
-
-
-def _norm(name: str, layer: Any) -> Iterator[Rule]:
-    yield Rule(f"{name}.weight", layer.gamma, SAME)
-    yield Rule(f"{name}.bias", layer.beta, SAME)
+    after = block.attention_residual.normalization
+    yield from norm(f"{prefix}.attention.output.LayerNorm", after)
+    yield from linear(f"{prefix}.intermediate.dense", block.feed_forward.intermediate)
+    yield from linear(f"{prefix}.output.dense", block.feed_forward.output_projection)
+    after = block.feed_forward_residual.normalization
+    yield from norm(f"{prefix}.output.LayerNorm", after)

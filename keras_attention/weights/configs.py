@@ -1,6 +1,6 @@
 """Entries of a config.json: taken, or refused by name. Needs no Keras."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 # Hugging Face's name of an activation -> ours; "gelu" is the exact one on both sides.
@@ -78,3 +78,20 @@ def activation_name(ours: Any) -> str:
             f"{', '.join(names)}. Received: activation={ours!r}"
         )
     return names[ours]
+
+
+def head_of(
+    config: Mapping[str, Any], names: Collection[str], *, tied: bool
+) -> str | None:
+    """A decoder's `head`: a file that has none, untied, is of a backbone only.
+
+    Args:
+        config: The parsed file.
+        names: Of the tensors.
+        tied: What a config without "tie_word_embeddings" means.
+    """
+    if config.get("tie_word_embeddings", tied):
+        return "tied"
+    architectures = config.get("architectures") or [""]
+    causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel"))
+    return "own" if causal or "lm_head.weight" in names else None

@@ -17,6 +17,7 @@ and, where it needs them,
 
 import fnmatch
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -26,11 +27,27 @@ from keras_attention.weights.rules import Rule
 
 # model_type -> module of this folder.
 MODULES = {
+    "bart": "bart_hf",
     "bert": "bert_hf",
+    "camembert": "roberta_hf",
+    "distilbert": "distilbert_hf",
+    "gpt2": "gpt2_hf",
+    "llama": "llama_hf",
+    "marian": "marian_hf",
+    "mistral": "llama_hf",
+    "qwen2": "llama_hf",
+    "roberta": "roberta_hf",
+    "t5": "t5_hf",
+    "vit": "vit_hf",
+    "xlm-roberta": "roberta_hf",
 }
 # Class of a backbone -> the modules that may write it, the first that `writes` it does.
 WRITERS = {
-    "BertEncoder": ("bert_hf",),
+    "BertEncoder": ("roberta_hf", "distilbert_hf", "bert_hf"),
+    "GPTDecoder": ("gpt2_hf", "llama_hf"),
+    "Seq2SeqTransformer": ("bart_hf", "marian_hf"),
+    "T5EncoderDecoder": ("t5_hf",),
+    "VisionTransformer": ("vit_hf",),
 }
 
 
@@ -67,6 +84,11 @@ def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
         if any(name.startswith(prefix) for name in names):
             return {name.removeprefix(prefix): name for name in names}
     return {name: name for name in names}
+
+
+def stem(architecture: str) -> str:
+    """`"Bert"` of `"BertModel"`, `"BertForMaskedLM"` and `"BertLMHeadModel"`."""
+    return re.sub(r"(For[A-Z]\w*|(LMHead|MT)?Model)$", "", architecture)
 
 
 def prefixed(family: ModuleType, rule: Rule) -> Rule:

@@ -114,11 +114,11 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
         )
     config = family.config_of(backbone)
     rules = list(family.rules(backbone))
+    (architecture,) = config["architectures"]
     if head is not None:
-        stem = config["architectures"][0].partition("For")[0].removesuffix("Model")
-        config["architectures"] = [stem + head.suffix]
-        config |= head.config_of(model)
-    if "For" in config["architectures"][0]:
+        architecture = families.stem(architecture) + head.suffix
+        config |= {"architectures": [architecture], **head.config_of(model)}
+    if architecture != families.stem(architecture) + "Model":
         rules = [families.prefixed(family, rule) for rule in rules]
     if head is not None:
         rules += head.rules(model)

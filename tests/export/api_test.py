@@ -300,6 +300,26 @@ def test_bare_models_export_too(tmp_path, kind, format):
     assert ka.verify_artifact(folder).passed
 
 
+def small_pair(kind):
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 12, "intermediate_dim": 19}
+    if kind == "vit":
+        return ka.VisionTransformer(10, 5, **sizes)
+    if kind == "t5":
+        return ka.T5EncoderDecoder(17, head_dim=5, gated=True, **sizes)
+    learned = {"positions": "learned", "max_sequence_length": 23}
+    settings = {"original": {}, "bart": {**learned, "normalize_embedding": True}}
+    return ka.Seq2SeqTransformer(17, **sizes, **settings[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+@pytest.mark.parametrize("kind", ["vit", "bart", "t5", "original"])
+def test_encoders_of_images_and_models_of_two_sides_export_too(tmp_path, kind, format):
+    folder = ka.export_model(small_pair(kind), tmp_path / "out", format=format)
+    assert ka.verify_artifact(folder).passed
+
+
 def test_attention_maps_come_out_of_onnx(model, tmp_path):
     folder = ka.export_model(
         model, tmp_path / "out", format="onnx", signatures=["attention_ids"]

@@ -83,6 +83,7 @@ def their_outputs(reference, ids, mask, *, count_positions=False, **inputs):
         return reference(
             **{name: torch.as_tensor(array) for name, array in inputs.items()},
             output_attentions=True,
+            output_hidden_states=True,
         )
 
 
@@ -100,7 +101,8 @@ def compare(
     Args:
         model: Ours, called with `padding_mask=`.
         reference: Theirs.
-        outputs: Our name of an output to theirs. `[B, T, …]` is compared at real
+        outputs: Our name of an output to theirs, or to a function of theirs.
+            `[B, T, …]` is compared at real
             tokens, `[B, E]` of the first token where that is real.
         vocabulary_size: Ids are drawn below it; the model's when `None`.
         count_positions: See `their_outputs`.
@@ -116,7 +118,8 @@ def compare(
         ours = model(ids, padding_mask=mask)
         pairs = {}
         for name, their_name in outputs.items():
-            pair = numbers(ours[name]), numbers(getattr(theirs, their_name))
+            output = their_name(theirs) if callable(their_name) else theirs[their_name]
+            pair = numbers(ours[name]), numbers(output)
             per_token = pair[1].ndim > 2
             # A pooler reads position 0: nothing is there where that is padding.
             seen = mask if per_token else mask[:, 0]

@@ -186,3 +186,66 @@ def test_a_backbone_under_a_fresh_head(tmp_path):
     model = loaded(reference, tmp_path / "theirs", task="text_classifier")
     assert model.labels == ("LABEL_0", "LABEL_1")
     assert keras.ops.shape(model(inputs_of(None))) == (3, 2)
+
+
+DISTIL = {
+    "vocab_size": 97,
+    "n_layers": 2,
+    "n_heads": 3,
+    "dim": 33,
+    "hidden_dim": 47,
+    "max_position_embeddings": 61,
+}
+
+
+@pytest.mark.parametrize("family", ["Roberta", "DistilBert"])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("SequenceClassification", "TextClassifier"),
+        ("TokenClassification", "TokenClassifier"),
+        ("QuestionAnswering", "QuestionAnswerer"),
+        ("MaskedLM", "MaskedLM"),
+    ],
+)
+def test_heads_of_other_families(family, kind, task, tmp_path):
+    sizes = DISTIL if family == "DistilBert" else {**SIZES, "type_vocab_size": 1}
+    config = getattr(transformers, f"{family}Config")(**sizes, pad_token_id=1)
+    reference = randomized(getattr(transformers, f"{family}For{kind}")(config))
+    model = loaded(reference, tmp_path / "theirs")
+    assert type(model) is getattr(ka, task)
+    ids, mask = padded(97, "right")
+    ids = np.where(mask, np.maximum(ids, 2), 1)
+    outputs = theirs(reference, {"token_ids": ids, "padding_mask": mask})
+    logits = numbers(model({"token_ids": ids, "padding_mask": mask}))
+    if task == "QuestionAnswerer":
+        expected = numbers(torch.stack([outputs.start_logits, outputs.end_logits], -1))
+        logits = logits.swapaxes(1, 2)
+    else:
+        expected = numbers(outputs.logits)
+    seen = mask if logits.ndim == 3 else mask[:, 0]
+    assert error(logits[seen], expected[seen]) <= 1e-5
+    there_and_back(model, reference, tmp_path)
+
+
+def test_an_image_classifier(tmp_path):
+    config = transformers.ViTConfig(
+        image_size=15,
+        patch_size=5,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        hidden_size=33,
+        intermediate_size=47,
+        id2label=LABELS,
+    )
+    reference = randomized(transformers.ViTForImageClassification(config))
+    model = loaded(reference, tmp_path / "theirs")
+    assert isinstance(model, ka.ImageClassifier)
+    images = np.random.default_rng(2).normal(size=(7, 15, 15, 3)).astype("float32")
+    with torch.no_grad():
+        outputs = reference(torch.as_tensor(images.transpose(0, 3, 1, 2)))
+    expected = numbers(outputs.logits)
+    assert error(numbers(model(images)), expected) <= 1e-5
+    answers = model.classify(images, batch_size=3)
+    assert [one["label"] for one in answers] == [LABELS[i] for i in expected.argmax(-1)]
+    there_and_back(model, reference, tmp_path)

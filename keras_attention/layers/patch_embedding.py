@@ -1,0 +1,90 @@
+"""Patches of an image as vectors."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.layers.projection import Projection
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class PatchEmbedding(keras.layers.Layer):
+    """Cuts images into square patches and maps each to a vector, row by row.
+
+    The numbers of a convolution whose stride is its kernel, as one matrix product.
+
+    Reference: Dosovitskiy et al., 2020 (arXiv:2010.11929), section 3.1.
+
+    Args:
+        patch_size: Height and width of a patch, an int or a pair.
+        hidden_dim: Size of the vectors.
+        kernel_initializer: Of the map.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        images: `[B, height, width, channels]`, sides multiples of the patch's.
+
+    Returns:
+        `[B, number of patches, hidden_dim]`.
+
+    Example:
+    >>> layer = ka.PatchEmbedding(patch_size=4, hidden_dim=16)
+    >>> tuple(layer(np.zeros((2, 8, 12, 3), "float32")).shape)
+    (2, 6, 16)
+    """
+
+    def __init__(
+        self,
+        patch_size: int | tuple[int, int],
+        hidden_dim: int,
+        *,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        pair = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        self.patch_size = tuple(pair)
+        self.hidden_dim = hidden_dim
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, images_shape):
+        height, width = self.patch_size
+        sides = images_shape[1:3]
+        if None in sides or sides[0] % height or sides[1] % width:
+            raise ValueError(
+                "Images need known sides that are multiples of the patch's, "
+                f"{height} and {width}: crop or resize them. "
+                f"Received: images of shape {tuple(images_shape)}"
+            )
+        self.projection = Projection(
+            (self.hidden_dim,),
+            kernel_initializer=self.kernel_initializer,
+            name="projection",
+            dtype=self.dtype_policy,
+        )
+        self.projection.build((None, None, height * width * images_shape[-1]))
+        self.built = True
+
+    def call(self, images):
+        batch = ops.shape(images)[0]
+        _, height, width, channels = images.shape
+        down, right = self.patch_size
+        rows, columns = height // down, width // right
+        x = ops.reshape(images, (batch, rows, down, columns, right, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        x = ops.reshape(x, (batch, rows * columns, down * right * channels))
+        return self.projection(x)  # [B, P, E]
+
+    def compute_output_shape(self, images_shape):
+        batch, height, width, _ = images_shape
+        down, right = self.patch_size
+        return (batch, (height // down) * (width // right), self.hidden_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "patch_size": self.patch_size,
+            "hidden_dim": self.hidden_dim,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,80 @@
+"""Options of a decoder, checked and brought to one form."""
+
+from typing import Any
+
+from keras_attention.models.bert import check_divisible
+
+BIASES = ("query_key_value", "attention_output", "feed_forward")
+
+
+def head_size(key_dim: int | None, hidden_dim: int, num_heads: int) -> int:
+    """Size of a head: as given, or the hidden size cut by the heads."""
+    if key_dim is not None:
+        return key_dim
+    check_divisible(hidden_dim, num_heads)
+    return hidden_dim // num_heads
+
+
+def rotary_settings(position: Any) -> dict[str, Any] | None:
+    """Arguments of `RotaryEmbedding`, or `None` for learned positions."""
+    if position == "learned":
+        return None
+    if position == "rotary":
+        return {}
+    if isinstance(position, dict):
+        return dict(position)
+    raise ValueError(
+        "`position` must be 'learned', 'rotary' or a dict of the arguments of "
+        f"RotaryEmbedding. Received: position={position!r}"
+    )
+
+
+def standardize_biases(use_bias: Any) -> tuple[str, ...]:
+    """The parts that have biases, in one order."""
+    if isinstance(use_bias, bool):
+        return BIASES if use_bias else ()
+    if isinstance(use_bias, str) or set(use_bias) - set(BIASES):
+        raise ValueError(
+            f"`use_bias` must be True, False or a tuple of {', '.join(BIASES)}. "
+            f"Received: use_bias={use_bias!r}"
+        )
+    return tuple(part for part in BIASES if part in use_bias)
+
+
+def attention_bias(parts: tuple[str, ...]) -> bool | str:
+    """`use_bias` of multi-head attention."""
+    inner, outer = (part in parts for part in BIASES[:2])
+    if outer and not inner:
+        raise ValueError(
+            "`use_bias` cannot give a bias to 'attention_output' alone. "
+            f"Received: use_bias={parts}"
+        )
+    return True if outer else BIASES[0] if inner else False
+
+
+def windows_of_layers(window: Any, num_layers: int) -> list[int | None]:
+    """`sliding_window` of each layer."""
+    if not isinstance(window, list | tuple):
+        return [window] * num_layers
+    if len(window) != num_layers:
+        raise ValueError(
+            "A list for `sliding_window` must have one entry a layer, here "
+            f"{num_layers}. Received: sliding_window={window!r}"
+        )
+    return list(window)
+
+
+def check_head(head: str | None) -> str | None:
+    """`head`, one of three."""
+    if head not in ("tied", "own", None):
+        raise ValueError(
+            f"`head` must be 'tied', 'own' or None. Received: head={head!r}"
+        )
+    return head
+
+
+def plain(value: Any) -> Any:
+    """A value without the wrappers that Keras puts around dicts and lists."""
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    return list(value) if isinstance(value, list) else value

@@ -1,0 +1,399 @@
+"""The Transformer: an encoder and a decoder."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.blocks.decoder_block import DecoderBlock
+from keras_attention.blocks.encoder_block import EncoderBlock
+from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.layer_normalization import LayerNormalization
+from keras_attention.layers.multi_head_attention import MultiHeadAttention
+from keras_attention.layers.position_embedding import PositionEmbedding
+from keras_attention.layers.sinusoidal_encoding import SinusoidalEncoding
+from keras_attention.layers.token_embedding import TokenEmbedding
+from keras_attention.models.bert import base_config, check_divisible, initializer
+from keras_attention.models.encoder_decoder import (
+    caches_of,
+    decoder_positions,
+    ids_and_mask,
+    inputs_of_both,
+    run_decoder,
+    run_encoder,
+)
+from keras_attention.ops.cache import KVCache
+
+LEARNED = "learned"
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class Seq2SeqTransformer(keras.Model):
+    """The original Transformer, BART and Marian: one composition, plain options.
+
+    The defaults are the original's: sinusoids, normalisation after the residual,
+    vectors scaled by sqrt(hidden_dim). BART: `positions="learned",
+    position_offset=2, scale_embedding=False, normalize_embedding=True,
+    use_logits_bias=True`. Marian: `positions="concatenated", use_logits_bias=True`.
+
+    For generation call `encode` once, `empty_cache` with what it returned, and
+    `decode` with one more token a step.
+
+    Reference: Vaswani et al., 2017 (arXiv:1706.03762); Lewis et al., "BART", 2019
+    (arXiv:1910.13461); Junczys-Dowmunt et al., "Marian", 2018 (arXiv:1804.00344).
+
+    Args:
+        vocabulary_size: Number of tokens, those of both sides together.
+        num_layers: Number of encoder blocks.
+        num_heads: Attention heads in each.
+        hidden_dim: Size of the token vectors, a multiple of `num_heads`.
+        intermediate_dim: Size inside the feed-forward networks.
+        decoder: What differs in the decoder: a dict of `num_layers`, `num_heads` and
+            `intermediate_dim`.
+        max_sequence_length: Number of positions; sinusoids have no bound.
+        positions: `"interleaved"` or `"concatenated"` sinusoids, or `"learned"`.
+        position_offset: Row of the first position in a learned table.
+        norm: Layer normalisation `"post"`, or `"pre"` with one more at each end.
+        scale_embedding: Whether token vectors are multiplied by sqrt(hidden_dim).
+        normalize_embedding: Whether they are normalised, positions added.
+        use_logits_bias: Whether each token's logit has a bias.
+        dropout: Rate of dropout on embeddings and sub-layers.
+        attention_dropout: Of attention weights; `dropout` when `None`.
+        activation_dropout: Inside the feed-forward networks.
+        activation: Of the feed-forward networks.
+        layer_norm_epsilon: Of the layer normalisations.
+        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        encoder_token_ids: Int `[B, S]`, or a dict of the first four inputs.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+        decoder_token_ids: Int `[B, T]`: what was written so far, a start token first.
+        decoder_padding_mask: Bool or 0 / 1 `[B, T]`.
+        cache: Of `empty_cache`; the encoder is not run then.
+        training: Whether dropout is active.
+
+    Returns:
+        A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
+        `[B, T, hidden_dim]`, `logits` `[B, T, vocabulary_size]` and, with a `cache`
+        and in place of the first, the new `cache`.
+
+    Example:
+    >>> model = ka.Seq2SeqTransformer(
+    ...     vocabulary_size=100,
+    ...     num_layers=2,
+    ...     num_heads=2,
+    ...     hidden_dim=16,
+    ...     intermediate_dim=32,
+    ... )
+    >>> source, target = np.array([[5, 6, 7, 2]]), np.array([[1, 8, 9]])
+    >>> whole = model(source, decoder_token_ids=target)
+    >>> cache = model.empty_cache(model.encode(source))
+    >>> first = model.decode(target[:, :2], cache=cache)
+    >>> step = model.decode(target[:, 2:], cache=first["cache"])
+    >>> bool(np.allclose(step["logits"][:, 0], whole["logits"][:, 2], atol=1e-5))
+    True
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        hidden_dim: int = 512,
+        intermediate_dim: int = 2048,
+        *,
+        decoder: dict[str, int] | None = None,
+        max_sequence_length: int | None = None,
+        positions: str = "interleaved",
+        position_offset: int = 0,
+        norm: str = "post",
+        scale_embedding: bool = True,
+        normalize_embedding: bool = False,
+        use_logits_bias: bool = False,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation_dropout: float = 0.0,
+        activation: Any = "relu",
+        layer_norm_epsilon: float = 1e-5,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.num_layers, self.num_heads = num_layers, num_heads
+        self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
+        self.decoder = dict(decoder or {})
+        self.max_sequence_length = max_sequence_length
+        self.positions, self.position_offset = positions, position_offset
+        self.norm = norm
+        self.scale_embedding = scale_embedding
+        self.normalize_embedding = normalize_embedding
+        self.use_logits_bias = use_logits_bias
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.activation_dropout = activation_dropout
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        sizes = self._sizes()
+        self.token_embedding = TokenEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            initializer=initializer(),
+            name="token_embedding",
+            dtype=self.dtype_policy,
+        )
+        self.encoder_parts = self._ends("encoder")
+        self.decoder_parts = self._ends("decoder")
+        self.encoder_blocks = [
+            EncoderBlock(**self._parts("encoder", index, sizes[0]))
+            for index in range(sizes[0]["num_layers"])
+        ]
+        self.decoder_blocks = [
+            DecoderBlock(
+                cross_attention=self._attention("cross_attention", sizes[1]),
+                **self._parts("decoder", index, sizes[1]),
+            )
+            for index in range(sizes[1]["num_layers"])
+        ]
+        self.build()
+
+    def _sizes(self):
+        """Sizes of the encoder's and of the decoder's blocks, checked."""
+        names = ("num_layers", "num_heads", "intermediate_dim")
+        encoder = {name: getattr(self, name) for name in names}
+        unknown = set(self.decoder) - set(names)
+        if unknown:
+            raise ValueError(
+                f"`decoder` may have {', '.join(names)}. "
+                f"Received: decoder={self.decoder}"
+            )
+        if self.positions == LEARNED and self.max_sequence_length is None:
+            raise ValueError(
+                "Learned positions need a `max_sequence_length`. "
+                "Received: positions='learned', max_sequence_length=None"
+            )
+        decoder = {**encoder, **self.decoder}
+        for sizes in (encoder, decoder):
+            check_divisible(self.hidden_dim, sizes["num_heads"])
+        return encoder, decoder
+
+    def _ends(self, side):
+        """What stands before and after the blocks of one side."""
+        named = {"dtype": self.dtype_policy}
+        norms = {"epsilon": self.layer_norm_epsilon, **named}
+        if self.positions == LEARNED:
+            position = PositionEmbedding(
+                self.max_sequence_length + self.position_offset,
+                initializer=initializer(),
+                name=f"{side}_position_embedding",
+                **named,
+            )
+        else:
+            name = f"{side}_position_encoding"
+            position = SinusoidalEncoding(layout=self.positions, name=name, **named)
+        embedded = normalized = None
+        if self.normalize_embedding:
+            name = f"{side}_embedding_normalization"
+            embedded = LayerNormalization(name=name, **norms)
+        if self.norm == "pre":
+            name = f"{side}_final_normalization"
+            normalized = LayerNormalization(name=name, **norms)
+        dropout = keras.layers.Dropout(self.dropout, **named)
+        return {
+            "position": position,
+            "embedding_normalization": embedded,
+            "dropout": dropout,
+            "final_normalization": normalized,
+        }
+
+    def _attention(self, name, sizes):
+        rate = self.attention_dropout
+        return MultiHeadAttention(
+            sizes["num_heads"],
+            self.hidden_dim // sizes["num_heads"],
+            dropout=self.dropout if rate is None else rate,
+            kernel_initializer=initializer(),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def _parts(self, side, index, sizes):
+        return {
+            "attention": self._attention("attention", sizes),
+            "feed_forward": FeedForward(
+                sizes["intermediate_dim"],
+                self.activation,
+                dropout=self.activation_dropout,
+                kernel_initializer=initializer(),
+                name="feed_forward",
+                dtype=self.dtype_policy,
+            ),
+            "norm": self.norm,
+            "epsilon": self.layer_norm_epsilon,
+            "dropout": self.dropout,
+            "name": f"{side}_block_{index}",
+            "dtype": self.dtype_policy,
+        }
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.hidden_dim)
+        self.token_embedding.build()
+        for parts in (self.encoder_parts, self.decoder_parts):
+            for part in parts.values():
+                if part is not None:
+                    part.build(shape)
+        for block in self.encoder_blocks:
+            block.build(shape)
+        for block in self.decoder_blocks:
+            block.build(shape, shape)
+        self.logits_bias = None
+        if self.use_logits_bias:
+            self.logits_bias = self.add_weight(
+                name="logits_bias", shape=(self.vocabulary_size,), initializer="zeros"
+            )
+        self.built = True
+
+    def call(
+        self,
+        encoder_token_ids=None,
+        encoder_padding_mask=None,
+        decoder_token_ids=None,
+        decoder_padding_mask=None,
+        *,
+        cache=None,
+        training=None,
+    ):
+        source, source_keep, target, keep = inputs_of_both(
+            encoder_token_ids,
+            encoder_padding_mask,
+            decoder_token_ids,
+            decoder_padding_mask,
+        )
+        if cache is not None:
+            return self.decode(target, keep, cache=cache, training=training)
+        encoded = self.encode(source, source_keep, training=training)
+        decoded = self.decode(target, keep, encoded=encoded, training=training)
+        sequence = encoded["encoder_sequence_output"]
+        return {"encoder_sequence_output": sequence, **decoded}
+
+    def encode(
+        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """The encoder alone, once a source.
+
+        Args:
+            token_ids: Int `[B, S]`.
+            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+            training: Whether dropout is active.
+
+        Returns:
+            A dict for `empty_cache` and `decode`: `encoder_sequence_output`
+            `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`).
+        """
+        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
+        x = self._embed(self.encoder_parts, token_ids, None, training)
+        x = run_encoder(self.encoder_blocks, x, keep=keep, training=training)
+        x = _after(self.encoder_parts, x)
+        return {"encoder_sequence_output": x, "encoder_padding_mask": keep}
+
+    def empty_cache(
+        self, encoded: dict[str, Any], kind: Any = KVCache, **settings: Any
+    ) -> list[Any]:
+        """One `EncoderDecoderCache` a decoder block, no token decoded yet.
+
+        The encoder's keys and values are projected here, and in no step.
+
+        Args:
+            encoded: What `encode` returned.
+            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
+            **settings: Of its `empty`.
+        """
+        sequence = encoded["encoder_sequence_output"]
+        keep = encoded["encoder_padding_mask"]
+        return caches_of(self.decoder_blocks, sequence, keep, kind, settings)
+
+    def decode(
+        self,
+        token_ids: Any,
+        padding_mask: Any = None,
+        *,
+        encoded: dict[str, Any] | None = None,
+        cache: list[Any] | None = None,
+        training: bool | None = None,
+    ) -> dict[str, Any]:
+        """The decoder alone: a whole target, a prompt, or one more token.
+
+        Args:
+            token_ids: Int `[B, T]`; with a cache only the new ones.
+            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+            encoded: What `encode` returned; not needed with a cache.
+            cache: Of `empty_cache`, or of the last call.
+            training: Whether dropout is active.
+
+        Returns:
+            A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
+            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
+        """
+        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
+        encoded = {} if encoded is None else encoded
+        positions = decoder_positions(token_ids, keep, cache)
+        rows = ops.maximum(positions, 0)  # -1 is padding: any row does for it
+        x = self._embed(self.decoder_parts, token_ids, rows, training)
+        x, new = run_decoder(
+            self.decoder_blocks,
+            x,
+            encoder_sequence=encoded.get("encoder_sequence_output"),
+            encoder_keep=encoded.get("encoder_padding_mask"),
+            keep=keep,
+            positions=positions,
+            cache=cache,
+            training=training,
+        )
+        x = _after(self.decoder_parts, x)  # [B, T, E]
+        outputs = {"sequence_output": x, "logits": self._logits(x)}
+        return outputs if cache is None else {**outputs, "cache": new}
+
+    def _embed(self, parts, token_ids, positions, training):
+        x = self.token_embedding(token_ids)  # [B, T, E]
+        if self.scale_embedding:
+            x = x * self.hidden_dim**0.5
+        if self.positions == LEARNED and self.position_offset:
+            if positions is None:
+                positions = ops.arange(ops.shape(x)[1], dtype="int32")
+            positions = positions + self.position_offset
+        x = parts["position"](x, positions=positions)
+        if parts["embedding_normalization"] is not None:
+            x = parts["embedding_normalization"](x)
+        return parts["dropout"](x, training=training)
+
+    def _logits(self, x):
+        logits = self.token_embedding(x, reverse=True)  # [B, T, V]
+        if self.logits_bias is None:
+            return logits
+        return logits + ops.cast(self.logits_bias, logits.dtype)
+
+    def get_config(self):
+        names = (
+            "vocabulary_size",
+            "num_layers",
+            "num_heads",
+            "hidden_dim",
+            "intermediate_dim",
+            "max_sequence_length",
+            "positions",
+            "position_offset",
+            "norm",
+            "scale_embedding",
+            "normalize_embedding",
+            "use_logits_bias",
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "activation",
+            "layer_norm_epsilon",
+        )
+        config = {name: getattr(self, name) for name in names}
+        return {**base_config(self), **config, "decoder": dict(self.decoder)}
+
+
+def _after(parts, x):
+    final = parts["final_normalization"]
+    return x if final is None else final(x)

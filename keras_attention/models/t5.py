@@ -1,0 +1,335 @@
+"""T5: an encoder and a decoder with relative positions."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.blocks.decoder_block import DecoderBlock
+from keras_attention.blocks.encoder_block import EncoderBlock
+from keras_attention.layers.feed_forward import FeedForward
+from keras_attention.layers.multi_head_attention import MultiHeadAttention
+from keras_attention.layers.relative_position_bias import RelativePositionBias
+from keras_attention.layers.rms_normalization import RMSNormalization
+from keras_attention.layers.token_embedding import TokenEmbedding
+from keras_attention.models.bert import base_config, initializer
+from keras_attention.models.encoder_decoder import (
+    caches_of,
+    decoder_positions,
+    ids_and_mask,
+    inputs_of_both,
+    run_decoder,
+    run_encoder,
+)
+from keras_attention.ops.cache import KVCache
+from keras_attention.ops.linear import linear
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class T5EncoderDecoder(keras.Model):
+    """T5-shaped model: RMS normalisation, no biases, positions as a bias of scores.
+
+    Each side has one table of relative positions, shared by its blocks. The defaults
+    are T5 small; T5 1.1 and FLAN are this with `activation="gelu_tanh", gated=True,
+    tied_head=False, scale_output=False`.
+
+    For generation call `encode` once, `empty_cache` with what it returned, and
+    `decode` with one more token a step.
+
+    Reference: Raffel et al., "Exploring the Limits of Transfer Learning with a
+    Unified Text-to-Text Transformer", 2019 (arXiv:1910.10683).
+
+    Args:
+        vocabulary_size: Number of tokens.
+        num_layers: Number of encoder blocks.
+        num_heads: Attention heads in each block of both sides.
+        hidden_dim: Size of the token vectors.
+        intermediate_dim: Size inside the feed-forward networks.
+        head_dim: Size of each head; heads need not fill `hidden_dim`.
+        num_decoder_layers: Number of decoder blocks; `num_layers` when `None`.
+        num_buckets: Of distances, in each table of relative positions.
+        max_distance: Distance from which on all share one bucket.
+        activation: Of the feed-forward networks.
+        gated: Whether these are gated.
+        tied_head: Whether the table of the tokens is the output head too.
+        scale_output: Whether what the head reads is divided by sqrt(hidden_dim).
+        dropout: Rate of dropout, everywhere.
+        layer_norm_epsilon: Of the normalisations.
+        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        encoder_token_ids: Int `[B, S]`, or a dict of the first four inputs.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+        decoder_token_ids: Int `[B, T]`: what was written so far, a start token first.
+        decoder_padding_mask: Bool or 0 / 1 `[B, T]`.
+        cache: Of `empty_cache`; the encoder is not run then.
+        training: Whether dropout is active.
+
+    Returns:
+        A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
+        `[B, T, hidden_dim]`, `logits` `[B, T, vocabulary_size]` and, with a `cache`
+        and in place of the first, the new `cache`.
+
+    Example:
+    >>> model = ka.T5EncoderDecoder(
+    ...     vocabulary_size=100,
+    ...     num_layers=2,
+    ...     num_heads=2,
+    ...     hidden_dim=16,
+    ...     intermediate_dim=32,
+    ...     head_dim=8,
+    ... )
+    >>> source, target = np.array([[5, 6, 7, 1]]), np.array([[0, 8, 9]])
+    >>> outputs = model(source, decoder_token_ids=target)
+    >>> tuple(outputs["logits"].shape)
+    (1, 3, 100)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        hidden_dim: int = 512,
+        intermediate_dim: int = 2048,
+        *,
+        head_dim: int = 64,
+        num_decoder_layers: int | None = None,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        activation: Any = "relu",
+        gated: bool = False,
+        tied_head: bool = True,
+        scale_output: bool = True,
+        dropout: float = 0.1,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.num_layers, self.num_heads = num_layers, num_heads
+        self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
+        self.head_dim = head_dim
+        self.num_decoder_layers = num_decoder_layers or num_layers
+        self.max_sequence_length = None
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        self.activation, self.gated = activation, gated
+        self.tied_head, self.scale_output = tied_head, scale_output
+        self.dropout = dropout
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.token_embedding = TokenEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            initializer=initializer(),
+            name="token_embedding",
+            dtype=self.dtype_policy,
+        )
+        self.encoder_position = self._position("encoder")
+        self.decoder_position = self._position("decoder")
+        self.encoder_blocks = [
+            EncoderBlock(**self._parts("encoder", index)) for index in range(num_layers)
+        ]
+        self.decoder_blocks = [
+            DecoderBlock(
+                cross_attention=self._attention("cross_attention", None),
+                **self._parts("decoder", index),
+            )
+            for index in range(self.num_decoder_layers)
+        ]
+        norms = {"epsilon": layer_norm_epsilon, "dtype": self.dtype_policy}
+        self.encoder_normalization = RMSNormalization(
+            name="encoder_normalization", **norms
+        )
+        self.decoder_normalization = RMSNormalization(
+            name="decoder_normalization", **norms
+        )
+        self.outer_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.build()
+
+    def _position(self, side):
+        return RelativePositionBias(
+            self.num_buckets,
+            self.max_distance,
+            bidirectional=side == "encoder",
+            initializer=initializer(),
+            name=f"{side}_relative_position",
+            dtype=self.dtype_policy,
+        )
+
+    def _attention(self, name, position):
+        return MultiHeadAttention(
+            self.num_heads,
+            self.head_dim,
+            position=position,
+            scale=1.0,
+            use_bias=False,
+            dropout=self.dropout,
+            kernel_initializer=initializer(),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def _parts(self, side, index):
+        position = getattr(self, f"{side}_position")
+        return {
+            "attention": self._attention("attention", position),
+            "feed_forward": FeedForward(
+                self.intermediate_dim,
+                self.activation,
+                gated=self.gated,
+                use_bias=False,
+                dropout=self.dropout,
+                kernel_initializer=initializer(),
+                name="feed_forward",
+                dtype=self.dtype_policy,
+            ),
+            "norm": "pre",
+            "normalization": "rms",
+            "epsilon": self.layer_norm_epsilon,
+            "dropout": self.dropout,
+            "name": f"{side}_block_{index}",
+            "dtype": self.dtype_policy,
+        }
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.hidden_dim)
+        self.token_embedding.build()
+        for block in self.encoder_blocks:
+            block.build(shape)
+        for block in self.decoder_blocks:
+            block.build(shape, shape)
+        self.encoder_normalization.build(shape)
+        self.decoder_normalization.build(shape)
+        self.head = None
+        if not self.tied_head:
+            self.head = self.add_weight(
+                name="head",
+                shape=(self.hidden_dim, self.vocabulary_size),
+                initializer=initializer(),
+            )
+        self.built = True
+
+    def call(
+        self,
+        encoder_token_ids=None,
+        encoder_padding_mask=None,
+        decoder_token_ids=None,
+        decoder_padding_mask=None,
+        *,
+        cache=None,
+        training=None,
+    ):
+        source, source_keep, target, keep = inputs_of_both(
+            encoder_token_ids,
+            encoder_padding_mask,
+            decoder_token_ids,
+            decoder_padding_mask,
+        )
+        if cache is not None:
+            return self.decode(target, keep, cache=cache, training=training)
+        encoded = self.encode(source, source_keep, training=training)
+        decoded = self.decode(target, keep, encoded=encoded, training=training)
+        sequence = encoded["encoder_sequence_output"]
+        return {"encoder_sequence_output": sequence, **decoded}
+
+    def encode(
+        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
+        """The encoder alone, once a source.
+
+        Args:
+            token_ids: Int `[B, S]`.
+            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+            training: Whether dropout is active.
+
+        Returns:
+            A dict for `empty_cache` and `decode`: `encoder_sequence_output`
+            `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`).
+        """
+        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
+        x = self.outer_dropout(self.token_embedding(token_ids), training=training)
+        x = run_encoder(self.encoder_blocks, x, keep=keep, training=training)
+        x = self.outer_dropout(self.encoder_normalization(x), training=training)
+        return {"encoder_sequence_output": x, "encoder_padding_mask": keep}
+
+    def empty_cache(
+        self, encoded: dict[str, Any], kind: Any = KVCache, **settings: Any
+    ) -> list[Any]:
+        """One `EncoderDecoderCache` a decoder block, no token decoded yet.
+
+        The encoder's keys and values are projected here, and in no step.
+
+        Args:
+            encoded: What `encode` returned.
+            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
+            **settings: Of its `empty`.
+        """
+        sequence = encoded["encoder_sequence_output"]
+        keep = encoded["encoder_padding_mask"]
+        return caches_of(self.decoder_blocks, sequence, keep, kind, settings)
+
+    def decode(
+        self,
+        token_ids: Any,
+        padding_mask: Any = None,
+        *,
+        encoded: dict[str, Any] | None = None,
+        cache: list[Any] | None = None,
+        training: bool | None = None,
+    ) -> dict[str, Any]:
+        """The decoder alone: a whole target, a prompt, or one more token.
+
+        Args:
+            token_ids: Int `[B, T]`; with a cache only the new ones.
+            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+            encoded: What `encode` returned; not needed with a cache.
+            cache: Of `empty_cache`, or of the last call.
+            training: Whether dropout is active.
+
+        Returns:
+            A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
+            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
+        """
+        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
+        encoded = {} if encoded is None else encoded
+        x = self.outer_dropout(self.token_embedding(token_ids), training=training)
+        x, new = run_decoder(
+            self.decoder_blocks,
+            x,
+            encoder_sequence=encoded.get("encoder_sequence_output"),
+            encoder_keep=encoded.get("encoder_padding_mask"),
+            keep=keep,
+            positions=decoder_positions(token_ids, keep, cache),
+            cache=cache,
+            training=training,
+        )
+        x = self.outer_dropout(self.decoder_normalization(x), training=training)
+        outputs = {"sequence_output": x, "logits": self._logits(x)}
+        return outputs if cache is None else {**outputs, "cache": new}
+
+    def _logits(self, x):
+        if self.scale_output:
+            x = x * self.hidden_dim**-0.5
+        if self.head is None:
+            return self.token_embedding(x, reverse=True)  # [B, T, V]
+        return linear(x, ops.cast(self.head, x.dtype))  # [B, T, V]
+
+    def get_config(self):
+        names = (
+            "vocabulary_size",
+            "num_layers",
+            "num_heads",
+            "hidden_dim",
+            "intermediate_dim",
+            "head_dim",
+            "num_decoder_layers",
+            "num_buckets",
+            "max_distance",
+            "activation",
+            "gated",
+            "tied_head",
+            "scale_output",
+            "dropout",
+            "layer_norm_epsilon",
+        )
+        return {**base_config(self), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,154 @@
+"""BART as Hugging Face writes it: config.json and the names of its tensors."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from keras_attention.models.seq2seq import Seq2SeqTransformer
+from keras_attention.weights import configs
+from keras_attention.weights.parts_hf import attention, linear, norm
+from keras_attention.weights.rules import Layout, Rule
+
+MODEL_TYPES = ("bart",)
+PREFIXES = ("model.",)
+OUTSIDE = ("final_logits_bias",)
+IGNORED = {
+    "encoder.embed_tokens.weight": "the shared table once more",
+    "decoder.embed_tokens.weight": "the shared table once more",
+    "lm_head.weight": "the shared table once more",
+}
+# config.json entry -> constructor argument.
+ARGUMENTS = {
+    "vocab_size": "vocabulary_size",
+    "d_model": "hidden_dim",
+    "encoder_layers": "num_layers",
+    "encoder_attention_heads": "num_heads",
+    "encoder_ffn_dim": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "scale_embedding": "scale_embedding",
+}
+DECODER = {
+    "decoder_layers": "num_layers",
+    "decoder_attention_heads": "num_heads",
+    "decoder_ffn_dim": "intermediate_dim",
+}
+# Options that change the numbers, with the one value that is computed. Files of today
+# have the first only; the others are in those of the first years.
+COMPUTED = {
+    "tie_word_embeddings": True,
+    "normalize_before": False,
+    "normalize_embedding": True,
+    "add_final_layer_norm": False,
+    "static_position_embeddings": False,
+    "extra_pos_embeddings": 2,
+}
+# What BART is beyond the sizes of a config.
+SHAPE = {
+    "positions": "learned",
+    "position_offset": 2,
+    "norm": "post",
+    "normalize_embedding": True,
+}
+ROW = Layout("a row", lambda x, shape: x.reshape(shape), lambda x: x.reshape(1, -1))
+
+
+def writes(model: Seq2SeqTransformer) -> bool:
+    """Whether the options are those of BART."""
+    return all(getattr(model, name) == value for name, value in SHAPE.items())
+
+
+def build(config: dict, names: Collection[str]) -> Seq2SeqTransformer:
+    """The model of a config.json; with a bias of logits if the tensors have one."""
+    configs.refuse_others(config, COMPUTED)
+    return Seq2SeqTransformer(**arguments(config, names), **SHAPE, name="bart")
+
+
+def arguments(config: dict, names: Collection[str]) -> dict[str, Any]:
+    """What BART and Marian read alike.
+
+    Args:
+        config: The parsed config.json.
+        names: Of the tensors.
+    """
+    return {
+        **configs.take(config, ARGUMENTS),
+        "decoder": configs.take(config, DECODER),
+        "activation": configs.activation(config, "activation_function"),
+        "use_logits_bias": "final_logits_bias" in names,
+    }
+
+
+def config_of(model: Seq2SeqTransformer) -> dict[str, Any]:
+    """The config.json of a model: `build` read backwards."""
+    kind = "ForConditionalGeneration" if model.use_logits_bias else "Model"
+    entries = {"architectures": [f"Bart{kind}"], "model_type": "bart"}
+    return {**entries, **entries_of(model)}
+
+
+def entries_of(model: Seq2SeqTransformer) -> dict[str, Any]:
+    """`arguments` read backwards.
+
+    Args:
+        model: Of BART's or of Marian's shape.
+    """
+    ours = model.get_config()
+    if model.attention_dropout is None:
+        ours["attention_dropout"] = model.dropout
+    decoder = {**{name: ours[name] for name in DECODER.values()}, **model.decoder}
+    return {
+        "is_encoder_decoder": True,
+        "activation_function": configs.activation_name(model.activation),
+        **{theirs: ours[name] for theirs, name in ARGUMENTS.items()},
+        **{theirs: decoder[name] for theirs, name in DECODER.items()},
+    }
+
+
+def rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
+    """The table: every tensor of the checkpoint, every variable of the model."""
+    sides = {"encoder": model.encoder_parts, "decoder": model.decoder_parts}
+    for side, parts in sides.items():
+        table = parts["position"].embeddings
+        yield Rule(f"{side}.embed_positions.weight", table)
+        yield from norm(f"{side}.layernorm_embedding", parts["embedding_normalization"])
+    yield from shared_rules(model)
+
+
+def shared_rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
+    """What BART and Marian call alike: all but positions and their normalisation.
+
+    Args:
+        model: The model.
+    """
+    yield Rule("shared.weight", model.token_embedding.embeddings)
+    for index, block in enumerate(model.encoder_blocks):
+        yield from _block(f"encoder.layers.{index}", block)
+    for index, block in enumerate(model.decoder_blocks):
+        prefix = f"decoder.layers.{index}"
+        yield from _block(prefix, block)
+        yield from _attention(f"{prefix}.encoder_attn", block.cross_attention)
+        after = block.cross_residual.normalization
+        yield from norm(f"{prefix}.encoder_attn_layer_norm", after)
+    if model.logits_bias is not None:
+        yield Rule("final_logits_bias", model.logits_bias, ROW)
+
+
+def _block(prefix: str, block: Any) -> Iterator[Rule]:
+    yield from _attention(f"{prefix}.self_attn", block.attention)
+    after = block.attention_residual.normalization
+    yield from norm(f"{prefix}.self_attn_layer_norm", after)
+    yield from linear(f"{prefix}.fc1", block.feed_forward.intermediate)
+    yield from linear(f"{prefix}.fc2", block.feed_forward.output_projection)
+    after = block.feed_forward_residual.normalization
+    yield from norm(f"{prefix}.final_layer_norm", after)
+
+
+def _attention(prefix: str, layer: Any) -> Iterator[Rule]:
+    yield from attention(
+        layer,
+        query=f"{prefix}.q_proj",
+        key=f"{prefix}.k_proj",
+        value=f"{prefix}.v_proj",
+        output=f"{prefix}.out_proj",
+    )

@@ -1,0 +1,50 @@
+"""RoBERTa and XLM-R as Hugging Face writes them: BERT's tensors, other positions."""
+
+from collections.abc import Collection
+from typing import Any
+
+from keras_attention.models.bert import BertEncoder
+from keras_attention.weights import bert_hf, configs
+
+MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
+PREFIXES = ("roberta.",)
+IGNORED = bert_hf.IGNORED
+ARGUMENTS = {
+    theirs: ours
+    for theirs, ours in bert_hf.ARGUMENTS.items()
+    if ours != "max_sequence_length"
+}
+
+rules = bert_hf.rules
+
+
+def writes(model: BertEncoder) -> bool:
+    """Whether positions are counted over real tokens."""
+    return model.position_offset is not None and model.num_segments > 0
+
+
+def build(config: dict, names: Collection[str]) -> BertEncoder:
+    """The encoder of a config.json; with a pooler if the tensors have one."""
+    configs.refuse_others(config, bert_hf.COMPUTED)
+    configs.require(config, ("max_position_embeddings", "pad_token_id"))
+    offset = config["pad_token_id"] + 1
+    return BertEncoder(
+        **configs.take(config, ARGUMENTS),
+        max_sequence_length=config["max_position_embeddings"] - offset,
+        position_offset=offset,
+        activation=configs.activation(config, "hidden_act"),
+        pooler="pooler.dense.weight" in names,
+        name="roberta",
+    )
+
+
+def config_of(model: BertEncoder) -> dict[str, Any]:
+    """The config.json of an encoder: `build` read backwards."""
+    offset = model.position_offset or 0
+    return {
+        **bert_hf.config_of(model),
+        "architectures": ["RobertaModel"],
+        "model_type": "roberta",
+        "max_position_embeddings": model.max_sequence_length + offset,
+        "pad_token_id": offset - 1,
+    }
