@@ -33,8 +33,10 @@ _DEFINED_IN = {
     "KVCache": "ops.cache",
     "LocalAttention": "layers.local_attention",
     "LongformerAttention": "layers.longformer_attention",
+    "MaskedLM": "tasks.masked_lm",
     "MonotonicAttention": "layers.monotonic_attention",
     "MultiHeadAttention": "layers.multi_head_attention",
+    "NextSentence": "tasks.next_sentence",
     "PatchEmbedding": "layers.patch_embedding",
     "PositionEmbedding": "layers.position_embedding",
     "QuestionAnswerer": "tasks.question_answerer",
@@ -59,6 +61,7 @@ _DEFINED_IN = {
     "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
     "coverage_loss": "ops.coverage",
+    "entity_scores": "training.entity_scores",
     "export_model": "export.api",
     "fine_tune": "training.fine_tuning",
     "fine_tuning_optimizer": "training.fine_tuning",
@@ -158,6 +161,8 @@ if TYPE_CHECKING:
     from keras_attention.tasks.image_classifier import (
         ImageClassifier as ImageClassifier,
     )
+    from keras_attention.tasks.masked_lm import MaskedLM as MaskedLM
+    from keras_attention.tasks.next_sentence import NextSentence as NextSentence
     from keras_attention.tasks.question_answerer import (
         QuestionAnswerer as QuestionAnswerer,
     )
@@ -173,6 +178,7 @@ if TYPE_CHECKING:
         assert_padding_invariant as assert_padding_invariant,
     )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.training.entity_scores import entity_scores as entity_scores
     from keras_attention.training.fine_tuning import fine_tune as fine_tune
     from keras_attention.training.fine_tuning import (
         fine_tuning_optimizer as fine_tuning_optimizer,

@@ -131,6 +131,43 @@ def test_cached_steps_are_the_whole_sequence(tmp_path):
     assert "[[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]" in said
 
 
+def data_folder(name):
+    """A data set's folder, or a skip with the reason."""
+    named = os.environ.get("KERAS_ATTENTION_DATA")
+    folder = Path(named or "nowhere", name)
+    if not folder.is_dir():
+        pytest.skip(f"needs {name}/ in the folder that KERAS_ATTENTION_DATA names")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("10_movie_reviews.py", "mr_sentence_polarity", "held-out accuracy"),
+        ("11_intents.py", "clinc150", "held-out accuracy"),
+        ("12_entities.py", "wnut17_ner", "held-out F1 of entities"),
+        ("13_questions.py", "xquad", "held-out exact match"),
+    ],
+)
+def test_a_few_examples_of_a_data_set_are_trained_on(name, data, said, tmp_path):
+    options = ["--weights", minilm_folder(), "--data", data_folder(data)]
+    small = [*options, "--limit", 40, "--epochs", 1]
+    for frozen in ([], ["--frozen"]):
+        assert said in run(name, *small, *frozen, folder=tmp_path)
+
+
+def test_a_changed_data_set_is_refused(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    shared = runpy.run_path(str(ROOT / "examples" / "_shared.py"))
+    with pytest.raises(SystemExit, match=r"neither a\.txt nor a\.txt\.gz"):
+        shared["data_file"](tmp_path, "a.txt", "", "")
+    (tmp_path / "a.txt").write_text("other")
+    with pytest.raises(SystemExit, match=r"a\.txt is not the file"):
+        shared["data_file"](tmp_path, "a.txt", "", "0" * 64)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_readme_shows_what_export_prints(tmp_path):

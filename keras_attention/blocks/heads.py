@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.linear import linear
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -123,6 +125,74 @@ class ClassificationHead(keras.layers.Layer):
             "num_classes": self.num_classes,
             "hidden_activation": self.hidden_activation,
             "dropout": self.dropout_rate,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable("keras_attention")
+class MaskedTokenHead(keras.layers.Layer):
+    """BERT's masked-token head: a layer, a normalisation, the table of the tokens.
+
+    Reference: Devlin et al., 2018 (arXiv:1810.04805), section 3.1.
+
+    Args:
+        vocabulary_size: Number of logits.
+        activation: Of the layer.
+        epsilon: Of the normalisation.
+        kernel_initializer: Of the layer.
+        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        features: `[..., E]`.
+        table: The embeddings of the tokens `[V, E]`, which are the last matrix too.
+
+    Returns:
+        `[..., V]`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        *,
+        activation: Any = "gelu",
+        epsilon: float = 1e-12,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.activation, self.epsilon = activation, epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.normalization = LayerNormalization(
+            epsilon=epsilon, name="normalization", dtype=self.dtype_policy
+        )
+
+    def build(self, features_shape):
+        self.transform = Projection(
+            (features_shape[-1],),
+            activation=get_activation(self.activation),
+            kernel_initializer=self.kernel_initializer,
+            name="transform",
+            dtype=self.dtype_policy,
+        )
+        self.transform.build(features_shape)
+        self.normalization.build(features_shape)
+        self.bias = self.add_weight(
+            name="bias", shape=(self.vocabulary_size,), initializer="zeros"
+        )
+        self.built = True
+
+    def call(self, features, table):
+        x = self.normalization(self.transform(features))  # [..., E]
+        table = ops.cast(table, x.dtype)
+        return linear(x, ops.transpose(table), ops.cast(self.bias, x.dtype))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "activation": self.activation,
+            "epsilon": self.epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 

@@ -12,7 +12,13 @@ from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.seq2seq import Seq2SeqTransformer
 from keras_attention.models.t5 import T5EncoderDecoder
 from keras_attention.models.vit import VisionTransformer
+from keras_attention.tasks._shared import probabilities
+from keras_attention.tasks.masked_lm import MaskedLM
+from keras_attention.tasks.next_sentence import NextSentence
+from keras_attention.tasks.question_answerer import QuestionAnswerer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
+from keras_attention.tasks.text_classifier import TextClassifier
+from keras_attention.tasks.token_classifier import TokenClassifier
 
 SEQUENCE = ("batch", "sequence")
 TEXT = {"text": TensorInfo("string", ("batch",))}
@@ -104,6 +110,56 @@ def _bert_encoder(model: BertEncoder) -> list[Signature]:
     return _from_ids(model, outputs, segments=model.num_segments > 0)
 
 
+def _text_classifier(model: TextClassifier) -> list[Signature]:
+    shape = ("batch", len(model.labels))
+    return _scored(model, "classify", "scores", shape, model.scores)
+
+
+def _token_classifier(model: TokenClassifier) -> list[Signature]:
+    shape = (*SEQUENCE, len(model.labels))
+    return _scored(model, "tag", "scores", shape, probabilities)
+
+
+def _masked_lm(model: MaskedLM) -> list[Signature]:
+    shape = (*SEQUENCE, model.backbone.vocabulary_size)
+    return _scored(model, "fill", "scores", shape, probabilities)
+
+
+def _question_answerer(model: QuestionAnswerer) -> list[Signature]:
+    """Question and context are one row of ids: pairs are put together by the caller."""
+    shape = ("batch", 2, "sequence")
+    return _scored(model, "answer", "logits", shape, lambda logits: logits, text=False)
+
+
+def _next_sentence(model: NextSentence) -> list[Signature]:
+    return _scored(model, "follow", "scores", ("batch", 2), probabilities, text=False)
+
+
+def _scored(
+    model: Any,
+    job: str,
+    output: str,
+    shape: tuple[int | str, ...],
+    scores: Callable,
+    *,
+    text: bool = True,
+) -> list[Signature]:
+    """A task's answer from text, under the name of the job, and from ids."""
+    segments = bool(getattr(model.backbone, "num_segments", 0))
+    outputs = {output: TensorInfo("float32", shape)}
+
+    def answer(**ids):
+        return {output: scores(model(ids, training=False))}
+
+    ids, limits = _ids(segments=segments), _limits(model.backbone, segments=segments)
+    signatures = [Signature(f"{job}_ids", answer, ids, outputs, **limits)]
+    if model.tokenizer is None or not text:
+        return signatures
+    tokens = "sequence" in shape
+    from_text = _from_text(job, answer, outputs, model.tokenizer, tokens=tokens)
+    return [from_text, *signatures]
+
+
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
     outputs = {"logits": TensorInfo("float32", (*SEQUENCE, model.vocabulary_size))}
     return _from_ids(model, outputs, segments=False)
@@ -166,6 +222,11 @@ def _encoder_decoder(model: Any) -> list[Signature]:
 
 
 _JOBS = {
+    TextClassifier: _text_classifier,
+    TokenClassifier: _token_classifier,
+    MaskedLM: _masked_lm,
+    NextSentence: _next_sentence,
+    QuestionAnswerer: _question_answerer,
     SentenceEncoder: _sentence_encoder,
     BertEncoder: _bert_encoder,
     GPTDecoder: _gpt_decoder,

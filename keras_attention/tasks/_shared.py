@@ -37,6 +37,13 @@ def run_backbone(backbone: Any, inputs: dict[str, Any], training: Any) -> Any:
     return backbone(given, training=training if backbone.trainable else False)
 
 
+def freeze_unread_pooler(task: Any) -> None:
+    """A pooler that the task does not read is not trained: it has no gradient."""
+    pooler = getattr(task.backbone, "pooler", None)
+    if pooler is not None and getattr(task, "pooling", None) != "pooled":
+        pooler.trainable = False
+
+
 def probabilities(logits: Any, mask: Any = None) -> Any:
     """Logits `[..., C]` as probabilities over the last axis, in float32 or wider.
 

@@ -15,6 +15,7 @@ from keras_attention.tasks._shared import (
     batches_by_length,
     check_same_number,
     check_texts,
+    freeze_unread_pooler,
     padding_of,
     parts_config,
     probabilities,
@@ -88,6 +89,7 @@ class QuestionAnswerer(keras.Model):
             name="head",
             dtype=self.dtype_policy,
         )
+        freeze_unread_pooler(self)
         self.build()
 
     def build(self, input_shape=None):

@@ -16,6 +16,7 @@ from keras_attention.tasks._shared import (
     check_labels,
     check_same_number,
     check_texts,
+    freeze_unread_pooler,
     label_ids,
     padding_of,
     parts_config,
@@ -99,6 +100,7 @@ class TextClassifier(keras.Model):
             name="head",
             dtype=self.dtype_policy,
         )
+        freeze_unread_pooler(self)
         self.build()
 
     def build(self, input_shape=None):

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attention.tasks._shared import freeze_unread_pooler
 from keras_attention.training.schedules import WarmupLinearDecay
 
 
@@ -87,6 +88,7 @@ def fine_tune(
     ```
     """
     model.backbone.trainable = not freeze_backbone
+    freeze_unread_pooler(model)
     trained = model
     arguments = model.compile_arguments()
     if freeze_backbone and hasattr(model, "features"):

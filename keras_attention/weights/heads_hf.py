@@ -10,7 +10,14 @@ from typing import Any
 
 import keras
 
-from keras_attention.weights.rules import Rule
+from keras_attention.tasks.image_classifier import ImageClassifier
+from keras_attention.tasks.masked_lm import MaskedLM
+from keras_attention.tasks.next_sentence import NextSentence
+from keras_attention.tasks.question_answerer import QuestionAnswerer
+from keras_attention.tasks.text_classifier import TextClassifier
+from keras_attention.tasks.token_classifier import TokenClassifier
+from keras_attention.weights import configs, families
+from keras_attention.weights.rules import FLAT, LINEAR, SAME, Rule
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,222 @@ class Head:
     ignored: Mapping[str, str] = field(default_factory=dict)
 
 
-HEADS: tuple[Head, ...] = ()
+# Family -> (activation of a hidden layer, its tensors, the last map's tensors).
+CLASSIFIERS = {
+    "bert": (None, None, "classifier"),
+    "roberta": ("tanh", "classifier.dense", "classifier.out_proj"),
+    "distilbert": ("relu", "pre_classifier", "classifier"),
+}
+# Family -> tensors of the masked-token head: layer, normalisation, bias.
+MASKED = {
+    "bert": (
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions.bias",
+    ),
+    "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+    "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+}
+TIED = "the table of the token vectors, or its bias, once more"
+
+
+def _labels(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("id2label") or {}
+    number = len(names) or config.get("num_labels", 2)
+    by_id = {int(place): name for place, name in names.items()}
+    return [by_id.get(place, f"LABEL_{place}") for place in range(number)]
+
+
+def _label_config(model: Any) -> dict[str, Any]:
+    return {
+        "id2label": {str(place): name for place, name in enumerate(model.labels)},
+        "label2id": {name: place for place, name in enumerate(model.labels)},
+    }
+
+
+def _dropout(config: Mapping[str, Any]) -> float:
+    entries = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob")
+    rates = [config[name] for name in entries if config.get(name) is not None]
+    return rates[0] if rates else 0.0
+
+
+def _family(model: Any, table: Mapping[str, Any]) -> str:
+    family = families.family_of_model(model.backbone)
+    for name in family.MODEL_TYPES if family else ():
+        if name in table:
+            return name
+    raise ValueError(
+        "transformers has no such head on this backbone. Supported families: "
+        f"{', '.join(table)}. Received: {type(model).__name__} on "
+        f"{type(model.backbone).__name__}"
+    )
+
+
+def _of_family(config: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
+    name = config.get("model_type", "")
+    if name not in table:
+        raise ValueError(
+            f"No such head for this family here. Supported: {', '.join(table)}. "
+            f"Received: model_type={name!r}"
+        )
+    return table[name]
+
+
+def _linear(name: str, projection: Any) -> Iterator[Rule]:
+    yield Rule(f"{name}.weight", projection.kernel, LINEAR)
+    yield Rule(f"{name}.bias", projection.bias, FLAT)
+
+
+def _text_classifier(backbone, tokenizer, config, names):
+    activation, _, _ = _of_family(config, CLASSIFIERS)
+    problem, labels = config.get("problem_type"), _labels(config)
+    one = len(labels) == 1 and problem is None
+    if problem == "regression" or one:
+        raise ValueError(
+            "A model that predicts a number is no classifier; load it with "
+            "task='backbone'. Supported: 'single_label_classification', "
+            "'multi_label_classification'. "
+            f"Received: problem_type={problem!r}, {len(labels)} labels"
+        )
+    return TextClassifier(
+        backbone,
+        labels,
+        tokenizer,
+        multi_label=problem == "multi_label_classification",
+        pooling="first" if activation else None,
+        hidden_activation=activation,
+        dropout=_dropout(config),
+    )
+
+
+def _text_classifier_rules(model):
+    activation, hidden, last = CLASSIFIERS[_family(model, CLASSIFIERS)]
+    pooling = "first" if activation else "pooled"
+    if (model.hidden_activation, model.pooling) != (activation, pooling):
+        raise ValueError(
+            "transformers computes this family's classifier in another way: "
+            f"pooling={pooling!r}, hidden_activation={activation!r}. Save the model "
+            f"as .keras. Received: pooling={model.pooling!r}, "
+            f"hidden_activation={model.hidden_activation!r}"
+        )
+    if hidden:
+        yield from _linear(hidden, model.head.hidden)
+    yield from _linear(last, model.head.output_projection)
+
+
+def _text_classifier_config(model):
+    single = "single_label_classification"
+    problem = "multi_label_classification" if model.multi_label else single
+    rate = "classifier_dropout"
+    if _family(model, CLASSIFIERS) == "distilbert":
+        rate = "seq_classif_dropout"
+    return {**_label_config(model), "problem_type": problem, rate: model.dropout}
+
+
+def _token_classifier(backbone, tokenizer, config, names):
+    labels, dropout = _labels(config), _dropout(config)
+    return TokenClassifier(backbone, labels, tokenizer, dropout=dropout)
+
+
+def _question_answerer(backbone, tokenizer, config, names):
+    dropout = config.get("qa_dropout", 0.0)
+    return QuestionAnswerer(backbone, tokenizer, dropout=dropout)
+
+
+def _masked_lm(backbone, tokenizer, config, names):
+    _of_family(config, MASKED)
+    configs.refuse_others(config, {"tie_word_embeddings": True})
+    activation = "gelu" if config["model_type"] == "roberta" else None
+    return MaskedLM(backbone, tokenizer, activation=activation)
+
+
+def _masked_lm_rules(model):
+    layer, norm, bias = MASKED[_family(model, MASKED)]
+    yield from _linear(layer, model.head.transform)
+    yield Rule(f"{norm}.weight", model.head.normalization.gamma, SAME)
+    yield Rule(f"{norm}.bias", model.head.normalization.beta, SAME)
+    yield Rule(bias, model.head.bias, SAME)
+
+
+def _image_classifier(backbone, tokenizer, config, names):
+    return ImageClassifier(backbone, _labels(config))
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda model: isinstance(model, kind)
+
+
+def _last(name: str) -> Callable[[Any], Iterator[Rule]]:
+    return lambda model: _linear(name, model.head.output_projection)
+
+
+_MASKED_LM = {
+    "task": "masked_lm",
+    "build": _masked_lm,
+    "matches": _is(MaskedLM),
+    "rules": _masked_lm_rules,
+    "config_of": lambda model: {"tie_word_embeddings": True},
+}
+_TIED: dict[str, str] = dict.fromkeys(
+    (
+        "cls.predictions.decoder.*",
+        "lm_head.decoder.*",
+        "vocab_projector.weight",
+    ),
+    TIED,
+)
+HEADS: tuple[Head, ...] = (
+    Head(
+        "ForSequenceClassification",
+        "text_classifier",
+        _text_classifier,
+        _is(TextClassifier),
+        _text_classifier_rules,
+        _text_classifier_config,
+    ),
+    Head(
+        "ForTokenClassification",
+        "token_classifier",
+        _token_classifier,
+        _is(TokenClassifier),
+        _last("classifier"),
+        lambda model: {**_label_config(model), "classifier_dropout": model.dropout},
+    ),
+    Head(
+        "ForQuestionAnswering",
+        "question_answerer",
+        _question_answerer,
+        _is(QuestionAnswerer),
+        _last("qa_outputs"),
+        lambda model: {},
+    ),
+    Head("ForMaskedLM", **_MASKED_LM, ignored=_TIED),
+    Head(
+        "ForPreTraining",
+        **_MASKED_LM,
+        ignored={
+            **_TIED,
+            "cls.seq_relationship.*": "next sentence: ask for task='next_sentence'",
+        },
+    ),
+    Head(
+        "ForNextSentencePrediction",
+        "next_sentence",
+        lambda backbone, tokenizer, config, names: NextSentence(backbone, tokenizer),
+        _is(NextSentence),
+        _last("cls.seq_relationship"),
+        lambda model: {},
+        {"cls.predictions.*": "masked tokens: ask for task='masked_lm'"},
+    ),
+    Head(
+        "ForImageClassification",
+        "image_classifier",
+        _image_classifier,
+        _is(ImageClassifier),
+        _last("classifier"),
+        _label_config,
+    ),
+)
 
 
 def of_config(config: Mapping[str, Any]) -> Head | None:

@@ -1,0 +1,108 @@
+"""Tokens hidden at random, to be predicted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_attention.tasks._batches import IGNORED, PaddedBatches
+from keras_attention.tasks._shared import padding_of
+
+
+class MaskedBatches(PaddedBatches):
+    """Batches whose targets are the tokens that were hidden, others each time.
+
+    Args:
+        rows: One dict of arrays a row.
+        tokenizer: That made them.
+        mask_id: The id that hides a token.
+        mask_rate: Share of the tokens that are to be predicted.
+        continuing_prefix: What marks a token that continues a word, to choose whole
+            words; `None` chooses tokens.
+        batch_size: Rows at a time.
+        shuffle: Whether rows come in another order each epoch.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict[str, np.ndarray]],
+        tokenizer: Any,
+        *,
+        mask_id: int,
+        mask_rate: float,
+        continuing_prefix: str | None,
+        batch_size: int,
+        shuffle: bool,
+    ):
+        if not 0 < mask_rate < 1:
+            raise ValueError(
+                f"`mask_rate` must lie between 0 and 1. Received: mask_rate={mask_rate}"
+            )
+        self._mask_id, self._rate = mask_id, mask_rate
+        vocabulary = tokenizer.vocabulary
+        special = set(np.unique(np.asarray(tokenizer([""], [""])["token_ids"])))
+        special |= {mask_id, tokenizer.pad_token_id}
+        self._special = np.isin(np.arange(len(vocabulary)), list(special))
+        self._continues = np.zeros(len(vocabulary), bool)
+        if continuing_prefix is not None:
+            starts = [token.startswith(continuing_prefix) for token in vocabulary]
+            self._continues = np.array(starts)
+        self._draw = np.random.default_rng(0)
+        super().__init__(
+            rows,
+            np.zeros(len(rows)),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            padding=padding_of(tokenizer),
+        )
+
+    def batch_of(self, chosen):
+        inputs, _ = super().batch_of(chosen)
+        ids = inputs["token_ids"]
+        hidden, targets = hide_tokens(
+            ids,
+            may_hide=inputs["padding_mask"] & ~self._special[ids],
+            continues=self._continues[ids],
+            mask_id=self._mask_id,
+            rate=self._rate,
+            num_tokens=len(self._special),
+            random=self._draw,
+        )
+        return {**inputs, "token_ids": hidden}, targets
+
+
+def hide_tokens(
+    ids: np.ndarray,
+    *,
+    may_hide: np.ndarray,
+    continues: np.ndarray,
+    mask_id: int,
+    rate: float,
+    num_tokens: int,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hides tokens as BERT does: 80 % masked, 10 % random, 10 % as they are.
+
+    Args:
+        ids: `[B, T]`.
+        may_hide: Bool `[B, T]`: no padding, no special token.
+        continues: Bool `[B, T]`: tokens that share the fate of the one before.
+        mask_id: The id that hides a token.
+        rate: Share of the tokens to be predicted.
+        num_tokens: Of the vocabulary.
+        random: Draws.
+
+    Returns:
+        The ids with tokens hidden, and the targets: the id that was there at a chosen
+        token, -100 elsewhere.
+    """
+    word = np.cumsum(~continues, axis=1) - 1  # [B, T]
+    word = np.maximum(word, 0)
+    draws = random.random(ids.shape)
+    chosen = np.take_along_axis(draws, word, axis=1) < rate
+    chosen &= may_hide
+    fate = random.random(ids.shape)
+    other = random.integers(0, num_tokens, ids.shape)
+    hidden = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, other, ids))
+    hidden = np.where(chosen, hidden, ids).astype(ids.dtype)
+    return hidden, np.where(chosen, ids, IGNORED).astype("int32")

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from keras_attention.tasks._batches import IGNORED, PaddedBatches
+from keras_attention.tasks._shared import batches_by_length, label_ids
+
+LENGTHS = [3, 11, 5, 2, 7, 3, 13]
+
+
+def rows():
+    return [
+        {"token_ids": np.full(n, place + 1, "int32")} for place, n in enumerate(LENGTHS)
+    ]
+
+
+def test_each_row_comes_once_an_epoch_with_its_target_and_its_mask():
+    batches = PaddedBatches(
+        rows(), np.arange(7), batch_size=3, padding={"token_ids": 99}
+    )
+    for _ in range(2):
+        seen = []
+        for index in range(batches.num_batches):
+            inputs, targets = batches[index]
+            keep = inputs["padding_mask"]
+            assert (inputs["token_ids"][~keep] == 99).all()
+            for ids, mask, target in zip(
+                inputs["token_ids"], keep, targets, strict=True
+            ):
+                assert ids[mask].tolist() == [target + 1] * LENGTHS[target]
+                seen.append(target)
+        assert sorted(seen) == list(range(7))
+        batches.on_epoch_end()
+
+
+def test_rows_come_in_another_order_each_epoch_or_in_one():
+    def order(batches):
+        return [batches[i][1].tolist() for i in range(batches.num_batches)]
+
+    shuffled = PaddedBatches(rows(), np.arange(7), batch_size=2)
+    before = order(shuffled)
+    shuffled.on_epoch_end()
+    assert order(shuffled) != before
+    kept = PaddedBatches(rows(), np.arange(7), batch_size=2, shuffle=False)
+    before = order(kept)
+    kept.on_epoch_end()
+    assert order(kept) == before
+
+
+def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axis():
+    for seed in range(5):
+        batches = PaddedBatches(rows(), np.arange(7), batch_size=2, seed=seed)
+        sizes = [batches[i][0]["token_ids"].shape[1] for i in range(4)]
+        assert sizes[0] == max(sizes)
+        assert sizes[1] == min(sizes)
+
+
+def test_targets_of_tokens_are_padded_with_what_no_loss_counts():
+    targets = [np.arange(n) for n in LENGTHS]
+    batches = PaddedBatches(rows(), targets, per_token=True, batch_size=3)
+    inputs, padded = batches[0]
+    keep = inputs["padding_mask"]
+    assert padded.shape == keep.shape
+    assert (padded[~keep] == IGNORED).all()
+    assert (padded[keep] >= 0).all()
+
+
+def test_rows_of_similar_length_are_computed_together():
+    chosen = [list(part) for part in batches_by_length(LENGTHS, 3, False)]
+    assert chosen == [[3, 0, 5], [2, 4, 1], [6]]
+    with pytest.raises(ValueError, match=r"batch_size.*Received: batch_size=0"):
+        list(batches_by_length(LENGTHS, 0, False))
+
+
+def test_labels_are_names_or_numbers():
+    assert label_ids(["b", 0, np.int64(1)], ("a", "b")).tolist() == [1, 0, 1]
+    for wrong in ("c", 2, -1):
+        with pytest.raises(ValueError, match="Received: "):
+            label_ids([wrong], ("a", "b"))
