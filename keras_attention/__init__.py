@@ -70,7 +70,11 @@ _DEFINED_IN = {
     "load_model": "models.loading",
     "open_artifact": "export.runners",
     "plot_attention": "explain.plot",
+    "publish": "export.versions",
+    "restore": "export.versions",
+    "rollback": "export.versions",
     "save_pretrained": "weights.pretrained",
+    "scan_artifact": "export.scan",
     "verify_artifact": "export.verification",
 }
 # Public name -> the module it stands for.
@@ -85,7 +89,11 @@ if TYPE_CHECKING:
     from keras_attention.explain.record import attention_maps as attention_maps
     from keras_attention.export.api import export_model as export_model
     from keras_attention.export.runners import open_artifact as open_artifact
+    from keras_attention.export.scan import scan_artifact as scan_artifact
     from keras_attention.export.verification import verify_artifact as verify_artifact
+    from keras_attention.export.versions import publish as publish
+    from keras_attention.export.versions import restore as restore
+    from keras_attention.export.versions import rollback as rollback
     from keras_attention.generation import processors as processors
     from keras_attention.generation.settings import (
         GenerationSettings as GenerationSettings,

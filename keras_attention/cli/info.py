@@ -35,8 +35,7 @@ def info(
 
 def describe(path: Path) -> dict[str, Any]:
     """What is at `path`, from its manifest, config or archive."""
-    from keras_attention.export.manifest import MANIFEST_NAME
-    from keras_attention.export.verification import artifact_folder
+    from keras_attention.export.manifest import MANIFEST_NAME, artifact_folder
 
     if path.suffix == ".keras" and path.is_file():
         return _keras_file(path)

@@ -31,9 +31,12 @@ def _main(
 
 
 # The modules load neither TensorFlow nor Keras; their functions do.
-for _name in ("demo", "export", "verify", "info", "serve"):
+for _name in ("demo", "export", "verify", "info", "scan", "serve"):
     _module = importlib.import_module(f"keras_attention.cli.{_name}")
     app.command(_name)(getattr(_module, _name))
+_publish = importlib.import_module("keras_attention.cli.publish")
+for _name in ("publish", "rollback", "restore"):
+    app.command(_name)(getattr(_publish, _name))
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ import keras
 
 from keras_attention.export import jobs
 from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
-from keras_attention.export.manifest import write_manifest
+from keras_attention.export.manifest import version_numbers, write_manifest
 from keras_attention.export.publish import staging
 from keras_attention.export.signatures import Signature
 from keras_attention.export.verification import (
     TOLERANCE,
     verify_folder,
-    version_numbers,
 )
 from keras_attention.export.warmup import write_warmup
 

@@ -163,6 +163,19 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def artifact_folder(path: str | Path) -> Path:
+    """The artefact at `path`: the folder itself, or its highest version."""
+    versions = version_numbers(Path(path))
+    return Path(path, str(max(versions))) if versions else Path(path)
+
+
+def version_numbers(base: Path) -> list[int]:
+    """The version folders of a SavedModel's base folder."""
+    if not base.is_dir():
+        return []
+    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
+
+
 def _described(signature: Any) -> dict[str, Any]:
     sides = {"inputs": signature.inputs, "outputs": signature.outputs}
     described: dict[str, Any] = {

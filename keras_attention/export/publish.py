@@ -49,7 +49,7 @@ def staging(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         try:
             yield folder
             _to_disk(folder)
-            _rename_to_new(folder, final)
+            rename_to_new(folder, final)
         finally:
             # After the rename there is nothing under this name.
             shutil.rmtree(folder, ignore_errors=True)
@@ -203,7 +203,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rename_to_new(folder: Path, final: Path) -> None:
+def rename_to_new(folder: Path, final: Path) -> None:
     """Rename, failing if `final` exists: `os.rename` would replace an empty folder."""
     try:
         renamed = _rename_no_replace(folder, final)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from keras_attention.export.scan import refuse_unsafe
+
 
 @dataclass(frozen=True)
 class TensorDescription:
@@ -212,15 +214,14 @@ class OnnxRunner(Runner):
 def open_artifact(
     path: Path, signature: str | None = None, *, intra_op_threads: int = 0
 ) -> Runner:
-    """Open a SavedModel folder, an ONNX file, or a folder of ONNX files.
+    """Open a SavedModel or ONNX; one with a manifest only if `scan_artifact` passes.
 
     Args:
         path: The artefact.
-        signature: str, optional. Which file of a folder of several ONNX files; of a
-            SavedModel, a signature that must be there.
+        signature: str, optional. One that must be there; which of several files.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
     """
-    path = Path(path)
+    refuse_unsafe(path := Path(path))
     if (path / "saved_model.pb").is_file():
         runner: Runner = SessionRunner(path, intra_op_threads=intra_op_threads)
     else:
@@ -279,8 +280,7 @@ def _described(tensors: Any) -> dict[str, TensorDescription]:
     return described
 
 
-# onnxruntime writes C++ names for the floats.
-_ONNX_DTYPES = {"float": "float32", "double": "float64"}
+_ONNX_DTYPES = {"float": "float32", "double": "float64"}  # C++ names
 
 
 def _of_onnx(value: Any) -> TensorDescription:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_attention.export.cases import CASES_NAME, Case, load_cases
-from keras_attention.export.manifest import check_files, read_manifest
+from keras_attention.export.manifest import artifact_folder, check_files, read_manifest
 from keras_attention.export.runners import Runner, open_artifact
 
 TOLERANCE = 1e-5
@@ -108,21 +108,8 @@ def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report
         ValueError: If a file is missing, changed or not listed.
     """
     folder = artifact_folder(path)
-    check_files(folder, read_manifest(folder))
+    check_files(folder, read_manifest(folder))  # its operators: see `open_artifact`
     return verify_folder(folder, tolerance=tolerance)
-
-
-def artifact_folder(path: str | Path) -> Path:
-    """The artefact at `path`: the folder itself, or its highest version."""
-    versions = version_numbers(Path(path))
-    return Path(path, str(max(versions))) if versions else Path(path)
-
-
-def version_numbers(base: Path) -> list[int]:
-    """The version folders of a SavedModel's base folder."""
-    if not base.is_dir():
-        return []
-    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
 def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:

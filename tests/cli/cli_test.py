@@ -36,7 +36,9 @@ def artifact(bert_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["export"], ["verify"], ["info"], ["serve"]], ids=str
+    "command",
+    [[], ["demo"], ["export"], ["verify"], ["info"], ["scan"], ["publish"], ["serve"]],
+    ids=str,
 )
 def test_help_loads_neither_tensorflow_nor_keras(command):
     code = f"""
@@ -183,3 +185,25 @@ def test_the_demo_does_all_five_things(tmp_path):
     assert told["attention"]["weight"] > 0.3
     picture = (tmp_path / told["attention"]["picture"]).read_bytes()
     assert picture.startswith(b"\x89PNG")
+
+
+def test_scan_says_what_it_saw_and_refuses_with_status_1(artifact, tmp_path):
+    told = json.loads(run("scan", artifact[0], "--json").output)
+    assert told["checksums"]
+    assert "MatMul" in told["operators"]
+    copy = shutil.copytree(artifact[0], tmp_path / "copy")
+    (copy / "extra").write_text("x")
+    result = run("scan", copy)
+    assert result.exit_code == 1
+    assert "extra is extra" in result.output
+
+
+def test_rollback_and_restore_say_which_version_is_served(tmp_path):
+    for name in ("2", "3"):
+        (tmp_path / name).mkdir()
+    told = json.loads(run("rollback", tmp_path, "--json").output)
+    assert told == {"base": str(tmp_path), "served": 2, "withdrawn": [3]}
+    assert (tmp_path / "3.withdrawn").is_dir()
+    told = json.loads(run("restore", tmp_path, "--json").output)
+    assert told == {"base": str(tmp_path), "served": 3, "restored": [3]}
+    assert run("rollback", tmp_path, "--to", 5).exit_code == 1

@@ -1,0 +1,82 @@
+"""`keras-attention publish`, `rollback` and `restore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_attention.cli.console import (
+    console,
+    failing_clearly,
+    json_option,
+    print_json,
+)
+
+_Base = Annotated[Path, typer.Argument(help="The base folder with version folders.")]
+
+
+def publish(
+    source: Annotated[Path, typer.Argument(help="An artefact, e.g. build/minilm/1.")],
+    target: _Base,
+    version: Annotated[
+        int | None, typer.Option(help="Its number; by default the next.")
+    ] = None,
+    as_json: bool = json_option(),
+) -> None:
+    """Verify an artefact and put a copy in place as a version, whole or not at all.
+
+    Exit status 0 if it is in place, 1 if not; then nothing was changed.
+    """
+    from keras_attention.export.versions import publish as publish_version
+
+    with failing_clearly(), console.status("Verifying in a fresh process …"):
+        final = publish_version(source, target, version=version)
+    if as_json:
+        print_json({"path": str(final), "version": int(final.name)})
+    else:
+        console.print(f"{final}: [green]published[/green]")
+
+
+def rollback(
+    base: _Base,
+    to: Annotated[
+        int | None, typer.Option(help="The version to serve; by default one back.")
+    ] = None,
+    as_json: bool = json_option(),
+) -> None:
+    """Serve an older version again; the newer are kept as N.withdrawn.
+
+    Exit status 0 if the older one is the highest now, 1 if that cannot be.
+    """
+    from keras_attention.export.versions import rollback as roll_back
+
+    with failing_clearly():
+        done = roll_back(base, to=to)
+    _print(done, "withdrawn", as_json)
+
+
+def restore(
+    base: _Base,
+    version: Annotated[
+        int | None, typer.Option(help="By default the highest withdrawn one.")
+    ] = None,
+    as_json: bool = json_option(),
+) -> None:
+    """Bring a withdrawn version back under its number.
+
+    Exit status 0 if it is back, 1 if that cannot be.
+    """
+    from keras_attention.export.versions import restore as bring_back
+
+    with failing_clearly():
+        done = bring_back(base, version)
+    _print(done, "restored", as_json)
+
+
+def _print(done, word: str, as_json: bool) -> None:
+    if as_json:
+        moved = list(done.moved)
+        print_json({"base": str(done.base), "served": done.served, word: moved})
+        return
+    moved = ", ".join(map(str, done.moved)) or "none"
+    console.print(f"{done.base}: version {done.served} is served; {word}: {moved}")

@@ -1,0 +1,37 @@
+"""`keras-attention scan`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_attention.cli.console import (
+    console,
+    failing_clearly,
+    json_option,
+    print_json,
+)
+
+
+def scan(
+    path: Annotated[
+        Path, typer.Argument(help="An artefact, a base folder, a .onnx or .keras file.")
+    ],
+    as_json: bool = json_option(),
+) -> None:
+    """Refuse, before loading, an artefact that was changed or could do harm.
+
+    Exit status 0 if it is in order, 1 if it is refused or cannot be read.
+    """
+    from keras_attention.export.scan import scan_artifact
+
+    with failing_clearly():
+        found = scan_artifact(path)
+    if as_json:
+        print_json({**vars(found), "path": str(found.path)})
+        return
+    files = "files as exported" if found.checksums else "no manifest to compare with"
+    console.print(
+        f"{found.path}: [green]in order[/green] ({files}, "
+        f"{len(found.operators)} kinds of operators, all known)"
+    )
