@@ -137,7 +137,17 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
             _refuse("the id of an added token", "one id for each token", token)
         wanted = ("content", *_SETTINGS)
         added.append({name: token[name] for name in wanted if name in token})
-    options.update(_read_post_processor(data.get("post_processor"), ids))
+    section = data.get("post_processor")
+    options.update(_read_post_processor(section, ids))
+    for step in _steps(section, "processors"):
+        # The post-processor's own flag decides how the first word is trimmed.
+        prefix = step.get("add_prefix_space", options["add_prefix_space"])
+        if options["trim_offsets"] and prefix != options["add_prefix_space"]:
+            _refuse(
+                "'add_prefix_space' of the post_processor, which trims offsets",
+                "the pre_tokenizer's",
+                prefix,
+            )
     return {"vocabulary": _by_id(ids), "added_tokens": added, **model, **options}
 
 

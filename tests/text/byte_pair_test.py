@@ -250,7 +250,7 @@ def test_a_tokenizer_json_gives_the_same_tokenizer(tmp_path):
         reference = hugging_face(pattern, ignore_merges=place == 1)
         reference.post_processor = processors.Sequence(
             [
-                processors.ByteLevel(trim_offsets=True),
+                processors.ByteLevel(trim_offsets=True, add_prefix_space=False),
                 processors.TemplateProcessing(
                     f"{END} $A", f"{END} $A {END} $B", [(END, VOCABULARY.index(END))]
                 ),
