@@ -19,6 +19,7 @@ _DEFINED_IN = {
     "AttentionRNN": "layers.attention_rnn",
     "BertEncoder": "models.bert",
     "BigBirdAttention": "layers.big_bird_attention",
+    "BytePairTokenizer": "text.byte_pair",
     "CausalLM": "tasks.causal_lm",
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
@@ -68,6 +69,7 @@ _DEFINED_IN = {
     "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
     "load_model": "models.loading",
+    "load_tokenizer": "text.loading",
     "open_artifact": "export.runners",
     "plot_attention": "explain.plot",
     "publish": "export.versions",
@@ -185,6 +187,8 @@ if TYPE_CHECKING:
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,
     )
+    from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
+    from keras_attention.text.loading import load_tokenizer as load_tokenizer
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
     from keras_attention.training.entity_scores import entity_scores as entity_scores
     from keras_attention.training.fine_tuning import fine_tune as fine_tune

@@ -19,9 +19,9 @@ from keras_attention.export.manifest import (
     Manifest,
     check_files,
     read_manifest,
+    version_numbers,
 )
 from keras_attention.export.runners import Runner, open_artifact
-from keras_attention.export.verification import version_numbers
 from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.json_format import no_signature

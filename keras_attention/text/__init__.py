@@ -8,11 +8,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
+    from keras_attention.text.loading import load_tokenizer as load_tokenizer
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
 
-_DEFINED_IN = {"WordPieceTokenizer": "wordpiece"}
+_DEFINED_IN = {
+    "BytePairTokenizer": "byte_pair",
+    "WordPieceTokenizer": "wordpiece",
+    "load_tokenizer": "loading",
+}
 
-__all__ = ["WordPieceTokenizer"]
+__all__ = ["BytePairTokenizer", "WordPieceTokenizer", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -141,6 +141,20 @@ def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:
         return tf.identity(texts_pair)
 
 
+def id_rows(ids: Any) -> Any:
+    """Ids `[B, T]`, dense or ragged, as ragged rows."""
+    if isinstance(ids, tf.RaggedTensor):
+        return ids
+    ids = tf.convert_to_tensor(ids)
+    if ids.shape.rank != 2 or not ids.dtype.is_integer:
+        raise ValueError(
+            "detokenize takes integer ids [B, T], one row a text. Put a "
+            "single row into a list. "
+            f"Received: shape={ids.shape}, dtype={ids.dtype.name}"
+        )
+    return tf.RaggedTensor.from_tensor(ids)
+
+
 def _refuse_scalar(name: str, received: str) -> None:
     raise ValueError(
         f"The tokenizer takes {name} as strings [B], one a row, and got a single one. "

@@ -31,11 +31,20 @@ _FIRST_ADDED = unicode_tables.NUM_CODE_POINTS
 
 
 class Words(NamedTuple):
-    """The words of a batch: `[W]` strings, `[W]` lengths, `[B + 1]` row splits."""
+    """The words of a batch: `[W]` strings, `[W]` lengths, `[B + 1]` row splits.
+
+    `codes` are the code points of all words, `[N]`, cut by `code_splits`, `[W + 1]`,
+    with the characters `starts` to `ends` of the text that each comes from.
+    """
 
     strings: tf.Tensor
     num_characters: tf.Tensor
     row_splits: tf.Tensor
+    codes: tf.Tensor
+    code_splits: tf.Tensor
+    is_added: tf.Tensor
+    starts: tf.Tensor
+    ends: tf.Tensor
 
 
 class BertWords:
@@ -93,20 +102,23 @@ class BertWords:
     def __call__(self, texts: tf.Tensor) -> Words:
         decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
         codes, row_splits = decoded.values, decoded.row_splits
+        places = tf.ragged.range(decoded.row_lengths()).values  # in its own text
         if self._added:
             first_letters = {letters[0] for _, letters in self._added}
             candidates = [codes == letter for letter in sorted(first_letters)]
             is_candidate = functools.reduce(tf.logical_or, candidates)
-            codes, row_splits = tf.cond(
+            codes, places, row_splits = tf.cond(
                 tf.reduce_any(is_candidate),
-                lambda: self._mark_added(codes, row_splits, tf.where(is_candidate)),
-                lambda: (codes, row_splits),
+                lambda: self._mark_added(
+                    codes, places, row_splits, tf.where(is_candidate)
+                ),
+                lambda: (codes, places, row_splits),
             )
-        return self._cut(*self._normalize(codes, row_splits))
+        return self._cut(*self._normalize(codes, places, row_splits))
 
     def _mark_added(
-        self, codes: tf.Tensor, row_splits: tf.Tensor, candidates: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, codes: Any, places: Any, row_splits: Any, candidates: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Replace each added token in the text by one code point of its own."""
         starts = candidates[:, 0]
         row = tf.searchsorted(row_splits, starts, side="right")
@@ -135,31 +147,32 @@ class BertWords:
             tf.ones_like(codes, tf.bool), rest[:, None], tf.zeros_like(rest, tf.bool)
         )
         kept = tf.where(kept)[:, 0]
-        return tf.gather(codes, kept), _shrink(row_splits, kept)
+        codes, places = tf.gather(codes, kept), tf.gather(places, kept)
+        return codes, places, _shrink(row_splits, kept)
 
     def _normalize(
-        self, codes: tf.Tensor, row_splits: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Code points -> (new code points, their kinds, row splits)."""
+        self, codes: tf.Tensor, places: tf.Tensor, row_splits: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Code points -> (new code points, their places, their kinds, row splits)."""
         page = tf.gather(self._pages, tf.bitwise.right_shift(codes, _PAGE_BITS))
         entries = tf.gather(self._entries, page * _PAGE + (codes & (_PAGE - 1)))
         if self._sequences.shape[0]:
             # One look at the largest entry tells that nothing rare is in the batch.
-            codes, entries, row_splits = tf.cond(
+            codes, places, entries, row_splits = tf.cond(
                 tf.reduce_max(entries) >= _SEVERAL << _KIND_SHIFT,
-                lambda: self._expand_and_reorder(codes, entries, row_splits),
-                lambda: (codes, entries, row_splits),
+                lambda: self._expand_and_reorder(codes, places, entries, row_splits),
+                lambda: (codes, places, entries, row_splits),
             )
         codes, kinds = codes + _value(entries), _kind(entries)
         return tf.cond(
             tf.reduce_min(kinds) < _SPACE,
-            lambda: _remove_dropped(codes, kinds, row_splits),
-            lambda: (codes, kinds, row_splits),
+            lambda: _remove_dropped(codes, places, kinds, row_splits),
+            lambda: (codes, places, kinds, row_splits),
         )
 
     def _expand_and_reorder(
-        self, codes: tf.Tensor, entries: tf.Tensor, row_splits: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self, codes: Any, places: Any, entries: Any, row_splits: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Put the sequence of each code point that becomes several in its place."""
         is_several = _kind(entries) == _SEVERAL
         row = tf.where(is_several, _value(entries), 0)
@@ -171,15 +184,16 @@ class BertWords:
         entries = tf.reshape(entries, [-1])  # [N × width]
         codes = tf.where(is_several, 0, codes)  # sequences count from 0
         codes = tf.repeat(codes, width)  # [N × width]
+        places = tf.repeat(places, width)  # [N × width]
         row_splits = row_splits * width
-        codes, entries = tf.cond(
+        codes, places, entries = tf.cond(
             tf.reduce_any(_rank(entries) > 0),
-            lambda: _reorder(codes, entries, row_splits),
-            lambda: (codes, entries),
+            lambda: _reorder(codes, places, entries, row_splits),
+            lambda: (codes, places, entries),
         )
-        return codes, entries, row_splits
+        return codes, places, entries, row_splits
 
-    def _cut(self, codes: tf.Tensor, kinds: tf.Tensor, row_splits: tf.Tensor) -> Words:
+    def _cut(self, codes: Any, places: Any, kinds: Any, row_splits: Any) -> Words:
         """Cut between words, and write each as a string."""
         before = tf.concat([[_SPACE], kinds], 0)  # [N + 1]
         row_ends = tf.fill(tf.shape(row_splits), _SPACE)
@@ -188,15 +202,24 @@ class BertWords:
         is_start = is_visible & ((kinds == _ALONE) | (before[:-1] != _LETTER))
         row_splits = _shrink(row_splits, tf.where(is_start)[:, 0])
         visible = tf.where(is_visible)[:, 0]
-        codes = tf.gather(codes, visible)
+        codes, places = tf.gather(codes, visible), tf.gather(places, visible)
         starts = tf.where(tf.gather(is_start, visible))[:, 0]
         ends = tf.concat([starts, [tf.size(codes, tf.int64)]], 0)
         letters = tf.minimum(codes, _FIRST_ADDED - 1) if self._added else codes
         words = tf.strings.unicode_encode(
             tf.RaggedTensor.from_row_splits(letters, ends, validate=False), "UTF-8"
         )
+        sizes = tf.ones_like(places)
+        is_added = tf.zeros_like(starts, tf.bool)
         if self._added:
             number = tf.gather(codes, starts) - _FIRST_ADDED
+            is_added = number >= 0
+            lengths = tf.constant([len(token) for token, _ in self._added], tf.int64)
+            sizes = tf.tensor_scatter_nd_update(
+                sizes,
+                tf.where(codes >= _FIRST_ADDED),
+                tf.gather(lengths, tf.boolean_mask(number, is_added)),
+            )
             words = tf.cond(
                 tf.reduce_any(number >= 0),
                 lambda: tf.where(
@@ -206,12 +229,21 @@ class BertWords:
                 ),
                 lambda: words,
             )
-        return Words(words, ends[1:] - ends[:-1], row_splits)
+        return Words(
+            words,
+            ends[1:] - ends[:-1],
+            row_splits,
+            letters,
+            ends,
+            is_added,
+            places,
+            places + sizes,
+        )
 
 
 def _reorder(
-    codes: tf.Tensor, entries: tf.Tensor, row_splits: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+    codes: Any, places: Any, entries: Any, row_splits: Any
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Unicode's canonical ordering, for what `strip_accents` reorders but keeps.
 
     Removed marks stay in place while sorting: a starter among them ends a run.
@@ -225,15 +257,19 @@ def _reorder(
     run = tf.cumsum(tf.cast(is_starter, tf.int32) + row_starts[:-1])
     key = tf.cast(run * _MOST_RANKS + ranks, tf.int64) * tf.cast(num_codes, tf.int64)
     order = tf.argsort(key + tf.range(num_codes, dtype=tf.int64))  # no two are equal
-    return tf.gather(codes, order), tf.gather(entries, order)
+    codes, places, entries = (tf.gather(v, order) for v in (codes, places, entries))
+    return codes, places, entries
 
 
 def _remove_dropped(
-    codes: tf.Tensor, kinds: tf.Tensor, row_splits: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    codes: tf.Tensor, places: tf.Tensor, kinds: tf.Tensor, row_splits: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     kept = tf.where(kinds >= _SPACE)[:, 0]
     row_splits = _shrink(row_splits, kept)
-    return tf.gather(codes, kept), tf.gather(kinds, kept), row_splits
+    codes, places, kinds = (
+        tf.gather(values, kept) for values in (codes, places, kinds)
+    )
+    return codes, places, kinds, row_splits
 
 
 def _shrink(row_splits: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:

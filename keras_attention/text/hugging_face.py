@@ -33,7 +33,7 @@ _ABSURD_LENGTH = 10**6  # transformers writes 1e30 for "no limit"
 
 def read_vocabulary(path: Path) -> list[str]:
     """The tokens of a `vocab.txt`: one on a line, the line number is the id."""
-    text = _read_text(path, "a vocab.txt with one token a line")
+    text = read_text(path, "a vocab.txt with one token a line")
     lines = text.split("\n")  # not splitlines(): a token may be U+2028 or U+0085
     if lines[-1] == "":
         lines.pop()
@@ -42,7 +42,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """The arguments that make the tokenizer a `tokenizer.json` describes."""
-    data = _read_json(path)
+    data = read_json(path)
     for name in data:
         if name not in (*_NOT_READ, *_SECTIONS):
             _refuse(f"the section '{name}'", "the sections of tokenizers 0.23", name)
@@ -87,7 +87,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     folder = pathlib.Path(folder)
     settings_path = folder / "tokenizer_config.json"
-    settings = _read_json(settings_path) if settings_path.exists() else {}
+    settings = read_json(settings_path) if settings_path.exists() else {}
     for side in ("padding_side", "truncation_side"):
         if settings.get(side, "right") != "right":
             _refuse(f"'{side}'", "'right'", settings[side])
@@ -302,8 +302,9 @@ def _refuse(what: str, expected: str, received: Any) -> None:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path, "a JSON file that Hugging Face's tokenizers wrote")
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    text = read_text(path, "a JSON file that Hugging Face's tokenizers wrote")
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -320,7 +321,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _read_text(path: Path, expected: str) -> str:
+def read_text(path: Path, expected: str) -> str:
+    """The text of a file in UTF-8."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(

@@ -20,32 +20,32 @@ _HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
 
 def controls() -> np.ndarray:
     """Code points that `clean_text` removes; NUL and U+FFFD are among them."""
-    return _read_set(_CONTROLS)
+    return read_set(_CONTROLS)
 
 
 def whitespace() -> np.ndarray:
     """Code points that end a word and vanish."""
-    return _read_set(_WHITESPACE)
+    return read_set(_WHITESPACE)
 
 
 def punctuation() -> np.ndarray:
     """Code points that are a word of their own."""
-    return _read_set(_PUNCTUATION)
+    return read_set(_PUNCTUATION)
 
 
 def chinese() -> np.ndarray:
     """Code points that `handle_chinese_chars` makes words of their own."""
-    return _read_set(_CHINESE)
+    return read_set(_CHINESE)
 
 
 def marks() -> np.ndarray:
     """Code points that `strip_accents` removes."""
-    return _read_set(_MARKS)
+    return read_set(_MARKS)
 
 
 def starter_marks() -> np.ndarray:
     """The marks at which canonical reordering stops (combining class 0)."""
-    return _read_set(_STARTER_MARKS)
+    return read_set(_STARTER_MARKS)
 
 
 def kept_nonstarters() -> dict[int, int]:
@@ -69,7 +69,8 @@ def lowered() -> dict[int, tuple[int, ...]]:
     return dict(_read_mapping(_LOWERED))
 
 
-def _read_set(text: str) -> np.ndarray:
+def read_set(text: str) -> np.ndarray:
+    """The set that hexadecimal ranges such as `21-2f 3a` write, `[0x110000]` bool."""
     members = np.zeros(NUM_CODE_POINTS, bool)
     for word in text.split():
         first, _, last = word.partition("-")

@@ -1,6 +1,5 @@
 """WordPiece in the graph: raw strings in, BERT's token ids out."""
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -8,7 +7,8 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, hugging_face
+from keras_attention.text import arguments, framing, hugging_face
+from keras_attention.text.base import Tokenizer
 from keras_attention.text.bert_words import BertWords
 
 # The files of the tensorflow_text wheel that register the operations used here. Any
@@ -20,7 +20,7 @@ _MOST_BYTES_PER_WORD = 2**31 - 1  # words are measured in characters, before
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class WordPieceTokenizer:
+class WordPieceTokenizer(Tokenizer):
     """BERT's tokenizer as TensorFlow operations, equal to Hugging Face's `tokenizers`.
 
     Use it in front of `BertEncoder` and in exported models that take text. There is
@@ -29,7 +29,9 @@ class WordPieceTokenizer:
     (see `OP_LIBRARIES`). Reference: Schuster & Nakajima, 2012; [Devlin et al.,
     2018](https://arxiv.org/abs/1810.04805).
 
-    Bytes that are not UTF-8 count as U+FFFD, which `clean_text` removes.
+    Bytes that are not UTF-8 count as U+FFFD, which `clean_text` removes. Offsets are
+    Hugging Face's, but where stripping accents sorts combining marks that stay (such as
+    U+1BAA): there they tell the mark itself.
 
     Args:
         vocabulary: list of tokens, the place is the id; or the path of a `vocab.txt`.
@@ -47,6 +49,10 @@ class WordPieceTokenizer:
             before anything is normalised: Hugging Face's added tokens with `special:
             true, normalized: false`. By default the special tokens, so that the text
             "[SEP]" gives `sep_token_id`; `[]` reads text from strangers literally.
+        padding_side: `"right"` or `"left"`.
+        truncation_side: `"right"` or `"left"`: the end that is cut.
+        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: which text of
+            a pair is cut.
 
     Call arguments:
         texts: strings `[B]`, a tensor or a list.
@@ -78,6 +84,9 @@ class WordPieceTokenizer:
         max_input_chars_per_word: int = 100,
         special_tokens: Mapping[str, str | None] | None = None,
         added_tokens: Sequence[str] | None = None,
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        truncation: str = "longest_first",
     ) -> None:
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = hugging_face.read_vocabulary(vocabulary)
@@ -99,7 +108,20 @@ class WordPieceTokenizer:
             "max_input_chars_per_word": max_input_chars_per_word,
             "special_tokens": dict(self._special_tokens),
             "added_tokens": list(added_tokens),
+            "padding_side": padding_side,
+            "truncation_side": truncation_side,
+            "truncation": truncation,
         }
+        start, end = (self._ids[self._special_tokens[role]] for role in ("cls", "sep"))
+        self._template = framing.Template([start], [end], [end], has_segments=True)
+        self._limits = framing.Limits(
+            max_length,
+            self._ids[self._special_tokens["pad"]],
+            padding_side,
+            truncation_side,
+            truncation,
+        )
+        framing.check_limits(self._limits, self._template)
         self._words = BertWords(
             lowercase=lowercase,
             strip_accents=lowercase if strip_accents is None else strip_accents,
@@ -156,62 +178,45 @@ class WordPieceTokenizer:
             options["max_length"] = max_length
         return cls(**options)
 
-    def __call__(self, texts: Any, texts_pair: Any = None) -> dict[str, tf.Tensor]:
-        given = [arguments.strings(texts, "texts")]
-        if texts_pair is not None:
-            texts_pair = arguments.strings(texts_pair, "texts_pair")
-            given.append(arguments.same_batch(given[0], texts_pair))
-        if not tf.executing_eagerly():
-            return self._encode(*given)
-        return self._compiled[len(given) - 1](*given)
-
-    @functools.cached_property
-    def _compiled(self) -> Any:
-        """The call as one graph: a hundred operations one by one take 30 ms."""
-        strings = tf.TensorSpec([None], tf.string)
-        return [
-            tf.function(self._encode, [strings] * number, autograph=False)
-            for number in (1, 2)
-        ]
-
-    def _encode(
-        self, texts: tf.Tensor, texts_pair: tf.Tensor | None = None
-    ) -> dict[str, tf.Tensor]:
-        first = self.tokenize(texts)
-        separator = tf.fill([tf.size(texts), 1], self.sep_token_id)
-        classifier = tf.fill([tf.size(texts), 1], self.cls_token_id)
-        if texts_pair is None:
-            first = _cut(first, self._room(2))
-            rows = tf.concat([classifier, first, separator], 1)
-            second_starts = rows.row_lengths()
-        else:
-            second = self.tokenize(texts_pair)
-            first, second = _cut_pair(first, second, self._room(3))
-            rows = tf.concat([classifier, first, separator, second, separator], 1)
-            second_starts = first.row_lengths() + 2
-        token_ids = rows.to_tensor(self.pad_token_id)  # [B, T]
-        place = tf.range(tf.shape(token_ids, tf.int64)[1])[None]  # [1, T]
-        padding_mask = place < rows.row_lengths()[:, None]  # [B, T]
-        in_second = padding_mask & (place >= second_starts[:, None])
-        return {
-            "token_ids": token_ids,
-            "segment_ids": tf.cast(in_second, tf.int32),
-            "padding_mask": padding_mask,
-        }
-
-    def tokenize(self, texts: Any) -> tf.RaggedTensor:
-        """Token ids `[B, None]` of each text (int32), neither cut nor framed."""
-        words = self._words(arguments.strings(texts, "texts"))
+    def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
+        words = self._words(texts)
         strings = tf.where(
             words.num_characters > self._config["max_input_chars_per_word"],
             self._special_tokens["unk"],
             words.strings,
         )
-        pieces = self._wordpiece.tokenize(strings)  # [W, None]
+        if not with_offsets:
+            pieces = self._wordpiece.tokenize(strings)  # [W, None]
+            row_splits = tf.gather(pieces.row_splits, words.row_splits)
+            return framing.Pieces(pieces.values, row_splits, {})
+        pieces, starts, ends = self._wordpiece.tokenize_with_offsets(strings)
         row_splits = tf.gather(pieces.row_splits, words.row_splits)
-        return tf.RaggedTensor.from_row_splits(
-            pieces.values, row_splits, validate=False
-        )
+        extras = self._offsets(words, strings, starts, ends)
+        return framing.Pieces(pieces.values, row_splits, extras)
+
+    def _offsets(
+        self, words: Any, strings: tf.Tensor, starts: Any, ends: Any
+    ) -> dict[str, tf.Tensor]:
+        """From bytes of each word to characters of the text."""
+        splits = starts.row_splits
+        word = tf.repeat(tf.range(tf.size(strings)), splits[1:] - splits[:-1])
+        # A token without a place of its own, [UNK] or an added one, is its whole word.
+        is_whole = words.is_added | (strings != words.strings)
+        is_whole |= splits[1:] - splits[:-1] == 1
+        is_whole = tf.gather(is_whole, word)
+        sizes = 1 + sum(tf.cast(words.codes >= n, tf.int64) for n in _BYTES_FROM)
+        byte_starts = tf.cumsum(sizes, exclusive=True)  # of all code points
+        first = words.code_splits[:-1]
+        begin = tf.gather(byte_starts, tf.gather(first, word))
+        places = tf.searchsorted(byte_starts, begin + starts.values, side="right") - 1
+        stops = tf.searchsorted(byte_starts, begin + ends.values - 1, side="right") - 1
+        last = tf.cast(tf.gather(words.code_splits[1:] - 1, word), tf.int32)
+        places = tf.where(is_whole, tf.cast(tf.gather(first, word), tf.int32), places)
+        stops = tf.where(is_whole, last, stops)
+        return {
+            "starts": tf.gather(words.starts, places),
+            "ends": tf.gather(words.ends, stops),
+        }
 
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
         """Texts `[B]` of ids `[B, T]`: tokens joined by spaces, parts of words without.
@@ -223,15 +228,7 @@ class WordPieceTokenizer:
             ids: integers `[B, T]`, dense or ragged.
             skip_special_tokens: bool. Leave out the special and the added tokens.
         """
-        if not isinstance(ids, tf.RaggedTensor):
-            ids = tf.convert_to_tensor(ids)
-            if ids.shape.rank != 2 or not ids.dtype.is_integer:
-                raise ValueError(
-                    "detokenize takes integer ids [B, T], one row a text. Put a "
-                    "single row into a list. "
-                    f"Received: shape={ids.shape}, dtype={ids.dtype.name}"
-                )
-            ids = tf.RaggedTensor.from_tensor(ids)
+        ids = arguments.id_rows(ids)
         tokens = tf.constant(self._vocabulary)
         if skip_special_tokens:
             special = {*self._special_tokens.values(), *self._config["added_tokens"]}
@@ -247,115 +244,8 @@ class WordPieceTokenizer:
         first = tf.strings.reduce_join(tf.gather(tokens, ids[:, :1]), axis=1)
         return first + tf.strings.reduce_join(tf.gather(glued, ids[:, 1:]), axis=1)
 
-    def tokens(self, texts: Any, texts_pair: Any = None) -> list[list[str]]:
-        """The tokens of each row as Python strings: labels for a plot.
 
-        They stand where a call puts their ids, special tokens included, without the
-        padding. Not for graphs.
-        """
-        batch = self(texts, texts_pair)
-        rows = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"])
-        return [[self._vocabulary[i] for i in row] for row in rows.to_list()]
-
-    def id_to_token(self, token_id: int) -> str:
-        """The token with this id."""
-        if not 0 <= token_id < self.vocabulary_size:
-            raise ValueError(
-                f"Token ids go from 0 to {self.vocabulary_size - 1}. Ask for one of "
-                f"them. Received: token_id={token_id!r}"
-            )
-        return self._vocabulary[token_id]
-
-    def token_to_id(self, token: str) -> int:
-        """The id of this token of the vocabulary."""
-        if token not in self._ids:
-            raise ValueError(
-                "The vocabulary has no such token. A text is split by tokenize(); "
-                f"here give one token. Received: token={token!r}"
-            )
-        return self._ids[token]
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """The tokens; the place of each is its id."""
-        return list(self._vocabulary)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens there are."""
-        return len(self._vocabulary)
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens in a row, special tokens included; `None`: no limit."""
-        return self._config["max_length"]
-
-    @property
-    def unk_token_id(self) -> int:
-        """The id of the token for words that cannot be split."""
-        return self._ids[self._special_tokens["unk"]]
-
-    @property
-    def cls_token_id(self) -> int:
-        """The id of the token at the start of each row."""
-        return self._ids[self._special_tokens["cls"]]
-
-    @property
-    def sep_token_id(self) -> int:
-        """The id of the token after each text."""
-        return self._ids[self._special_tokens["sep"]]
-
-    @property
-    def pad_token_id(self) -> int:
-        """The id that fills the shorter rows of a batch."""
-        return self._ids[self._special_tokens["pad"]]
-
-    @property
-    def mask_token_id(self) -> int | None:
-        """The id of the token to be predicted; `None` if there is none."""
-        return self._ids.get(self._special_tokens["mask"])
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, with the vocabulary as a list."""
-        return {"vocabulary": self.vocabulary, **self._config}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The tokenizer that `get_config` was called on."""
-        return cls(**config)
-
-    def _room(self, num_special: int) -> int | None:
-        return None if self.max_length is None else self.max_length - num_special
-
-
-def _cut(ids: tf.RaggedTensor, num_tokens: tf.Tensor | int | None) -> tf.RaggedTensor:
-    """The first `num_tokens` of each row; `None`: all."""
-    if num_tokens is None:
-        return ids
-    starts = ids.row_starts()
-    lengths = tf.minimum(ids.row_lengths(), tf.cast(num_tokens, tf.int64))
-    places = tf.ragged.range(starts, starts + lengths)
-    return places.with_values(tf.gather(ids.values, places.values))
-
-
-def _cut_pair(
-    first: tf.RaggedTensor, second: tf.RaggedTensor, room: int | None
-) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-    """Cut the longer text to the shorter one's length, then both: `LongestFirst`."""
-    if room is None:
-        return first, second
-    lengths = first.row_lengths(), second.row_lengths()
-    shorter, longer = tf.minimum(*lengths), tf.maximum(*lengths)
-    longer = tf.minimum(longer, tf.maximum(shorter, room - shorter))
-    is_too_long = shorter + longer > room
-    half = tf.fill(tf.shape(shorter), tf.constant(room // 2, tf.int64))
-    shorter = tf.where(is_too_long, half, shorter)
-    longer = tf.where(is_too_long, room - half, longer)
-    is_first_longer = lengths[0] > lengths[1]
-    return (
-        _cut(first, tf.where(is_first_longer, longer, shorter)),
-        _cut(second, tf.where(is_first_longer, shorter, longer)),
-    )
+_BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
 
 
 def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:

@@ -3,6 +3,7 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 
 import hypothesis
 import numpy as np
@@ -385,6 +386,9 @@ def test_the_config_makes_the_same_tokenizer_again():
         "continuing_subword_prefix": "@@",
         "max_input_chars_per_word": 5,
         "special_tokens": {"unk": "a", "cls": "b", "sep": "c", "pad": "d", "mask": "é"},
+        "padding_side": "left",
+        "truncation_side": "left",
+        "truncation": "only_first",
         "added_tokens": ["the"],
     }
     tokenizer = WordPieceTokenizer(VOCABULARY, **options)
@@ -398,3 +402,65 @@ def test_the_config_makes_the_same_tokenizer_again():
     np.testing.assert_array_equal(
         restored(texts)["token_ids"], tokenizer(texts)["token_ids"]
     )
+
+
+def is_sorted_by_stripping(text):
+    """Whether marks that stay are in the text, also in parts of one character."""
+    kept = unicode_tables.kept_nonstarters()
+    return any(ord(char) in kept for char in unicodedata.normalize("NFD", text))
+
+
+def spans(batch):
+    return np.stack([batch["starts"], batch["ends"]], -1).tolist()
+
+
+def test_offsets_are_those_of_hugging_face(pair):
+    reference = hugging_face(VOCABULARY, max_length=512)
+    reference.enable_padding()
+    texts = HOSTILE + random_texts(1000, 8)
+    texts = [text for text in texts if not is_sorted_by_stripping(text)]
+    assert len(texts) > 500
+    others = texts[::-1]
+    for inputs, batch in (
+        (texts, pair[0].encode_with_offsets(texts)),
+        (
+            [*zip(texts, others, strict=True)],
+            pair[0].encode_with_offsets(texts, others),
+        ),
+    ):
+        encodings = reference.encode_batch(inputs)
+        assert batch["token_ids"].numpy().tolist() == [one.ids for one in encodings]
+        expected = [[list(span) for span in one.offsets] for one in encodings]
+        assert spans(batch) == expected
+
+
+def test_words_given_apart_keep_their_numbers(pair):
+    reference = hugging_face(VOCABULARY, max_length=23)
+    reference.enable_padding()
+    rng = random.Random(13)
+    rows = [
+        [rng.choice([*LETTERS, "unaffable", "", "x y"]) for _ in range(n % 29)]
+        for n in range(97)
+    ]
+    tokenizer = WordPieceTokenizer(VOCABULARY, max_length=23)
+    batch = tokenizer.encode_words(rows)
+    encodings = reference.encode_batch(rows, is_pretokenized=True)
+    assert batch["token_ids"].numpy().tolist() == [one.ids for one in encodings]
+    expected = [[-1 if w is None else w for w in one.word_ids] for one in encodings]
+    assert batch["word_ids"].numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_padded_and_cut_on_the_side_that_is_named(padding, side):
+    tokenizer = WordPieceTokenizer(
+        VOCABULARY, max_length=11, padding_side=padding, truncation_side=side
+    )
+    reference = hugging_face(VOCABULARY)
+    reference.enable_truncation(11, direction=side)
+    reference.enable_padding(direction=padding)
+    texts = ["a b c d e f g h i j k l m", "n o", ""]
+    batch, encodings = tokenizer(texts), reference.encode_batch(texts)
+    assert batch["token_ids"].numpy().tolist() == [one.ids for one in encodings]
+    masks = [one.attention_mask for one in encodings]
+    assert batch["padding_mask"].numpy().astype(int).tolist() == masks

@@ -1,0 +1,227 @@
+"""What all tokenizers do alike once texts are split into tokens."""
+
+import abc
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import tensorflow as tf
+
+from keras_attention.text import arguments, framing
+
+
+class Tokenizer(abc.ABC):
+    """The interface of every tokenizer; a kind says how a text is split and joined.
+
+    A kind sets `_vocabulary`, `_ids`, `_special_tokens`, `_template`, `_limits` and
+    `_config` (the constructor's arguments but the vocabulary) and defines `_pieces`
+    and `detokenize`.
+    """
+
+    _vocabulary: tuple[str, ...]
+    _ids: Mapping[str, int]
+    _special_tokens: Mapping[str, Any]
+    _template: framing.Template
+    _limits: framing.Limits
+    _config: dict[str, Any]
+
+    @abc.abstractmethod
+    def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
+        """The tokens of each text, neither cut nor framed."""
+
+    @abc.abstractmethod
+    def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
+        """Texts `[B]` of ids `[B, T]`."""
+
+    def __call__(self, texts: Any, texts_pair: Any = None) -> dict[str, tf.Tensor]:
+        return self._run(texts, texts_pair, False)
+
+    def encode_with_offsets(
+        self, texts: Any, texts_pair: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """As a call, with `starts` and `ends` `[B, T]` (int32) beside the ids.
+
+        They count characters of the text that was given (code points, as Python does),
+        so that `text[start:end]` is what a token stands for; 0 and 0 for special tokens
+        and padding. Equal to Hugging Face's `Encoding.offsets`.
+        """
+        return self._run(texts, texts_pair, True)
+
+    def _run(self, texts: Any, texts_pair: Any, with_offsets: bool) -> Any:
+        given = [arguments.strings(texts, "texts")]
+        if texts_pair is not None:
+            texts_pair = arguments.strings(texts_pair, "texts_pair")
+            given.append(arguments.same_batch(given[0], texts_pair))
+        if not tf.executing_eagerly():
+            return self._encode(with_offsets, *given)
+        return self._compiled[with_offsets, len(given)](*given)
+
+    @functools.cached_property
+    def _compiled(self) -> dict[tuple[bool, int], Any]:
+        """The call as one graph: a hundred operations one by one take 30 ms."""
+        strings = tf.TensorSpec([None], tf.string)
+        return {
+            (with_offsets, number): tf.function(
+                functools.partial(self._encode, with_offsets),
+                [strings] * number,
+                autograph=False,
+            )
+            for with_offsets in (False, True)
+            for number in (1, 2)
+        }
+
+    def _encode(
+        self,
+        with_offsets: bool,
+        texts: tf.Tensor,
+        texts_pair: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        first = self._pieces(texts, with_offsets)
+        second = None
+        if texts_pair is not None:
+            second = self._pieces(texts_pair, with_offsets)
+        return framing.frame(first, second, self._template, self._limits)
+
+    def encode_words(self, rows: Sequence[Sequence[str]]) -> dict[str, tf.Tensor]:
+        """Encode texts that are already lists of words, as for tagging.
+
+        The same as a call, and `word_ids` `[B, T]` (int32): for each token the place of
+        its word in the row, −1 for special tokens and padding. Words are split each by
+        itself, as Hugging Face's `is_split_into_words=True` does. Not for graphs.
+        """
+        rows = [list(row) for row in rows]
+        words = [word for row in rows for word in row]
+        split = self._words_compiled(tf.constant(words, tf.string, [len(words)]))
+        counts = tf.constant([len(row) for row in rows], tf.int64, [len(rows)])
+        bounds = tf.concat([[0], tf.cumsum(counts)], 0)
+        place = tf.ragged.range(counts).values
+        sizes = split.row_splits[1:] - split.row_splits[:-1]
+        pieces = framing.Pieces(
+            split.ids,
+            tf.gather(split.row_splits, bounds),
+            {"word_ids": tf.repeat(place, sizes)},
+        )
+        return framing.frame(pieces, None, self._template, self._limits)
+
+    @functools.cached_property
+    def _words_compiled(self) -> Any:
+        return tf.function(
+            lambda words: self._pieces(words, False),
+            [tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
+
+    def tokenize(self, texts: Any) -> tf.RaggedTensor:
+        """Token ids `[B, None]` of each text (int32), neither cut nor framed."""
+        pieces = self._pieces(arguments.strings(texts, "texts"), False)
+        return tf.RaggedTensor.from_row_splits(
+            pieces.ids, pieces.row_splits, validate=False
+        )
+
+    def tokenize_with_offsets(
+        self, texts: Any
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """Token ids, starts and ends, each `[B, None]`; see `encode_with_offsets`."""
+        pieces = self._pieces(arguments.strings(texts, "texts"), True)
+        ids, starts, ends = (
+            tf.RaggedTensor.from_row_splits(
+                tf.cast(values, tf.int32), pieces.row_splits, validate=False
+            )
+            for values in (pieces.ids, pieces.extras["starts"], pieces.extras["ends"])
+        )
+        return ids, starts, ends
+
+    def tokens(self, texts: Any, texts_pair: Any = None) -> list[list[str]]:
+        """The tokens of each row as Python strings: labels for a plot.
+
+        They stand where a call puts their ids, special tokens included, without the
+        padding. Not for graphs.
+        """
+        batch = self(texts, texts_pair)
+        rows = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"])
+        return [[self._vocabulary[i] for i in row] for row in rows.to_list()]
+
+    def id_to_token(self, token_id: int) -> str:
+        """The token with this id."""
+        if not 0 <= token_id < self.vocabulary_size:
+            raise ValueError(
+                f"Token ids go from 0 to {self.vocabulary_size - 1}. Ask for one of "
+                f"them. Received: token_id={token_id!r}"
+            )
+        return self._vocabulary[token_id]
+
+    def token_to_id(self, token: str) -> int:
+        """The id of this token of the vocabulary."""
+        if token not in self._ids:
+            raise ValueError(
+                "The vocabulary has no such token. A text is split by tokenize(); "
+                f"here give one token. Received: token={token!r}"
+            )
+        return self._ids[token]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The tokens; the place of each is its id."""
+        return list(self._vocabulary)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are."""
+        return len(self._vocabulary)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens in a row, special tokens included; `None`: no limit."""
+        return self._limits.max_length
+
+    @property
+    def padding_side(self) -> str:
+        """`"right"` or `"left"`: where the shorter rows of a batch are filled."""
+        return self._limits.padding_side
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of the token at the start of a text; `None` if there is none."""
+        return self._special_id("bos")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of the token that ends a text; `None` if there is none."""
+        return self._special_id("eos")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The id of the token for what has no other; `None` if there is none."""
+        return self._special_id("unk")
+
+    @property
+    def cls_token_id(self) -> int | None:
+        """The id of the token at the start of each row; `None` if there is none."""
+        return self._special_id("cls")
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """The id of the token after each text; `None` if there is none."""
+        return self._special_id("sep")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id that fills the shorter rows of a batch; `None` if there is none."""
+        return self._special_id("pad")
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id of the token to be predicted; `None` if there is none."""
+        return self._special_id("mask")
+
+    def _special_id(self, role: str) -> int | None:
+        return self._ids.get(self._special_tokens.get(role, ""))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, with the vocabulary as a list."""
+        return {"vocabulary": self.vocabulary, **self._config}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The tokenizer that `get_config` was called on."""
+        return cls(**config)
