@@ -19,7 +19,7 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 HEADING = re.compile(r"^(#+) (.*)$", flags=re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 # No kind of attention, and nothing about positions.
-NO_KIND = {"FeedForward", "from_keras"}
+NO_KIND = {"FeedForward", "RMSNormalization", "from_keras"}
 
 
 def name_of(page):
