@@ -283,10 +283,11 @@ def test_each_product_of_queries_and_keys_is_one_attention_node(kinds_model, tmp
 
 
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])
-@pytest.mark.parametrize("kind", ["bert", "gpt"])
+@pytest.mark.parametrize("kind", ["bert", "gpt", "llama"])
 def test_bare_models_export_too(tmp_path, kind, format):
     model = small_bert()
-    if kind == "gpt":
+    if kind != "bert":
+        llama = {"position": "rotary", "normalization": "rms", "gated": True}
         model = ka.GPTDecoder(
             vocabulary_size=41,
             num_layers=2,
@@ -295,6 +296,7 @@ def test_bare_models_export_too(tmp_path, kind, format):
             hidden_dim=24,
             intermediate_dim=37,
             max_sequence_length=53,
+            **(llama if kind == "llama" else {}),
         )
     folder = ka.export_model(model, tmp_path / "out", format=format)
     assert ka.verify_artifact(folder).passed

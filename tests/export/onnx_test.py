@@ -16,6 +16,7 @@ from keras import ops
 from keras_attention.export import onnx as writer
 from keras_attention.export.onnx import ExportError, write_onnx
 from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.layers.rms_normalization import RMSNormalization
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.linear import linear
 from keras_attention.ops.regions import region
@@ -333,6 +334,19 @@ BECOMES = {
     "linear without bias": {"MatMul": 1},
     "a name nobody knows": {"Mul": 1},
 }
+
+
+@pytest.mark.parametrize("opset", [22, 23])
+def test_rms_normalization_is_one_operator_from_opset_23_on(export, opset):
+    layer = RMSNormalization(epsilon=0.1)
+    layer.build((None, None, E))
+    layer.gamma.assign(normal(E))
+    exported = export(lambda x: {"y": layer(x)}, {"x": SEQUENCE}, opset=opset)
+    operators = exported.operators()
+    assert ("RMSNormalization" in operators) == (opset >= 23)
+    assert ("ReduceMean" in operators) == (opset < 23)
+    exported.compare(x=normal(2, 5, E))
+    exported.compare(x=normal(1, 1, E))
 
 
 @pytest.mark.parametrize("name", REGIONS)

@@ -19,7 +19,26 @@ def gpt(**kwargs):
     return model
 
 
-GROUPED = pytest.mark.parametrize("settings", [{}, {"num_key_value_heads": 1}], ids=str)
+LLAMA = {
+    "num_key_value_heads": 1,
+    "key_dim": 4,
+    "position": {
+        "max_wavelength": 500.0,
+        "scaling": {"rope_type": "linear", "factor": 3},
+    },
+    "normalization": "rms",
+    "activation": "silu",
+    "gated": True,
+    "use_bias": ["query_key_value"],
+    "sliding_window": [None, 3],
+    "head": "own",
+    "attention_dropout": 0.3,
+}
+GROUPED = pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_key_value_heads": 1}, LLAMA],
+    ids=["gpt2", "grouped", "llama"],
+)
 
 
 def test_the_head_is_the_transposed_table():
@@ -157,6 +176,25 @@ def test_half_precision_caches_are_half_precision():
     assert relative_error(logits, expected) <= 1e-2
 
 
-def test_no_weight_starts_as_a_copy_of_another():
-    model = ka.GPTDecoder(13, 2, 2, 6, 11)
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("position", "sinusoidal"),
+        ("normalization", "batch"),
+        ("use_bias", "query_key_value"),
+        ("use_bias", ("attention_output",)),
+        ("use_bias", ("query",)),
+        ("sliding_window", [3]),
+        ("head", "linear"),
+        ("num_heads", 4),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(argument, value):
+    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: "):
+        gpt(**{argument: value})
+
+
+@pytest.mark.parametrize("settings", [{}, LLAMA], ids=["gpt2", "llama"])
+def test_no_weight_starts_as_a_copy_of_another(settings):
+    model = ka.GPTDecoder(13, 2, 2, 6, 11, **settings)
     assert weights_that_are_copies(model) == []
