@@ -65,7 +65,8 @@ def rules(model: VisionTransformer) -> Iterator[Rule]:
         "embeddings.position_embeddings", model.position_embedding.embeddings, TABLE
     )
     name, patches = "embeddings.patch_embeddings.projection", model.patch_embedding
-    layout = _convolution(*patches.patch_size, model.num_channels)
+    height, width = patches.patch_size
+    layout = _convolution(height, width, model.num_channels)
     yield Rule(f"{name}.weight", patches.projection.kernel, layout)
     yield Rule(f"{name}.bias", patches.projection.bias, FLAT)
     for index, block in enumerate(model.blocks):
