@@ -233,7 +233,7 @@ HEADS: tuple[Head, ...] = (
         _question_answerer,
         _is(QuestionAnswerer),
         _last("qa_outputs"),
-        lambda model: {},
+        lambda model: {"qa_dropout": model.dropout},
     ),
     Head("ForMaskedLM", **_MASKED_LM, ignored=_TIED),
     Head(
