@@ -71,6 +71,11 @@ class CausalLM(keras.Model):
         return self.decoder(inputs, training=training)["logits"]  # [B, T, V]
 
     @property
+    def backbone(self) -> keras.Model:
+        """The decoder, by the name that every task has for it."""
+        return self.decoder
+
+    @property
     def generator(self) -> Generator:
         """What generates; it keeps what was compiled."""
         if self._generator is None:

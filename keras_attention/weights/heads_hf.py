@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.tasks.causal_lm import CausalLM
 from keras_attention.tasks.image_classifier import ImageClassifier
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence
@@ -35,6 +36,8 @@ class Head:
             config.json.
         ignored: Name or pattern of a tensor of the head to the reason it holds no
             weight.
+        in_backbone: Whether the backbone holds the head already, and its config.json
+            names the architecture.
     """
 
     suffix: str
@@ -44,6 +47,7 @@ class Head:
     rules: Callable[[keras.Model], Iterator[Rule]]
     config_of: Callable[[keras.Model], dict]
     ignored: Mapping[str, str] = field(default_factory=dict)
+    in_backbone: bool = False
 
 
 # Family -> (activation of a hidden layer, its tensors, the last map's tensors).
@@ -195,6 +199,14 @@ def _last(name: str) -> Callable[[Any], Iterator[Rule]]:
     return lambda model: _linear(name, model.head.output_projection)
 
 
+_CAUSAL_LM = {
+    "task": "causal_lm",
+    "build": lambda backbone, tokenizer, config, names: CausalLM(backbone, tokenizer),
+    "matches": _is(CausalLM),
+    "rules": lambda model: iter(()),
+    "config_of": lambda model: {},
+    "in_backbone": True,
+}
 _MASKED_LM = {
     "task": "masked_lm",
     "build": _masked_lm,
@@ -211,6 +223,8 @@ _TIED: dict[str, str] = dict.fromkeys(
     TIED,
 )
 HEADS: tuple[Head, ...] = (
+    Head("ForCausalLM", **_CAUSAL_LM),
+    Head("LMHeadModel", **_CAUSAL_LM),
     Head(
         "ForSequenceClassification",
         "text_classifier",

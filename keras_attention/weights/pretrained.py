@@ -25,18 +25,20 @@ def from_pretrained(
 ) -> keras.Model:
     """Loads a model from a folder in Hugging Face's format, or one of the others.
 
-    The config decides the model: a backbone, or the task its architecture names; a
-    folder of sentence-transformers (with a modules.json) gives a `SentenceEncoder`.
+    The config decides the model: a backbone, or the task its architecture names
+    (`CausalLM` for `…ForCausalLM`); a folder of sentence-transformers (with a
+    modules.json) gives a `SentenceEncoder`.
     Every tensor of the file and every variable of the model is accounted for (see
     `model.load_report`), or there is no model. Configs, names, shapes and the
     tokenizer are checked before the first weight is read; weights are read one tensor
     at a time.
 
     Args:
-        folder: With config.json and model.safetensors (or its shards); tokenizer.json
-            or vocab.txt if the model takes text. What is no folder here is an id of
-            the hub, `"org/name"`. Also a folder of Google's first BERT or OpenAI's
-            GPT-2 (TensorFlow checkpoints), or a `.bin` file of llama2.c.
+        folder: With config.json and model.safetensors (or its shards); the tokenizer's
+            files if the model takes text (see `load_tokenizer`). What is no folder
+            here is an id of the hub, `"org/name"`. Also a folder of Google's first
+            BERT or OpenAI's GPT-2 (TensorFlow checkpoints), or a `.bin` file of
+            llama2.c.
         task: `"backbone"` for the model without its head; the name of a task to get
             that one, with a fresh head where the files have none; what the files say
             when `None`.
@@ -114,7 +116,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     config = family.config_of(backbone)
     rules = list(family.rules(backbone))
     (architecture,) = config["architectures"]
-    if head is not None:
+    if head is not None and not head.in_backbone:
         architecture = families.stem(architecture) + head.suffix
         config |= {"architectures": [architecture], **head.config_of(model)}
     if architecture != families.stem(architecture) + "Model":

@@ -3,26 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-FILES = ("tokenizer.json", "vocab.txt")
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def load_tokenizer(folder: Path, backbone: Any, max_length: int | None = None) -> Any:
     """The tokenizer of a folder.
 
     Args:
-        folder: With tokenizer.json or vocab.txt.
+        folder: With tokenizer.json, vocab.txt, or vocab.json and merges.txt.
         backbone: The model it must fit.
         max_length: Tokens a text is cut to, at most those the model has positions for.
 
     Raises:
         ValueError: If its vocabulary is not the model's.
     """
+    from keras_attention.text import loading
     from keras_attention.text.wordpiece import WordPieceTokenizer
 
-    longest = backbone.max_sequence_length
-    length = longest if max_length is None else min(max_length, longest)
-    tokenizer = WordPieceTokenizer.from_folder(folder, max_length=length)
-    if tokenizer.vocabulary_size != backbone.vocabulary_size:
+    lengths = [x for x in (max_length, backbone.max_sequence_length) if x is not None]
+    length = min(lengths, default=None)
+    tokenizer = loading.load_tokenizer(folder, max_length=length)
+    tokens, rows = tokenizer.vocabulary_size, backbone.vocabulary_size
+    # The tables of byte-level models are often rounded up.
+    exact = isinstance(tokenizer, WordPieceTokenizer)
+    if tokens > rows or (exact and tokens != rows):
         raise ValueError(
             "The tokenizer does not fit the model: its vocabulary has another size. "
             f"Received: {tokenizer.vocabulary_size} tokens in {folder}, "

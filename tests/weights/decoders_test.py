@@ -47,7 +47,7 @@ def test_what_is_saved_loads_bit_equal(settings, kind, tmp_path):
     ka.save_pretrained(model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["model_type"] == kind
-    loaded = ka.from_pretrained(tmp_path / "model")
+    loaded = ka.from_pretrained(tmp_path / "model", task="backbone")
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     name = "logits" if model.head else "sequence_output"
@@ -101,7 +101,7 @@ def test_an_option_of_llama_that_is_not_computed_is_refused(
 ):
     change_config(folder, **{entry: value})
     with pytest.raises(ValueError, match="Received:") as caught:
-        ka.from_pretrained(folder)
+        ka.from_pretrained(folder, task="backbone")
     assert words in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_an_option_of_gpt2_that_is_not_computed_is_refused(tmp_path, entry, valu
     ka.save_pretrained(decoder(), tmp_path / "gpt2")
     change_config(tmp_path / "gpt2", **{entry: value})
     with pytest.raises(ValueError, match=f"{entry}={value}.*Received:"):
-        ka.from_pretrained(tmp_path / "gpt2")
+        ka.from_pretrained(tmp_path / "gpt2", task="backbone")
 
 
 def test_buffers_of_old_files_are_ignored_with_the_reason(folder):
@@ -126,7 +126,7 @@ def test_buffers_of_old_files_are_ignored_with_the_reason(folder):
     tensors = load_file(path)
     tensors["model.layers.1.self_attn.rotary_emb.inv_freq"] = np.ones(5, "float32")
     save_file(tensors, path)
-    report = ka.from_pretrained(folder).load_report
+    report = ka.from_pretrained(folder, task="backbone").load_report
     assert list(report.ignored.values()) == ["a buffer, the angles"]
 
 

@@ -104,7 +104,7 @@ def file(request, tmp_path):
 
 
 def test_every_logit_is_that_of_a_loop_in_numpy(file):
-    model, loop = ka.from_pretrained(file), Loop(*read(file))
+    model, loop = ka.from_pretrained(file, task="backbone"), Loop(*read(file))
     ids = [1, 5, 12, 0, 7]
     expected = np.array([loop.step(token) for token in ids])
     ours = np.asarray(model(np.array([ids]))["logits"])[0]
@@ -113,9 +113,9 @@ def test_every_logit_is_that_of_a_loop_in_numpy(file):
 
 
 def test_it_is_saved_as_llama_of_hugging_face(file, tmp_path):
-    model = ka.from_pretrained(file)
+    model = ka.from_pretrained(file, task="backbone")
     ka.save_pretrained(model, tmp_path / "llama")
-    again = ka.from_pretrained(tmp_path / "llama")
+    again = ka.from_pretrained(tmp_path / "llama", task="backbone")
     ids = np.array([[1, 5, 12, 0, 7]])
     np.testing.assert_array_equal(model(ids)["logits"], again(ids)["logits"])
 
@@ -124,14 +124,14 @@ def test_it_is_saved_as_llama_of_hugging_face(file, tmp_path):
 def test_a_file_that_is_not_all_there_is_refused(file, end):
     file.write_bytes(file.read_bytes()[:end])
     with pytest.raises(ValueError, match=r"llama2.c|incomplete") as caught:
-        ka.from_pretrained(file)
+        ka.from_pretrained(file, task="backbone")
     assert "Received:" in str(caught.value)
 
 
 def test_a_pickle_of_that_name_is_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(range(200)))
     with pytest.raises(ValueError, match=r"not one of llama2\.c.*Received:"):
-        ka.from_pretrained(tmp_path / "pytorch_model.bin")
+        ka.from_pretrained(tmp_path / "pytorch_model.bin", task="backbone")
 
 
 def stories_file():
@@ -152,7 +152,7 @@ def test_a_real_model_tells_the_same_story_for_200_tokens(cached, record_propert
         logits = loop.step(expected[-1])
         expected.append(int(np.argmax(logits)))
         margins.append(np.diff(np.sort(logits)[-2:])[0])
-    model = ka.from_pretrained(path)
+    model = ka.from_pretrained(path, task="backbone")
     told, cache = [1], model.empty_cache(1, ka.FixedKVCache, capacity=201)
     if cached:
         for _ in range(200):

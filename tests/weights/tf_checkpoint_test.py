@@ -73,7 +73,7 @@ def bert(tmp_path):
 
 def test_the_bert_of_its_authors_is_read(bert):
     model, folder = bert
-    loaded = ka.from_pretrained(folder)
+    loaded = ka.from_pretrained(folder, task="backbone")
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     assert loaded.layer_norm_epsilon == 1e-12
@@ -103,7 +103,7 @@ def test_the_gpt2_of_its_authors_is_read(tmp_path):
     write(folder, "model.ckpt", tensors)
     hparams = {"n_vocab": 13, "n_ctx": 29, "n_embd": 33, "n_head": 3, "n_layer": 2}
     (folder / "hparams.json").write_text(json.dumps(hparams))
-    loaded = ka.from_pretrained(folder)
+    loaded = ka.from_pretrained(folder, task="backbone")
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     np.testing.assert_array_equal(model(IDS)["logits"], loaded(IDS)["logits"])
@@ -111,7 +111,7 @@ def test_the_gpt2_of_its_authors_is_read(tmp_path):
 
 def refused(folder, *words):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        ka.from_pretrained(folder)
+        ka.from_pretrained(folder, task="backbone")
     for word in (*words, "Received:"):
         assert word in str(caught.value), str(caught.value)
 

@@ -131,7 +131,7 @@ def check(model, reference, tmp_path):
 @pytest.mark.parametrize(("stem", "options"), CASES.values(), ids=CASES)
 def test_a_decoder_is_that_of_transformers(stem, options, tmp_path, record_property):
     reference = reference_of(stem, **options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     worst = check(model, reference, tmp_path)
     record_property("summary", f"{stem} {options}: {worst:.1e} from transformers")
 
@@ -140,7 +140,7 @@ def test_a_decoder_is_that_of_transformers(stem, options, tmp_path, record_prope
 def test_rotary_positions_are_those_of_transformers(rope, tmp_path, record_property):
     rope = {"rope_theta": 10000.0, **rope}
     reference = reference_of("Llama", rope_parameters=rope)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     worst = check(model, reference, tmp_path)
     record_property("summary", f"{rope}: {worst:.1e} from transformers")
 
@@ -150,11 +150,11 @@ def test_a_base_that_grows_with_the_length_is_that_of_transformers(length, tmp_p
     rope = {"rope_type": "dynamic", "factor": 3.0, "rope_theta": 10000.0}
     options = {"rope_parameters": rope, "max_position_embeddings": 11}
     reference = reference_of("Llama", **options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     ids, mask = padded(97, None, lengths=(length, length))
     theirs = their_outputs(reference, ids, mask)
     assert error(numbers(model(ids)["logits"]), numbers(theirs.logits)) <= 1e-5
-    plain = ka.from_pretrained(tmp_path / "theirs")
+    plain = ka.from_pretrained(tmp_path / "theirs", task="backbone")
     for block in plain.blocks:
         block.attention.position.scaling = None
         block.attention.position.depends_on_length = False
@@ -176,7 +176,7 @@ def test_a_base_that_grows_with_the_length_is_that_of_transformers(length, tmp_p
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_cached_steps_are_the_whole_of_transformers(stem, options, side, tmp_path):
     reference = reference_of(stem, **options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     ids, mask = padded(97, side)
     more = np.random.default_rng(3).integers(0, 97, (len(ids), 5))
     everything = np.concatenate([ids, more], axis=1)
@@ -199,7 +199,11 @@ def test_the_spelling_of_transformers_4_is_read(spelling, tmp_path):
     import json
 
     rope = {"rope_theta": 700.0, **ROPES["yarn, length"]}
-    model = loaded(reference_of("Llama", rope_parameters=rope), tmp_path / "theirs")
+    model = loaded(
+        reference_of("Llama", rope_parameters=rope),
+        tmp_path / "theirs",
+        task="backbone",
+    )
     path = tmp_path / "theirs" / "config.json"
     config = json.loads(path.read_text())
     assert config.pop("rope_parameters")["rope_theta"] == 700.0
@@ -208,14 +212,14 @@ def test_the_spelling_of_transformers_4_is_read(spelling, tmp_path):
         scaling["type"] = scaling.pop("rope_type")
     config |= {"rope_theta": 700.0, "rope_scaling": scaling}
     path.write_text(json.dumps(config))
-    again = ka.from_pretrained(tmp_path / "theirs")
+    again = ka.from_pretrained(tmp_path / "theirs", task="backbone")
     assert again.get_config() == model.get_config()
 
 
 def test_a_file_of_the_backbone_only_has_no_logits(tmp_path):
     config = transformers.LlamaConfig(**LLAMA)
     reference = randomized(transformers.LlamaModel(config))
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert "logits" not in model(np.array([[1, 2]]))
     worst = compare(model, reference, {"sequence_output": "last_hidden_state"})
     assert worst > 0
