@@ -57,11 +57,12 @@ def test_an_encoder_block_is_its_parts_in_order(make, norm):
     first = block.attention_residual.normalization
     second = block.feed_forward_residual.normalization
     masks = {"query_mask": KEEP, "value_mask": KEEP}
+    given = keras.ops.convert_to_tensor(X)
     if norm == "pre":
-        x = X + block.attention(first(X), first(X), **masks)
+        x = given + block.attention(first(given), first(given), **masks)
         expected = x + block.feed_forward(second(x))
     else:
-        x = first(X + block.attention(X, X, **masks))
+        x = first(given + block.attention(given, given, **masks))
         expected = second(x + block.feed_forward(x))
     assert relative_error(output, expected) <= 1e-6
 

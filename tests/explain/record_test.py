@@ -28,7 +28,11 @@ def test_a_map_is_what_the_layer_itself_returns(kind):
     assert list(maps) == [layer.name]
     assert np.array_equal(maps[layer.name], weights)
     assert np.array_equal(output, expected)
-    assert np.array_equal(layer(*inputs, **extra), expected)
+    alone = to_numpy(layer(*inputs, **extra))
+    if keras.backend.backend() == "torch":  # its kernel, which gives no weights
+        assert relative_error(alone, to_numpy(expected)) <= 1e-6
+    else:
+        assert np.array_equal(alone, expected)
 
 
 def test_maps_of_a_model_are_named_by_path_and_change_no_output():
