@@ -41,6 +41,29 @@ def inputs_of_both(encoder_token_ids: Any, *others: Any) -> list[Any]:
     return [given.get(name, other) for name, other in zip(INPUTS, listed, strict=True)]
 
 
+def encode_and_decode(
+    model: Any, *inputs: Any, cache: Any, training: bool | None
+) -> dict[str, Any]:
+    """The `call` of a model with `encode` and `decode`: both, or one more step.
+
+    Args:
+        model: The model.
+        *inputs: The four of `INPUTS`, one by one, or the first a dict of all.
+        cache: Of its `empty_cache`, or of the last call; then only `decode` runs.
+        training: Whether dropout is active.
+
+    Returns:
+        What `decode` returns; without a cache `encoder_sequence_output` too.
+    """
+    source, source_keep, target, keep = inputs_of_both(*inputs)
+    if cache is not None:
+        return model.decode(target, keep, cache=cache, training=training)
+    encoded = model.encode(source, source_keep, training=training)
+    decoded = model.decode(target, keep, encoded=encoded, training=training)
+    sequence = encoded["encoder_sequence_output"]
+    return {"encoder_sequence_output": sequence, **decoded}
+
+
 def ids_and_mask(token_ids: Any, padding_mask: Any, side: str) -> tuple[Any, Any]:
     """Token ids and their mask, checked.
 

@@ -12,7 +12,7 @@ from keras_attention.layers.global_attention import GlobalAttention
 from keras_attention.layers.projection import Projection
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.bert import base_config
-from keras_attention.models.encoder_decoder import ids_and_mask, inputs_of_both
+from keras_attention.models.encoder_decoder import encode_and_decode, ids_and_mask
 
 CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
 ATTENTIONS = ("bahdanau", "luong")
@@ -137,18 +137,15 @@ class RecurrentSeq2Seq(keras.Model):
         cache=None,
         training=None,
     ):
-        source, source_keep, target, keep = inputs_of_both(
+        return encode_and_decode(
+            self,
             encoder_token_ids,
             encoder_padding_mask,
             decoder_token_ids,
             decoder_padding_mask,
+            cache=cache,
+            training=training,
         )
-        if cache is not None:
-            return self.decode(target, keep, cache=cache, training=training)
-        encoded = self.encode(source, source_keep, training=training)
-        decoded = self.decode(target, keep, encoded=encoded, training=training)
-        sequence = encoded["encoder_sequence_output"]
-        return {"encoder_sequence_output": sequence, **decoded}
 
     def encode(
         self, token_ids: Any, padding_mask: Any = None, training: bool | None = None

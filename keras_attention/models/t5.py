@@ -16,8 +16,8 @@ from keras_attention.models.bert import base_config, initializer
 from keras_attention.models.encoder_decoder import (
     caches_of,
     decoder_positions,
+    encode_and_decode,
     ids_and_mask,
-    inputs_of_both,
     run_decoder,
     run_encoder,
 )
@@ -219,18 +219,15 @@ class T5EncoderDecoder(keras.Model):
         cache=None,
         training=None,
     ):
-        source, source_keep, target, keep = inputs_of_both(
+        return encode_and_decode(
+            self,
             encoder_token_ids,
             encoder_padding_mask,
             decoder_token_ids,
             decoder_padding_mask,
+            cache=cache,
+            training=training,
         )
-        if cache is not None:
-            return self.decode(target, keep, cache=cache, training=training)
-        encoded = self.encode(source, source_keep, training=training)
-        decoded = self.decode(target, keep, encoded=encoded, training=training)
-        sequence = encoded["encoder_sequence_output"]
-        return {"encoder_sequence_output": sequence, **decoded}
 
     def encode(
         self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
