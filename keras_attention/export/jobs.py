@@ -13,6 +13,7 @@ from keras_attention.models.seq2seq import Seq2SeqTransformer
 from keras_attention.models.t5 import T5EncoderDecoder
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks._shared import probabilities
+from keras_attention.tasks.causal_lm import CausalLM
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer
@@ -165,6 +166,10 @@ def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
     return _from_ids(model, outputs, segments=False)
 
 
+def _causal_lm(model: CausalLM) -> list[Signature]:
+    return _gpt_decoder(model.decoder)
+
+
 def _from_ids(
     model: Any, outputs: dict[str, TensorInfo], *, segments: bool
 ) -> list[Signature]:
@@ -229,6 +234,7 @@ _JOBS = {
     QuestionAnswerer: _question_answerer,
     SentenceEncoder: _sentence_encoder,
     BertEncoder: _bert_encoder,
+    CausalLM: _causal_lm,
     GPTDecoder: _gpt_decoder,
     VisionTransformer: _vision_transformer,
     Seq2SeqTransformer: _encoder_decoder,

@@ -40,6 +40,17 @@ def test_a_causal_model_comes_back_and_says_the_same(shape, tmp_path):
     assert isinstance(alone, ka.GPTDecoder)
 
 
+def test_it_is_exported_as_its_decoder(tmp_path):
+    pytest.importorskip("tf2onnx")
+    model = ka.CausalLM(ka.GPTDecoder(**SIZES, **LLAMA))
+    folder = ka.export_model(model, tmp_path / "onnx", "onnx")  # verified
+    ids = np.array([[5, 3, 7]], "int32")
+    call = {"token_ids": ids, "padding_mask": np.ones_like(ids, bool)}
+    with ka.open_artifact(folder) as artifact:
+        logits = artifact.run("serving_default", **call)["logits"]
+    np.testing.assert_allclose(logits, model(call).numpy(), atol=1e-5)
+
+
 def bytes_vocabulary(folder, size):
     """The files of a byte-level tokenizer without merges."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
