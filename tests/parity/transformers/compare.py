@@ -139,7 +139,7 @@ def compare(
     return worst
 
 
-def there_and_back(model, reference, tmp_path):
+def there_and_back(model, reference, tmp_path, **settings):
     """We save, they load: same tensors bit for bit, same config, and we load again."""
     ka.save_pretrained(model, tmp_path / "back")
     again, info = type(reference).from_pretrained(
@@ -151,7 +151,7 @@ def there_and_back(model, reference, tmp_path):
     assert set(theirs) == set(back)
     for name, tensor in theirs.items():
         np.testing.assert_array_equal(tensor.numpy(), back[name].numpy(), err_msg=name)
-    once_more = ka.from_pretrained(tmp_path / "back")
+    once_more = ka.from_pretrained(tmp_path / "back", **settings)
     assert type(once_more) is type(model)
     for ours, same in zip(model.weights, once_more.weights, strict=True):
         np.testing.assert_array_equal(numbers(ours), numbers(same), err_msg=ours.path)

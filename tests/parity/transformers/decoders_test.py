@@ -124,7 +124,7 @@ def reference_of(stem, **options):
 
 def check(model, reference, tmp_path):
     worst = compare(model, reference, OUTPUTS, count_positions=True)
-    there_and_back(model, reference, tmp_path)
+    there_and_back(model, reference, tmp_path, task="backbone")
     return worst
 
 
@@ -223,4 +223,4 @@ def test_a_file_of_the_backbone_only_has_no_logits(tmp_path):
     assert "logits" not in model(np.array([[1, 2]]))
     worst = compare(model, reference, {"sequence_output": "last_hidden_state"})
     assert worst > 0
-    there_and_back(model, reference, tmp_path)
+    there_and_back(model, reference, tmp_path, task="backbone")
