@@ -96,7 +96,7 @@ def test_the_readme_shows_what_the_kinds_explain(tmp_path):
 def test_masks_are_drawn(tmp_path):
     said = run("02_masks.py", folder=tmp_path)
     assert "causal & window(2, 0)\n1 . . . . .\n1 1 . . . .\n1 1 1 . . ." in said
-    assert re.search(r"^\d+%   . +\d+% +\d+% +\d+%   \.$", said, re.MULTILINE)
+    assert re.search(r"^ ?\d+%   . +\d+% +\d+% +\d+%   \.$", said, re.MULTILINE)
 
 
 def test_the_readme_shows_the_layer_that_is_served(tmp_path):

@@ -28,7 +28,7 @@ TENSORFLOW = frozenset(
     PreventGradient Prod RaggedGather RaggedRange RaggedTensorFromVariant
     RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant
     RandomStandardNormal RandomUniform RandomUniformInt Range Rank ReadVariableOp
-    Real Reciprocal ReduceJoin RegexFullMatch RegexReplace Relu Relu6 Reshape
+    Real RealDiv Reciprocal ReduceJoin RegexFullMatch RegexReplace Relu Relu6 Reshape
     ResourceGather ResourceGatherNd ResourceScatterUpdate Reverse ReverseSequence
     ReverseV2 RightShift Rint Roll Round Rsqrt ScatterNd SegmentMax SegmentMean
     SegmentMin SegmentSum Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Sinh
@@ -45,11 +45,11 @@ TENSORFLOW = frozenset(
     TensorListLength TensorListPopBack TensorListPushBack TensorListReserve
     TensorListResize TensorListSetItem TensorListSplit TensorListStack
     TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub
-    TensorScatterUpdate Tile TopK TopKV2 Transpose UnicodeDecode
+    TensorScatterUpdate Tile TopK TopKV2 Transpose TruncateDiv TruncateMod UnicodeDecode
     UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique
     UniqueV2 UniqueWithCounts Unpack UnsortedSegmentJoin UnsortedSegmentMax
     UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp
-    Where While Xdivy Xlog1py Xlogy ZerosLike
+    Where While XlaDynamicUpdateSlice Xdivy Xlog1py Xlogy ZerosLike
     """.split()  # noqa: SIM905
 )
 # Of tensorflow-text: tokenizers and normalisers, on texts and tables in memory.
