@@ -93,7 +93,7 @@ def _peaks(case, workers, expected, left_out, tell):
             tell(f"{case}: memory of {name}")
             try:
                 worker.call()
-            except MemoryError as error:
+            except (MemoryError, RuntimeError) as error:  # it may also be killed
                 if name == OURS:
                     raise
                 left_out[name] = f"{case}, {error}"

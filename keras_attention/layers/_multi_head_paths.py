@@ -16,6 +16,7 @@ from keras_attention.layers._heads import Heads
 from keras_attention.layers._visibility import Visibility
 from keras_attention.ops.attend import dot_product_attention, score_dtype
 from keras_attention.ops.chunked import chunked_attention, chunks_pay
+from keras_attention.ops.shapes import is_symbolic
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _pattern_serves(layer, call):
     scheme = layer.position
     if layer.pattern is None or not call.of_itself or call.bias is not None:
         return False
-    if call.need_weights or layer.talking_heads:
+    if call.need_weights or layer.talking_heads or _symbolic(call):
         return False
     if scheme is not None and (scheme.needs_weights or scheme.looks_at_query):
         return False
@@ -98,7 +99,9 @@ def _chunks_serve(layer, call):
     scheme = layer.position
     if layer.chunked is False or call.need_weights or call.dropout is not None:
         return False
-    if layer.talking_heads or (scheme is not None and scheme.needs_weights):
+    if layer.talking_heads or _symbolic(call):
+        return False
+    if scheme is not None and scheme.needs_weights:
         return False
     if layer.chunked:
         return True
@@ -106,6 +109,10 @@ def _chunks_serve(layer, call):
         return False  # a bias is as large as the scores
     lengths = call.heads.query.shape[1], call.heads.key.shape[1]
     return chunks_pay(*lengths, num_heads=layer.num_heads)
+
+
+def _symbolic(call):
+    return any(map(is_symbolic, (call.heads.query.shape[1], call.heads.key.shape[1])))
 
 
 def _attend_by_chunks(layer, call, settings):

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.ops.lookup import lookup
 from keras_attention.ops.positions import standardize_positions
+from keras_attention.ops.shapes import is_symbolic
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -68,7 +69,10 @@ class PositionEmbedding(keras.layers.Layer):
         return inputs + ops.cast(rows, inputs.dtype)  # [B, T, E]
 
     def _check_length(self, shape):
-        if shape[1] is not None and shape[1] > self.max_sequence_length:
+        length = shape[1]
+        if length is None or is_symbolic(length):
+            return
+        if length > self.max_sequence_length:
             raise ValueError(
                 f"The sequence is longer than the {self.max_sequence_length} positions "
                 f"'{self.name}' has vectors for. Truncate it, or build the layer with "

@@ -26,6 +26,15 @@ def describe(x: Any) -> str:
     return f"{x!r} (of type {type(x).__name__})"
 
 
+def is_symbolic(size: Any) -> bool:
+    """Whether a size is a name that nothing can be compared with (JAX, shapes only).
+
+    Keras on JAX finds the shapes of a functional model that way; what is computed then
+    does not matter, its shape does.
+    """
+    return size is not None and not isinstance(size, int)
+
+
 def differ(left: int | None, right: int | None) -> bool:
     """Whether two static sizes are both known and not the same."""
     return left is not None and right is not None and left != right
