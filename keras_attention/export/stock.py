@@ -7,6 +7,7 @@ functions are replaced by ones that compute the same numbers inside a region.
 
 import contextlib
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterator
 from unittest import mock
@@ -140,9 +141,9 @@ def _einsum_dense(original: Callable) -> Callable:
         kernel, bias = ops.convert_to_tensor(self.kernel), self.bias
         into = kernel.shape[contracted:]
         batch = list(ops.shape(inputs))[: len(inputs.shape) - contracted]
-        size = _product(kernel.shape[:contracted])
+        size = math.prod(kernel.shape[:contracted])
         x = ops.reshape(inputs, (*batch, size))
-        y = linear(x, ops.reshape(kernel, (size, _product(into))))
+        y = linear(x, ops.reshape(kernel, (size, math.prod(into))))
         y = ops.reshape(y, (*batch, *into))
         y = y if bias is None else y + ops.cast(bias, y.dtype)
         return y if self.activation is None else self.activation(y)
@@ -161,13 +162,6 @@ def _contracted(equation: str) -> int | None:
         if inputs.endswith(kernel[:count]) and result == batch + into:
             return count
     return None
-
-
-def _product(sizes) -> int:
-    product = 1
-    for size in sizes:
-        product *= int(size)
-    return product
 
 
 @contextlib.contextmanager
