@@ -60,7 +60,7 @@ ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"} | {
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
-MAX_PACKAGE_CODE_LINES = 20000  # docs/design.md says why
+MAX_PACKAGE_CODE_LINES = 25000  # docs/design.md says why
 
 # Methods that Keras documents; anything else public has a docstring.
 KERAS_OVERRIDES = {
