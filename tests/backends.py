@@ -75,7 +75,9 @@ def _torch(function, tensors, variables, compiled):
     import torch
 
     with torch.enable_grad():
-        tensors = [torch.tensor(np.asarray(x), requires_grad=True) for x in tensors]
+        # A copy on the device that Keras computes on, a leaf of the graph.
+        tensors = [keras.ops.array(np.asarray(x)).detach() for x in tensors]
+        tensors = [x.requires_grad_() for x in tensors]
         loss, outputs = function(*tensors)
         sources = [*tensors, *(w.value for w in variables)]
         return outputs, list(torch.autograd.grad(loss, sources, materialize_grads=True))

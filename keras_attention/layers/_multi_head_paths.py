@@ -14,6 +14,7 @@ from keras import ops
 from keras_attention.layers._arguments import clear_padding
 from keras_attention.layers._heads import Heads
 from keras_attention.layers._visibility import Visibility
+from keras_attention.ops import kernels
 from keras_attention.ops.attend import dot_product_attention, score_dtype
 from keras_attention.ops.chunked import chunked_attention, chunks_pay
 from keras_attention.ops.shapes import is_symbolic
@@ -107,8 +108,13 @@ def _chunks_serve(layer, call):
         return True
     if call.bias is not None or (scheme is not None and scheme.adds_bias):
         return False  # a bias is as large as the scores
-    lengths = call.heads.query.shape[1], call.heads.key.shape[1]
-    return chunks_pay(*lengths, num_heads=layer.num_heads)
+    heads, num_heads = call.heads, layer.num_heads
+    if not chunks_pay(heads.query.shape[1], heads.key.shape[1], num_heads=num_heads):
+        return False
+    if layer.logits_soft_cap is not None:
+        return True
+    # A kernel holds no scores either.
+    return not kernels.fits(heads.query, heads.key, heads.value, num_heads=num_heads)
 
 
 def _symbolic(call):

@@ -206,7 +206,9 @@ def _by_kernel(
     return_weights: bool,
 ) -> Any:
     """What `_side_by_side` returns, by a kernel of the backend; `None` without one."""
-    if return_weights or soft_cap is not None or not kernels.fits(query, key, value):
+    if return_weights or soft_cap is not None:
+        return None
+    if not kernels.fits(query, key, value, num_heads=num_heads):
         return None
     dtype = score_dtype(query, key, value)
     added = None
@@ -214,9 +216,11 @@ def _by_kernel(
         added = ops.cast(_bounded(bias, dtype), dtype)
         added = added if mask is None else ops.where(mask, added, BLOCKED)
     output = kernels.fused_attention(
-        _split(ops.cast(query, dtype) * scale, num_heads),
-        _split(ops.cast(key, dtype), num_key_value_heads),
-        _split(ops.cast(value, dtype), num_key_value_heads),
+        _split(query, num_heads),
+        _split(key, num_key_value_heads),
+        _split(value, num_key_value_heads),
+        scale=scale,
+        dtype=dtype,
         mask=mask if bias is None else None,
         bias=added,
     )  # [B, N, T, V]

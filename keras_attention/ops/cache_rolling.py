@@ -16,7 +16,7 @@ from keras_attention.ops.cache_base import (
     view_of,
 )
 from keras_attention.ops.positions import EMPTY, first_positions, positions_of_tokens
-from keras_attention.ops.shapes import concrete
+from keras_attention.ops.shapes import concrete, largest
 
 
 class _Fields(NamedTuple):
@@ -180,7 +180,7 @@ class RollingKVCache(Cache, _Fields):
         there = keep & (after == self._ordinals(self.counts))
         lost = ops.any((after != EMPTY) & needed & ~there, axis=-1)  # [B]
         # With the whole window gone, evicted tokens may stand between it and the sinks.
-        last_sink = ops.max(self.sink_positions, axis=-1, initial=EMPTY)
+        last_sink = largest(self.sink_positions, -1, least=EMPTY)
         evicted = self.counts > sinks + window
         lost |= evicted & (in_window == 0) & (limits[:, 0] > last_sink + 1)
         key, value = slots.clear(self.key, keep), slots.clear(self.value, keep)

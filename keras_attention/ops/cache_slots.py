@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_attention.ops.positions import first_positions, positions_of_tokens
+from keras_attention.ops.shapes import largest
 
 _LARGEST = 127  # of int8; -128 is not used, so that the grid is symmetric
 
@@ -69,7 +70,7 @@ def encode(x: Any, like: Any) -> Any:
     if not isinstance(like, Quantized):
         return ops.cast(x, like.dtype)
     heads = _split(ops.cast(x, "float32"), like.scales.shape[-1])  # [B, T, K, H]
-    scales = ops.max(ops.abs(heads), axis=-1, initial=0.0) / _LARGEST  # [B, T, K]
+    scales = largest(ops.abs(heads), -1, least=0.0) / _LARGEST  # [B, T, K]
     steps = heads / ops.where(scales == 0.0, 1.0, scales)[..., None]
     values = ops.clip(ops.round(steps), -_LARGEST, _LARGEST)
     # What NaN becomes in int8, and whether a maximum sees it, is undefined.

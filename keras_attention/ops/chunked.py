@@ -21,6 +21,7 @@ from keras import ops
 
 from keras_attention.ops.attend import BLOCKED, float_dtype, score_dtype
 from keras_attention.ops.masks import Mask
+from keras_attention.ops.shapes import largest
 from keras_attention.ops.tiles import LOWEST_BIAS, Grid, Tiles, kept_keys
 
 LONG = 2**22
@@ -183,7 +184,7 @@ class _Run:
         def of_queries(i):
             def add_keys(j, top, total, output):
                 scores, _ = self._scores(i, j)
-                higher = ops.max(scores, axis=-1, keepdims=True, initial=BLOCKED)
+                higher = largest(scores, -1, least=BLOCKED, keepdims=True)
                 # On torch, the maximum of Keras 3.15 makes float32 of float64.
                 higher = ops.where(top > higher, top, higher)  # [B, K, R, 1]
                 weights = ops.exp(scores - higher)  # [B, K, R, d]
@@ -301,7 +302,7 @@ def _next(k: Any, done: Any) -> Any:
     known: ten tiles in memory, and none in the cache.
     """
     nan = ops.cast(ops.isnan(done[..., :1]), "int32")
-    return k + 1 + ops.max(nan, initial=0) // 2  # 0 or 1, halved
+    return k + 1 + largest(nan, None, least=0) // 2  # 0 or 1, halved
 
 
 def _zeros(like: Any, size: int) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.ops.mask_algebra import FAR, Mask, register
-from keras_attention.ops.shapes import describe
+from keras_attention.ops.shapes import describe, largest
 from keras_attention.ops.shuffle import shuffled
 
 
@@ -189,7 +189,8 @@ class _Prefix(_OfTensors):
 
     def build(self, query_positions, key_positions):
         distance = _distance(query_positions, key_positions)
-        return (distance <= 0) | (key_positions < self.lengths[:, None])[:, None, :]
+        visible_to_all = ops.less(key_positions, self.lengths[:, None])[:, None, :]
+        return ops.logical_or(distance <= 0, visible_to_all)
 
 
 class _Segments(_OfTensors):
@@ -243,7 +244,7 @@ class _BigBirdAmong(_OfTensors):
             return seen
         remaining = least = rule.priorities(query_blocks, all_blocks)
         for _ in range(rule.num_random_blocks):
-            least = ops.max(remaining, axis=-1, keepdims=True, initial=0)
+            least = largest(remaining, -1, least=0, keepdims=True)
             remaining = ops.where(remaining == least, 0, remaining)
         here = rule.priorities(query_blocks, key_blocks)
         return seen | ((here > 0) & (here >= least))

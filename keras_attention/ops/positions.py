@@ -90,7 +90,7 @@ def sine_and_cosine(
     if dtype == "float32" and isinstance(turns, np.ndarray):
         fractions = _turns_by_digits(positions, turns)  # [..., F]
     else:
-        turned = ops.cast(positions, "float64") * turns  # [..., F]
+        turned = ops.multiply(ops.cast(positions, "float64"), turns)  # [..., F]
         fractions = turned - ops.round(turned)
     angle = ops.cast(fractions, dtype) * (2.0 * math.pi)
     return ops.sin(angle), ops.cos(angle)

@@ -20,6 +20,7 @@ from keras_attention.ops.positions import (
     turns_per_position,
 )
 from keras_attention.ops.regions import region
+from keras_attention.ops.shapes import largest
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DynamicFrequencies(Frequencies):
     original_length: float
 
     def sine_and_cosine(self, positions, dtype):
-        last = ops.max(positions, axis=-1, keepdims=True, initial=EMPTY)  # [(B,) 1]
+        last = largest(positions, -1, least=EMPTY, keepdims=True)  # [(B,) 1]
         length = ops.maximum(ops.cast(last, "float64") + 1.0, self.original_length)
         stretch = length * (self.factor / self.original_length) - (self.factor - 1.0)
         exponents = ops.convert_to_tensor(-self.exponents)

@@ -38,3 +38,13 @@ def is_symbolic(size: Any) -> bool:
 def differ(left: int | None, right: int | None) -> bool:
     """Whether two static sizes are both known and not the same."""
     return left is not None and right is not None and left != right
+
+
+def largest(x: Any, axis: Any, *, least: float, keepdims: bool = False) -> Any:
+    """`ops.max`, and never less than `least`.
+
+    With its own `initial=` Keras makes a tensor on the CPU on torch, wherever `x` is.
+    """
+    if keras.backend.backend() == "torch" and 0 not in x.shape:
+        return ops.maximum(ops.max(x, axis=axis, keepdims=keepdims), least)
+    return ops.max(x, axis=axis, keepdims=keepdims, initial=least)

@@ -13,7 +13,7 @@ from keras_attention.ops.attend import BLOCKED, cap_scores
 from keras_attention.ops.blocks import pad_to
 from keras_attention.ops.mask_algebra import FAR
 from keras_attention.ops.positions import EMPTY, first_positions, standardize_positions
-from keras_attention.ops.shapes import describe
+from keras_attention.ops.shapes import describe, largest
 
 LOWEST_BIAS = BLOCKED / 10
 """As in `attend.py`: a key the bias all but forbids beats one the mask forbids."""
@@ -275,8 +275,8 @@ def _cut_positions(positions: Any, cut: Cut) -> Any:
 
 def _bounds(positions: Any, real: Any) -> tuple[Any, Any]:
     """Smallest and largest real position of each chunk; FAR and -1 if none is real."""
-    first = ops.min(ops.where(real, positions, FAR), axis=(1, 2), initial=FAR)
-    last = ops.max(ops.where(real, positions, EMPTY), axis=(1, 2), initial=EMPTY)
+    first = -largest(ops.where(real, -positions, -FAR), (1, 2), least=-FAR)
+    last = largest(ops.where(real, positions, EMPTY), (1, 2), least=EMPTY)
     return first, last
 
 

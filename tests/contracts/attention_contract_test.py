@@ -92,11 +92,16 @@ def context_free(layer, query):
     return np.zeros((1, 1)) if bias is None else bias[None, None]
 
 
+def are_equal(actual, expected):
+    """To the last bit; tensors may be on a GPU."""
+    return np.array_equal(*to_numpy((actual, expected)))
+
+
 def same(actual, expected):
     """Equal; up to rounding where a kernel (ops/kernels.py) has another order."""
     if HAS_KERNEL:
         return relative_error(actual, expected) <= 1e-6
-    return np.array_equal(actual, expected)
+    return are_equal(actual, expected)
 
 
 # --- the numbers ---------------------------------------------------------------
@@ -191,7 +196,7 @@ def test_bias_multiplies_weights_by_its_exponential(kind):
     expected = weights * factor
     assert relative_error(biased, weights) > 0.01
     if not kind.sums_to_one:  # the Gaussian, or the mixing, comes after the softmax
-        assert np.array_equal(biased != 0, weights != 0)
+        assert are_equal(biased != 0, weights != 0)
         return
     total = expected.sum(axis=-1, keepdims=True)
     expected = np.divide(expected, total, where=total > 0, out=np.zeros_like(expected))
@@ -243,7 +248,7 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
     expected = np.broadcast_to(context_free(plain, query), output.shape)
     assert abs(output[BLIND] - expected[BLIND]).max() <= 1e-6
     if "combine/kernel" not in weights_of(plain):
-        assert np.array_equal(output[BLIND], expected[BLIND])
+        assert are_equal(output[BLIND], expected[BLIND])
     for layer, return_scores in itertools.product((plain, dropping), (False, True)):
         for training in (None, False):
             again = kind.call(
@@ -254,7 +259,7 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
                 **MASKS,
             )
             again = to_numpy(again[0] if return_scores else again)
-            assert np.array_equal(again[BLIND], output[BLIND])
+            assert are_equal(again[BLIND], output[BLIND])
             assert same(again, output)
 
 
@@ -269,8 +274,8 @@ def test_what_stands_at_padding_never_leaks(kind):
             for k, x in zip(keep, inputs, strict=True)
         ]
         output, weights = observed(kind, layer, poisoned, **MASKS)
-        assert np.array_equal(output, clean)
-        assert np.array_equal(weights, clean_weights)
+        assert are_equal(output, clean)
+        assert are_equal(weights, clean_weights)
 
 
 @every_kind
@@ -291,7 +296,7 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
 
     clean, poisoned = found(0.0), found(np.nan)
     for left, right in zip(clean, poisoned, strict=True):
-        assert np.array_equal(left, right)
+        assert are_equal(left, right)
     for gradient, k in zip(poisoned, keep, strict=False):
         assert (gradient[~k] == 0).all()
     assert abs(poisoned[1]).max() > 0
@@ -317,13 +322,13 @@ def test_causal_shows_nothing_of_the_future(kind):
     output = to_numpy(kind.call(layer, *inputs, use_causal_mask=True))
     lower = np.tril(np.ones((1, S, S), bool))
     explicit = to_numpy(kind.call(layer, *inputs, attention_mask=lower))
-    assert np.array_equal(output, explicit)
+    assert are_equal(output, explicit)
     changed = [x.copy() for x in inputs]
     for x in changed:
         x[:, 3:] += 5.0
     moved = to_numpy(kind.call(layer, *changed, use_causal_mask=True))
     if "predictive" in kind.name:  # S * sigmoid(...) knows how long the source is
-        assert np.array_equal(moved[:, :3], output[:, :3])
+        assert are_equal(moved[:, :3], output[:, :3])
     assert relative_error(moved[:, :3], output[:, :3]) <= 1e-6
     assert relative_error(moved[:, 3:], output[:, 3:]) > 1e-3
 
@@ -346,10 +351,10 @@ def test_dropout_works_in_training_only_and_is_seeded(kind):
     for seed in (11, 11, 12):
         layer = kind.built(dropout=0.5, seed=seed)
         runs.append(to_numpy(kind.call(layer, *inputs, training=True)))
-        assert np.array_equal(kind.call(layer, *inputs), still)
-    assert np.array_equal(runs[0], runs[1])
-    assert not np.array_equal(runs[0], runs[2])
-    assert not np.array_equal(runs[0], still)
+        assert are_equal(kind.call(layer, *inputs), still)
+    assert are_equal(runs[0], runs[1])
+    assert not are_equal(runs[0], runs[2])
+    assert not are_equal(runs[0], still)
 
 
 @every_kind
@@ -370,14 +375,14 @@ def test_a_list_of_tensors_is_the_same_call(kind):
     masks = {**MASKS, "key_mask": KEY_MASK}
     expected = to_numpy(kind.call(layer, *inputs, **masks))
     listed = layer(list(inputs), **extra, **masks)
-    assert np.array_equal(listed, expected)
+    assert are_equal(listed, expected)
     in_list = layer(
         list(inputs),
         query_mask=[QUERY_MASK, KEY_MASK, KEY_MASK],
         attention_mask=MASK,
         **extra,
     )
-    assert np.array_equal(in_list, expected)
+    assert are_equal(in_list, expected)
 
 
 @every_kind
@@ -387,8 +392,8 @@ def test_two_tensors_use_the_value_as_key(kind):
     layer = kind.make()
     expected = to_numpy(kind.call(layer, query, value, value, value_mask=KEY_MASK))
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
-    assert np.array_equal(layer(query, value, value_mask=KEY_MASK, **extra), expected)
-    assert np.array_equal(layer([query, value], value_mask=KEY_MASK, **extra), expected)
+    assert are_equal(layer(query, value, value_mask=KEY_MASK, **extra), expected)
+    assert are_equal(layer([query, value], value_mask=KEY_MASK, **extra), expected)
 
 
 def embedded(size):
@@ -403,21 +408,21 @@ def embedded(size):
 def test_masks_that_keras_carries_are_used_and_passed_on(kind):
     query, value = embedded(QUERY)
     layer = kind.make()
-    bare = [np.array(query), np.array(value), np.array(value)]
+    bare = to_numpy([query, value, value])
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
     expected = to_numpy(
         layer(*bare, query_mask=QUERY_MASK, value_mask=KEY_MASK, **extra)
     )
     output = layer(query, value, **extra)
-    assert np.array_equal(output, expected)
-    assert np.array_equal(output._keras_mask, QUERY_MASK)
+    assert are_equal(output, expected)
+    assert are_equal(output._keras_mask, QUERY_MASK)
     listed = layer([query, value], **extra)
-    assert np.array_equal(listed, expected)
-    assert np.array_equal(listed._keras_mask, QUERY_MASK)
+    assert are_equal(listed, expected)
+    assert are_equal(listed._keras_mask, QUERY_MASK)
     output, _ = layer(query, value, return_attention_scores=True, **extra)
     assert same(output, expected)
-    assert np.array_equal(output._keras_mask, QUERY_MASK)
-    assert not np.array_equal(layer(*bare, **extra), expected)
+    assert are_equal(output._keras_mask, QUERY_MASK)
+    assert not are_equal(layer(*bare, **extra), expected)
 
 
 @every_kind
@@ -428,8 +433,7 @@ def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
     expected = to_numpy(
         layer(
-            np.array(query),
-            np.array(value),
+            *to_numpy([query, value]),
             query_mask=QUERY_MASK & more_query,
             value_mask=KEY_MASK & more_key,
             attention_mask=MASK,
@@ -439,7 +443,7 @@ def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
     explicit = {"query_mask": more_query, "attention_mask": MASK, **extra}
     for name in ("value_mask", "key_mask"):
         output = layer(query, value, **{name: more_key}, **explicit)
-        assert np.array_equal(output, expected)
+        assert are_equal(output, expected)
 
 
 @every_kind
@@ -563,7 +567,7 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for actual, wanted in zip(to_numpy(loaded(data)), expected, strict=True):
-        assert np.array_equal(actual, wanted)
+        assert are_equal(actual, wanted)
     rebuilt = [x for x in loaded.layers if isinstance(x, type(layer))]
     configs = [json.loads(json.dumps(x.get_config())) for x in (rebuilt[0], layer)]
     assert configs[0] == configs[1]
@@ -613,7 +617,7 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
         assert np.isfinite(np.array(weight)).all()
         # softmax(x + c) = softmax(x): a bias on all keys learns nothing
         learns = not weight.path.endswith("key/bias")
-        assert not learns or not np.array_equal(weight, was), weight.path
+        assert not learns or not are_equal(weight, was), weight.path
 
 
 def test_the_list_holds_every_constructor_choice():

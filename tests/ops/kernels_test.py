@@ -20,6 +20,8 @@ IS_HALF = {"float16", "bfloat16"}
 # A half output is rounded once in either path, so it may differ by one step.
 # Keras computes float64 in float32 on JAX and torch.
 TOLERANCE = {"float64": 1e-6, "float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+ON_JAX = keras.backend.backend() == "jax"
+DTYPES = [dtype for dtype in TOLERANCE if not (ON_JAX and dtype == "float64")]
 
 
 def empty_rows(mask):
@@ -86,12 +88,12 @@ def _switched_on():
 
 @pytest.fixture
 def handed(monkeypatch):
-    """How often the kernel took a call."""
+    """A `True` for each call that a kernel took."""
     taken, fused = [], kernels.fused_attention
 
     def counting(*args, **kwargs):
         output = fused(*args, **kwargs)
-        taken.append(output is not None)
+        taken.extend([True] * (output is not None))
         return output
 
     monkeypatch.setattr(kernels, "fused_attention", counting)
@@ -104,7 +106,20 @@ def both_ways(function):
     return function(), expected
 
 
-HAS_KERNEL = keras.backend.backend() == "torch"
+def on_a_gpu():
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    return False  # TensorFlow: no kernel anywhere
+
+
+ON_A_GPU = on_a_gpu()
+HAS_KERNEL = keras.backend.backend() == "torch" and not ON_A_GPU
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -127,7 +142,7 @@ def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, han
         return [output, *gradients(loss, tensors)]
 
     actual, expected = both_ways(run)
-    assert handed == [True, bias == "none"] * HAS_KERNEL
+    assert handed == [True] * (1 + (bias == "none")) * HAS_KERNEL
     largest = max(abs(x).max() for x in expected[1:])
     assert relative_error(actual[0], expected[0]) <= 1e-6
     for one, other in zip(actual[1:], expected[1:], strict=True):
@@ -161,13 +176,14 @@ def test_a_bias_forbids_nothing_but_counts_as_a_large_number():
     assert np.allclose(output, seen.reshape(B, 1, N * H), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared", [N, 2])
 def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, handed):
     tensors = [keras.ops.convert_to_tensor(x, dtype) for x in heads(shared)]
     mask = MASKS["empty-rows"]
     actual, expected = both_ways(lambda: call(*tensors, mask=mask))
-    assert handed == [True] * HAS_KERNEL
+    if not ON_JAX:  # cuDNN takes no odd lengths
+        assert handed == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
     assert keras.backend.standardize_dtype(actual.dtype) == dtype
     actual, expected = (
         to_numpy(keras.ops.cast(x, "float32")) for x in (actual, expected)
@@ -177,8 +193,8 @@ def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, handed):
 
 @pytest.mark.parametrize("bias", BIASES)
 def test_float64_is_exact_to_float64(bias):
-    if keras.backend.backend() == "jax":
-        return  # float64 is float32 there
+    if ON_JAX or ON_A_GPU:
+        return  # Keras computes float64 in float32 there
     mask, bias = MASKS["empty-rows"], BIASES[bias]
     query, key, value = heads(N)
     output = to_numpy(
@@ -254,7 +270,7 @@ def test_values_of_another_size_keep_our_own_path(handed):
     query, key, _ = (keras.ops.convert_to_tensor(x) for x in heads(2))
     value = keras.ops.ones((B, S, 2 * 3), dtype=query.dtype)
     assert to_numpy(call(query, key, value)) == pytest.approx(np.ones((B, T, N * 3)))
-    assert not any(handed)
+    assert not handed
 
 
 def test_keras_own_switch_is_obeyed(handed):
@@ -274,10 +290,11 @@ def test_weights_dropout_and_caps_are_never_handed_over(handed):
         attend.dot_product_attention(
             query=query, key=key, value=value, num_heads=N, **settings
         )
-    assert not any(handed)
+    assert not handed
 
 
 @pytest.mark.torch
+@pytest.mark.skipif(ON_A_GPU, reason="of the kernel for CPUs")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("shared", [N, 2, 1])
 def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
@@ -288,3 +305,43 @@ def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         output = call(*tensors, mask=MASKS[mask])  # an error where it is not possible
     assert torch.isfinite(output).all()
+
+
+@pytest.mark.skipif(not ON_A_GPU, reason="needs a GPU, and JAX or torch")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", ["none", "padding", "causal", "all-padding"])
+@pytest.mark.parametrize("shared", [4, 2])
+def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
+    length, size = 128, 64
+    rng = np.random.default_rng(3)
+    tensors = [rng.normal(size=(B, length, n * size)) for n in (4, shared, shared)]
+    target = keras.ops.convert_to_tensor(rng.normal(size=tensors[0].shape), "float32")
+    lengths = {"padding": [128, 77], "all-padding": [0, 128]}.get(mask, [128, 128])
+    seen = np.arange(length) < np.array(lengths)[:, None, None, None]
+    seen = seen & (np.tri(length, dtype=bool) if mask == "causal" else True)
+
+    def attended(*x):
+        return attend.dot_product_attention(
+            query=x[0],
+            key=x[1],
+            value=x[2],
+            num_heads=4,
+            num_key_value_heads=shared,
+            scale=size**-0.5,
+            mask=None if mask == "none" else seen,
+        )[0]
+
+    def run():
+        def loss(*x):
+            output = attended(*(keras.ops.cast(one, dtype) for one in x))
+            return keras.ops.sum(keras.ops.cast(output, "float32") * target)
+
+        halves = [keras.ops.convert_to_tensor(x, dtype) for x in tensors]
+        output = keras.ops.cast(attended(*halves), "float32")
+        floats = [x.astype("float32") for x in tensors]
+        return [to_numpy(output), *gradients(loss, floats)]
+
+    for one, other in zip(*both_ways(run), strict=True):
+        assert np.isfinite(one).all()
+        assert abs(one - other).max() <= TOLERANCE[dtype] * abs(other).max()
+    assert handed == [True, True] * (dtype in IS_HALF)

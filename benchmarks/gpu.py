@@ -1,0 +1,143 @@
+"""`KERAS_BACKEND=torch python -m benchmarks.gpu` (or jax): attention on a GPU.
+
+A command of its own: the other groups time TensorFlow on a CPU. Ours and Keras'
+`MultiHeadAttention` have the same weights and no dropout. Rows of padding queries are
+left out of the loss: there the two differ (docs/drop-in.md).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from benchmarks.measure import Row, Settings, compare, take_turns
+
+BATCH, HEADS, WIDTH = 2, 16, 1024
+POLICIES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def main(
+    lengths: Annotated[list[int] | None, typer.Option(help="T; may repeat.")] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Samples of each.")] = 15,
+    out: Annotated[Path | None, typer.Option(help="A JSON file.")] = None,
+) -> None:
+    """Time of ours and of Keras' layer in turn; a ratio over 1 is for us."""
+    if os.environ.get("KERAS_BACKEND") not in {"jax", "torch"}:
+        received = os.environ.get("KERAS_BACKEND")
+        raise typer.BadParameter(
+            f"Set KERAS_BACKEND to torch or jax. Received: KERAS_BACKEND={received}"
+        )
+    console, rows = Console(stderr=True, highlight=False), []
+    with console.status("starting") as status:
+        for dtype in (*POLICIES, "float32"):
+            for length in lengths or [512, 2048]:
+                for masked in (False, True):
+                    rows += _rows(dtype, length, masked, rounds, status.update)
+                    for row in rows[-2:]:
+                        console.print(_line(row))
+    found = {"device": _device(), "rows": [vars(row) for row in rows]}
+    if out:
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(_device(), *map(_line, rows), sep="\n")
+
+
+def _line(row: Row) -> str:
+    spread = f"({row.low:.2f} to {row.high:.2f})"
+    times = f"{row.ours:.3f} ms, {row.peer_name} {row.peer:.3f} ms"
+    return f"{row.case}: {times}: {row.ratio:.2f}× {spread}"
+
+
+def _rows(dtype, length, masked, rounds, tell) -> list[Row]:
+    import keras
+
+    import keras_attention as ka
+
+    keras.config.set_dtype_policy(POLICIES.get(dtype, dtype))
+    keras.utils.set_random_seed(0)
+    theirs = keras.layers.MultiHeadAttention(HEADS, WIDTH // HEADS)
+    theirs.build((None, None, WIDTH), (None, None, WIDTH))
+    layers = {"ours": ka.MultiHeadAttention.from_keras(theirs), "keras": theirs}
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCH, length, WIDTH)).astype("float32")
+    keep = np.arange(length) < np.array([[length], [length // 2 + 3]])
+    make = {"jax": _on_jax, "torch": _on_torch}[keras.backend.backend()]
+    rows = []
+    for backward in (False, True):
+        calls = {
+            name: make(layer, x, keep if masked else None, backward)
+            for name, layer in layers.items()
+        }
+        results = [np.asarray(call(), "float32") for call in calls.values()]
+        np.testing.assert_allclose(
+            *(result[keep] for result in results) if masked else results,
+            atol=2e-2 * abs(results[0]).max(),
+        )
+        case = f"{dtype}, T={length}, {'padding' if masked else 'no mask'}, "
+        case += "forward + backward" if backward else "forward"
+        samples = take_turns(
+            calls, Settings(rounds), lambda s, c=case: tell(f"{c}: {s}")
+        )
+        rows.append(compare("gpu", case, samples, *calls))
+    return rows
+
+
+def _on_torch(layer, x, keep, backward):
+    import keras
+    import torch
+
+    x, keep = (None if a is None else keras.ops.convert_to_tensor(a) for a in (x, keep))
+
+    def call():
+        source = x.clone().requires_grad_(backward)
+        with torch.set_grad_enabled(backward):
+            output = layer(source, source, query_mask=keep, value_mask=keep)
+            if backward:
+                output = output if keep is None else output[keep]
+                output.float().square().sum().backward()
+                output = source.grad
+        return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
+
+    return call
+
+
+def _on_jax(layer, x, keep, backward):
+    import jax
+    import keras
+
+    weights = [w.value for w in layer.weights]
+
+    def run(source, weights):
+        with keras.StatelessScope(list(zip(layer.weights, weights, strict=True))):
+            return layer(source, source, query_mask=keep, value_mask=keep)
+
+    def loss(source, weights):
+        output = run(source, weights).astype("float32")
+        return (output**2 * (1 if keep is None else keep[..., None])).sum()
+
+    if backward:  # weights too, as in training
+        function = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return lambda: np.asarray(jax.block_until_ready(function(x, weights))[0])
+    function = jax.jit(run)
+    return lambda: np.asarray(function(x, weights).astype("float32"))
+
+
+def _device() -> str:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return f"JAX {jax.__version__}, {jax.devices()[0].device_kind}"
+    import torch
+
+    cuda = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if cuda else "CPU"
+    return f"torch {torch.__version__}, {name}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
