@@ -93,6 +93,53 @@ def test_steps_through_other_caches_are_the_whole(kind, settings):
         assert relative_error(np.concatenate(parts, axis=1), whole) <= near
 
 
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "yarn": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 3,
+    },
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 3,
+    },
+}
+POSITIONS = {
+    "learned": "learned",
+    "rotary": "rotary",
+    "interleaved": {"layout": "interleaved", "max_wavelength": 300.0},
+    **{name: {"scaling": scaling} for name, scaling in SCALINGS.items()},
+}
+LONGER = {
+    "growing": (ka.KVCache, {}),
+    "fixed": (ka.FixedKVCache, {"capacity": 12}),
+    "rolling": (ka.RollingKVCache, {"window": 11, "num_sink_tokens": 1}),
+}
+
+
+@pytest.mark.parametrize("position", POSITIONS.values(), ids=POSITIONS)
+@pytest.mark.parametrize(("kind", "settings"), LONGER.values(), ids=LONGER)
+def test_every_step_is_full_recomputation(position, kind, settings):
+    """Behind prompts of different lengths, in every position scheme and cache."""
+    model = gpt(position=position, key_dim=4, num_key_value_heads=1)
+    prompts, rng = [[5, 3, 8], [2]], np.random.default_rng(2)
+    keep = drawn("1 1 1\n. . 1")
+    cache = model.empty_cache(2, kind, **settings)
+    outputs = model(np.array([[5, 3, 8], [0, 0, 2]]), padding_mask=keep, cache=cache)
+    for _ in range(4):
+        for row, prompt in enumerate(prompts):
+            whole = to_numpy(model(np.array([prompt]))["logits"])[0, -1]
+            last = to_numpy(outputs["logits"])[row, -1]
+            assert relative_error(last, whole) <= 1e-5
+        new = rng.integers(0, 13, (2, 1))
+        prompts = [[*a, *b] for a, b in zip(prompts, new.tolist(), strict=True)]
+        outputs = model(new, cache=outputs["cache"])
+
+
 PADDINGS = {
     "left": drawn(". . 1 1 1\n1 1 1 1 1"),
     "right": drawn("1 1 1 . .\n1 1 1 1 1"),
