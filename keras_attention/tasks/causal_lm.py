@@ -1,6 +1,7 @@
 """Text from a causal decoder."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,12 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.generation import scoring
 from keras_attention.generation.generate import Generated, Generator, new_tokens
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import TextStream, text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.cache_fixed import FixedKVCache
+from keras_attention.ops.compiled import Compiled
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -26,7 +29,8 @@ class CausalLM(keras.Model):
     Args:
         decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
         tokenizer: Called with texts, gives `token_ids` and `padding_mask`; has
-            `detokenize`. `None` for ids only.
+            `detokenize` and, where calls cut texts, `encode_whole`. `None` for ids
+            only.
         compiled: Whether generation is compiled.
         **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
 
@@ -154,7 +158,13 @@ class CausalLM(keras.Model):
         yield from pieces.end()
 
     def score(
-        self, texts: Any, *, window: int | None = None, stride: int | None = None
+        self,
+        texts: Any,
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+        batch_size: int = 4,
+        verbose: bool = False,
     ) -> dict[str, Any]:
         """Log-probabilities of the tokens of texts, and the perplexity.
 
@@ -166,6 +176,8 @@ class CausalLM(keras.Model):
             texts: As the prompts of `generate`.
             window: Tokens read at once; as many as the model has positions.
             stride: Half the window when not given.
+            batch_size: Windows at a time.
+            verbose: Whether to show a progress bar.
 
         Returns:
             A dict: `log_probabilities`, a list with T - 1 numbers for each text of T
@@ -179,7 +191,20 @@ class CausalLM(keras.Model):
                 "`window` must be at most the positions of the model, and `stride` "
                 f"from 1 to less than it. Received: window={window}, stride={stride}"
             )
-        found = [self._score(np.asarray(row), window, stride) for row in rows]
+        bar = keras.utils.Progbar(None, verbose=int(verbose), unit_name="window")
+
+        def tell(done, total):
+            bar.target = total
+            bar.update(done)
+
+        found = scoring.log_probabilities(
+            self._scorer,
+            [np.asarray(row) for row in rows],
+            window=window,
+            stride=stride,
+            batch_size=batch_size,
+            tell=tell,
+        )
         every = np.concatenate(found)
         if not every.size:
             raise ValueError(
@@ -189,24 +214,13 @@ class CausalLM(keras.Model):
         perplexity = float(np.exp(-every.mean(dtype="float64")))
         return {"log_probabilities": found, "perplexity": perplexity}
 
-    def _score(self, row, window, stride):
-        found = np.zeros(len(row) - 1, "float32")
-        done = 0  # tokens that are counted
-        for start in range(0, len(row), stride):
-            end = min(start + window, len(row))
-            # In few lengths, so that little is compiled.
-            inputs = np.zeros((1, window), "int32")
-            inputs[0, : end - start] = row[start:end]
-            keep = np.arange(window)[None] < end - start
-            logits = self.predict_on_batch({"token_ids": inputs, "padding_mask": keep})
-            log_p = ops.log_softmax(ops.cast(logits[0], "float32"), axis=-1)
-            log_p = ops.convert_to_numpy(log_p)[: end - start - 1]
-            log_p = np.take_along_axis(log_p, row[start + 1 : end, None], axis=-1)
-            found[done : end - 1] = log_p[done - start :, 0]
-            done = end - 1
-            if end == len(row):
-                break
-        return found
+    @functools.cached_property
+    def _scorer(self):
+        def forward(token_ids, padding_mask, following):
+            logits = self.decoder(token_ids, padding_mask=padding_mask)["logits"]
+            return scoring.of_following(logits, following)
+
+        return Compiled(forward, self.decoder.variables) if self.compiled else forward
 
     def _step_by_step(self, prompts, settings, callback, verbose):
         if settings.num_beams > 1:
@@ -259,7 +273,9 @@ class CausalLM(keras.Model):
         )
         if from_text:
             self._check_tokenizer("prompts")
-            prompts = self.tokenizer(prompts)
+            # Cut silently, a prompt would say something else.
+            encode = getattr(self.tokenizer, "encode_whole", self.tokenizer)
+            prompts = encode(prompts)
         if isinstance(prompts, list | tuple):
             return [[int(token) for token in prompt] for prompt in prompts], False
         if isinstance(prompts, dict):

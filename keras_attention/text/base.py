@@ -82,6 +82,24 @@ class Tokenizer(abc.ABC):
             second = self._pieces(texts_pair, with_offsets)
         return framing.frame(first, second, self._template, self._limits)
 
+    def encode_whole(self, texts: Any) -> dict[str, tf.Tensor]:
+        """As a call, but no text is cut, however long: for prompts and for scoring.
+
+        Not for graphs.
+        """
+        return self._whole_compiled(arguments.strings(texts, "texts"))
+
+    @functools.cached_property
+    def _whole_compiled(self) -> Any:
+        limits = self._limits._replace(max_length=None)
+        return tf.function(
+            lambda texts: framing.frame(
+                self._pieces(texts, False), None, self._template, limits
+            ),
+            [tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
+
     def encode_words(self, rows: Sequence[Sequence[str]]) -> dict[str, tf.Tensor]:
         """Encode texts that are already lists of words, as for tagging.
 

@@ -73,6 +73,12 @@ def test_text_goes_in_and_comes_out(tmp_path):
     (text,) = model.generate(["abc"], max_new_tokens=4)
     assert isinstance(text, str)
     assert model.score(["abc"])["log_probabilities"][0].shape == (2,)
+    # Longer than the model has positions: scored in windows, and no prompt.
+    longer = "abc" * model.decoder.max_sequence_length
+    found = model.score([longer])["log_probabilities"]
+    assert found[0].shape == (len(longer) - 1,)
+    with pytest.raises(ValueError, match="Shorten the prompt"):
+        model.generate([longer], max_new_tokens=4)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
