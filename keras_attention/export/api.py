@@ -144,6 +144,7 @@ def _choose(
 def _by_name(
     known: dict[str, Signature], wanted: Iterable[Any] | None, format: str
 ) -> list[Signature]:
+    known = {name: one for name, one in known.items() if format in one.formats}
     if wanted is None:
         if format == "saved_model":
             return list(known.values())
