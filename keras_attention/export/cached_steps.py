@@ -15,6 +15,7 @@ from keras_attention.models.gpt import GPTDecoder
 from keras_attention.ops.cache import KVCache
 from keras_attention.ops.cache_base import Cache, CacheView
 from keras_attention.ops.positions import EMPTY, first_positions, positions_of_tokens
+from keras_attention.ops.regions import region
 
 _IDS = {
     "token_ids": TensorInfo("int32", ("batch", "sequence")),
@@ -54,24 +55,18 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
     def _answer(token_ids, keep, caches):
         caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
         outputs = decoder(token_ids, padding_mask=keep, cache=caches)
-        present = outputs["cache"]
-        answers = {"logits": _after_last(outputs["logits"], keep)}
-        answers["present_positions"] = present[0].positions
-        for index, cache in enumerate(present):
-            answers[f"present_key_{index}"] = ops.cast(cache.key, "float32")
-            answers[f"present_value_{index}"] = ops.cast(cache.value, "float32")
-        return answers
+        logits = {"logits": _after_last(outputs["logits"], keep)}
+        return logits | _as_tensors(outputs["cache"], "present")
 
     def steps():
         for name, (ids, keep, held) in _grid(decoder):
-            first = prefill(ids[:, :held], keep[:, :held])
-            inputs = {
-                name.replace("present", "past"): ops.convert_to_numpy(x)
-                for name, x in first.items()
-                if name != "logits"
-            }
-            inputs |= {"token_ids": ids[:, held:], "padding_mask": keep[:, held:]}
-            yield name, inputs, None
+            caches = decoder.empty_cache(len(ids))
+            if held:
+                before = ids[:, :held], keep[:, :held]
+                caches = decoder(*before, cache=caches)["cache"]
+            past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
+            new = {"token_ids": ids[:, held:], "padding_mask": keep[:, held:]}
+            yield name, new | past, None
 
     return [
         Signature(
@@ -101,6 +96,14 @@ def _plain_cache(decoder, prefix, axis):
             info = TensorInfo("float32", ("batch", axis, size))
             infos[f"{prefix}_{part}_{index}"] = info
     return infos
+
+
+def _as_tensors(caches, prefix):
+    tensors = {f"{prefix}_positions": caches[0].positions}
+    for index, cache in enumerate(caches):
+        tensors[f"{prefix}_key_{index}"] = ops.cast(cache.key, "float32")
+        tensors[f"{prefix}_value_{index}"] = ops.cast(cache.value, "float32")
+    return tensors
 
 
 def _cast(cache, dtype):
@@ -138,27 +141,25 @@ class HeadsCache(Cache, _Fields):
         return ops.where(keep, self.new_positions, EMPTY)
 
     def extend(self, *, key, value, positions, query_positions):
-        cache = HeadsCache(
-            _appended(self.key, key),
-            _appended(self.value, value),
-            ops.concatenate([self.positions, positions], axis=1),
-            self.new_positions,
-        )
-        sides = _side_by_side(cache.key), _side_by_side(cache.value)
-        return CacheView(*sides, cache.positions, query_positions), cache
+        keys, all_keys = region("cache_append", _append, self.key, key)
+        values, all_values = region("cache_append", _append, self.value, value)
+        positions = ops.concatenate([self.positions, positions], axis=1)
+        cache = HeadsCache(all_keys, all_values, positions, self.new_positions)
+        return CacheView(keys, values, positions, query_positions), cache
 
 
-def _appended(past, new):
-    """`[B, K, P, H]` and `[B, T, K * H]` to `[B, K, P + T, H]`."""
+def _append(past, new):
+    """Past `[B, K, P, H]` and new `[B, T, K * H]`: all, in the one form and the other.
+
+    Returns:
+        `([B, P + T, K * H], [B, K, P + T, H])`.
+    """
     batch, length = ops.shape(new)[:2]
     heads = ops.reshape(new, (batch, length, past.shape[1], past.shape[3]))
-    return ops.concatenate([past, ops.transpose(heads, (0, 2, 1, 3))], axis=2)
-
-
-def _side_by_side(x):
-    batch, length = ops.shape(x)[0], ops.shape(x)[2]
-    size = x.shape[1] * x.shape[3]
-    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, length, size))
+    heads = ops.concatenate([past, ops.transpose(heads, (0, 2, 1, 3))], axis=2)
+    total = ops.shape(heads)[2]
+    side_by_side = ops.transpose(heads, (0, 2, 1, 3))
+    return ops.reshape(side_by_side, (batch, total, new.shape[2])), heads
 
 
 def decoder_signature(decoder: GPTDecoder) -> Signature:
@@ -192,7 +193,7 @@ def decoder_signature(decoder: GPTDecoder) -> Signature:
     }
 
     def step(input_ids, attention_mask, position_ids, **past):
-        keep = ops.convert_to_tensor(attention_mask) != 0
+        keep = ops.cast(attention_mask, "bool")
         at = ops.cast(position_ids, "int32")
         held = ops.shape(past["past_key_values.0.key"])[2]
         new = keep[:, held:]
@@ -265,12 +266,14 @@ def _grid(decoder: GPTDecoder) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
     longest = decoder.max_sequence_length
     for batch in (1, 3):
         for new, held in ((1, 0), (7, 0), (1, 1), (1, 9), (5, 4)):
-            for padding in ("no", "left", "past", "new"):
+            for padding in ("no", "left", "past", "new", "whole row"):
                 if new + held > longest or (padding == "past" and held < 2):
                     continue
                 shape = (batch, held + new)
+                whole = padding == "whole row"
                 ids = rng.integers(0, decoder.vocabulary_size, shape).astype("int32")
                 keep = np.ones(shape, bool)
+                keep[:1] = not whole
                 for row in range(batch):
                     lost = (row + 1) * (held + new) // 4
                     if padding == "left":

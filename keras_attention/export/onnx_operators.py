@@ -15,6 +15,8 @@ from onnx import TensorProto, defs, helper
 
 from keras_attention.ops.attend import BLOCKED
 
+APPENDED = "cache_appended"
+"""Part of the name of the node that ends what `emit_cache_append` writes."""
 UNUSED = "unused_output"
 """Part of the name of outputs that ONNX leaves nameless, which tf2onnx cannot."""
 
@@ -105,11 +107,14 @@ class Operator:
 def emit_attention(call: RegionCall) -> None:
     """`Attention` in the form that takes heads side by side, `[B, T, N * H]`."""
     query, key, value, mask, bias = call.tensors
+    settings, raised = call.settings, call.dtypes[0] != TensorProto.FLOAT
+    past = None if raised or settings["return_weights"] else _pasts(call, key, value)
+    if past is not None:
+        key, value = (part.new for part in past)
     inputs = [call.cast(tensor, TensorProto.FLOAT) for tensor in (query, key, value)]
-    blocked = _attention_mask(call, query, key, mask, bias)
-    if blocked is not None:
-        inputs.append(blocked)
-    settings = call.settings
+    blocked = _attention_mask(call, query, past[0] if past else key, mask, bias)
+    if blocked is not None or past is not None:
+        inputs.append(blocked or "")
     # is_causal is never written: runtimes disagree on what it means when queries and
     # keys differ in number. Causal masks arrive as masks.
     attr = {
@@ -120,8 +125,14 @@ def emit_attention(call: RegionCall) -> None:
     if settings["soft_cap"] is not None:
         attr["softcap"] = settings["soft_cap"]  # before the mask, as here
     result = call.outputs[0]
-    raised = call.dtypes[0] != TensorProto.FLOAT  # half precision: computed in float32
+    # Half precision is computed in float32.
     outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]
+    if past is not None:
+        inputs += [part.past for part in past]
+        outputs += [f"{result}/present/{index}" for index in range(2)]
+        shapes += [call.graph.get_shape(part.all) for part in past]
+        for part, name in zip(past, outputs[1:], strict=True):
+            call.graph.replace_all_inputs(part.all, name)
     if settings["return_weights"]:
         # The fourth output, after two for a cache, in the state "after the softmax".
         attr["qk_matmul_output_mode"] = 3
@@ -137,6 +148,58 @@ def emit_attention(call: RegionCall) -> None:
         node = {"attr": {"to": call.dtypes[0]}, "outputs": [result]}
         node |= {"shapes": call.shapes[:1], "dtypes": call.dtypes[:1]}
         call.add("Cast", outputs[:1], **node)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The names of past and new tokens, and of both together, `[B, K, P + T, H]`."""
+
+    past: str
+    new: str
+    all: str
+
+
+def _pasts(call, *tensors):
+    """What `emit_cache_append` put together, of key and value; else `None`."""
+    found = []
+    for tensor in tensors:
+        node = _producer(call, tensor)
+        if node is None or APPENDED not in node.name:
+            return None
+        joined = _producer(call, _producer(call, node.input[0]).input[0])
+        heads = _producer(call, _producer(call, joined.input[1]).input[0])
+        found.append(_Past(joined.input[0], heads.input[0], joined.output[0]))
+    return found
+
+
+def _producer(call, tensor):
+    node = call.graph.get_node_by_output(tensor)
+    while node is not None and node.type == "Identity":
+        node = call.graph.get_node_by_output(node.input[0])
+    return node
+
+
+def emit_cache_append(call: RegionCall) -> None:
+    """Past and new tokens put together; `emit_attention` takes it back if it can."""
+    past, new = call.tensors
+    shape, dtypes = call.graph.get_shape(past), call.dtypes
+    axes = {"attr": {"perm": [0, 2, 1, 3]}, "dtypes": dtypes[:1]}
+    split = call.constant(np.array([0, 0, shape[1], shape[3]], np.int64))
+    merge = call.constant(np.array([0, 0, shape[1] * shape[3]], np.int64))
+    heads = call.add("Reshape", [new, split], dtypes=dtypes[:1], shapes=[None])
+    heads = call.add("Transpose", [heads], shapes=[None], **axes)
+    together = {"outputs": call.outputs[1:], "shapes": call.shapes[1:]}
+    together |= {"attr": {"axis": 2}, "dtypes": dtypes[1:]}
+    joined = call.add("Concat", [past, heads], **together)
+    tokens = call.add("Transpose", [joined], shapes=[None], **axes)
+    call.graph.make_node(
+        "Reshape",
+        [tokens, merge],
+        name=call._new_name(APPENDED),
+        outputs=call.outputs[:1],
+        shapes=call.shapes[:1],
+        dtypes=dtypes[:1],
+    )
 
 
 def _with_hidden_sizes(call, query):
@@ -170,12 +233,17 @@ def _attention_mask(call, query, key, mask, bias):
 def _to_scores_shape(call, mask, query, key):
     """`[B or 1, N or 1, T, S]`: runtimes do not broadcast the last two axes."""
     rank = len(call.graph.get_shape(mask))
-    wanted = [call.static_size(query, 1), call.static_size(key, 1)]
+    length = None if isinstance(key, _Past) else call.static_size(key, 1)
+    wanted = [call.static_size(query, 1), length]
     known = [call.static_size(mask, -2), call.static_size(mask, -1)] if rank > 1 else []
     if rank == 4 and known == wanted and None not in known:
         return mask
     ones = call.constant(np.ones(2, np.int64))
-    sizes = [ones, call.size(query, 1), call.size(key, 1)]
+    if isinstance(key, _Past):
+        length = call.add("Add", [call.size(key.past, 2), call.size(key.new, 1)])
+    else:
+        length = call.size(key, 1)
+    sizes = [ones, call.size(query, 1), length]
     shape = call.add("Concat", sizes, attr={"axis": 0})
     return call.add("Expand", [mask, shape])
 
@@ -228,6 +296,7 @@ def emit_lookup(call: RegionCall) -> None:
 OPERATORS = {
     "lookup": Operator(13, emit_lookup),
     "attention": Operator(23, emit_attention),
+    "cache_append": Operator(13, emit_cache_append),
     "layer_normalization": Operator(17, emit_layer_normalization),
     "rms_normalization": Operator(23, emit_rms_normalization),
     "gelu": Operator(20, emit_gelu),
