@@ -47,9 +47,9 @@ class Case:
 
 
 def grid(signature: Any) -> Iterator[Case]:
-    """The cases of one signature, without answers yet where they are not its own.
+    """The cases of one signature, without answers yet where it has none of its own.
 
-    Its examples, else batch 1 and 3; lengths 1, odd and long; no padding, padding right and left, and
+    Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding right and left, and
     a row that is all padding.
 
     Args:

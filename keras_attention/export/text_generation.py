@@ -297,8 +297,7 @@ class _Served:
                 yield f"prompts of {lengths} tokens", rows
             return
         for name, texts in list(TEXTS.items())[:3]:
-            texts = [self._cut(text, longest) for text in texts if text]
-            yield name, texts
+            yield name, [self._cut(text, longest) for text in texts if text]
 
     def _cut(self, text, longest):
         while len(self._ids([text])[0]) > longest:
