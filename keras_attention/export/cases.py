@@ -49,8 +49,8 @@ class Case:
 def grid(signature: Any) -> Iterator[Case]:
     """The cases of one signature, without answers yet where it has none of its own.
 
-    Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding right and left, and
-    a row that is all padding.
+    Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding
+    right and left, and a row that is all padding.
 
     Args:
         signature: A `Signature`.

@@ -169,13 +169,12 @@ def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
 
 
 def _causal_lm(model: CausalLM) -> list[Signature]:
-    """The whole loop, one step of it, and the decoder alone."""
-    loops = [generation_signature(model, name="generate_ids", from_text=False)]
-    if model.tokenizer is not None:
-        loops = [generation_signature(model), *loops]
+    """One step, the whole loop, and the decoder without a cache."""
     decoder = model.decoder
-    plain = _gpt_decoder(decoder)
-    return [*loops, decoder_signature(decoder), *step_signatures(decoder), *plain]
+    loops = [] if model.tokenizer is None else [generation_signature(model)]
+    ids = generation_signature(model, name="generate_ids", from_text=False)
+    steps = [decoder_signature(decoder), *step_signatures(decoder)]
+    return [*loops, *steps, ids, *_gpt_decoder(decoder)]
 
 
 def _from_ids(

@@ -50,10 +50,10 @@ def generation_signature(
     from_text: bool | None = None,
     controls: bool | None = None,
 ) -> Signature:
-    """Generation as a signature of a SavedModel, for `export_model(signatures=[…])`.
+    """Generation as a signature, for `export_model(signatures=[…])`.
 
     Gives `generated_text` from `text`; from `token_ids` and `padding_mask` it gives
-    `generated_ids` `[B, N]` and `generated_mask`. The tokens are those of
+    `generated_ids` `[B, N]` and `generated_mask`, also as one ONNX file. The tokens are those of
     `model.generate`, row by row: a row's `seed` draws what it draws for that prompt
     alone.
 
@@ -85,7 +85,6 @@ def generation_signature(
         inputs | (CONTROLS if free else {}),
         outputs,
         limits={} if text else {"token_ids": model.decoder.vocabulary_size},
-        formats=("saved_model",),
         examples=served.examples,
     )
 
