@@ -58,6 +58,12 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
         logits = {"logits": _after_last(outputs["logits"], keep)}
         return logits | _as_tensors(outputs["cache"], "present")
 
+    def prompts():
+        for name, (ids, keep, held) in _grid(decoder):
+            if held == 0 or "past" in name.rpartition(",")[2]:
+                name = name.replace(f", {held} past", "")  # noqa: PLW2901
+                yield name, {"token_ids": ids, "padding_mask": keep}, None
+
     def steps():
         for name, (ids, keep, held) in _grid(decoder):
             caches = decoder.empty_cache(len(ids))
@@ -75,6 +81,7 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             dict(_IDS),
             logits | _plain_cache(decoder, "present", "sequence"),
             max_lengths=longest if learned else {},
+            examples=prompts,
             **common,
         ),
         Signature(
@@ -198,11 +205,12 @@ def decoder_signature(decoder: GPTDecoder) -> Signature:
         held = ops.shape(past["past_key_values.0.key"])[2]
         new = keep[:, held:]
         positions = _positions_of_past(keep[:, :held], new, at)
-        caches = [
-            HeadsCache(*(past[f"past_key_values.{i}.{p}"] for p in ("key", "value")),
-                       positions, at)
-            for i in layers
-        ]  # fmt: skip
+        caches = []
+        for index in layers:
+            key, value = (
+                past[f"past_key_values.{index}.{p}"] for p in ("key", "value")
+            )
+            caches.append(HeadsCache(key, value, positions, at))
         caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
         ids = ops.cast(input_ids, "int32")
         found = decoder(ids, padding_mask=new, cache=caches)
@@ -264,9 +272,10 @@ def _grid(decoder: GPTDecoder) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
     """Ids, which are real, and how many columns are past: batch x new x past x side."""
     rng = np.random.default_rng(0)
     longest = decoder.max_sequence_length
+    sides = ("no", "left", "past", "new", "whole row")
     for batch in (1, 3):
         for new, held in ((1, 0), (7, 0), (1, 1), (1, 9), (5, 4)):
-            for padding in ("no", "left", "past", "new", "whole row"):
+            for padding in sides if batch > 1 else ("no", "whole row"):
                 if new + held > longest or (padding == "past" and held < 2):
                     continue
                 shape = (batch, held + new)

@@ -163,20 +163,21 @@ def _pasts(call, *tensors):
     """What `emit_cache_append` put together, of key and value; else `None`."""
     found = []
     for tensor in tensors:
-        node = _producer(call, tensor)
-        if node is None or APPENDED not in node.name:
+        merge = _producer(call, tensor)
+        if merge is None or APPENDED not in merge.name:
             return None
-        joined = _producer(call, _producer(call, node.input[0]).input[0])
-        heads = _producer(call, _producer(call, joined.input[1]).input[0])
+        joined = _producer(call, tensor, back=2)
+        heads = _producer(call, joined.input[1], back=1)
         found.append(_Past(joined.input[0], heads.input[0], joined.output[0]))
     return found
 
 
-def _producer(call, tensor):
+def _producer(call, tensor, back=0) -> Any:
+    """The node that a tensor comes from, or the one `back` first inputs before it."""
     node = call.graph.get_node_by_output(tensor)
-    while node is not None and node.type == "Identity":
-        node = call.graph.get_node_by_output(node.input[0])
-    return node
+    if node is not None and node.type == "Identity":
+        return _producer(call, node.input[0], back)
+    return _producer(call, node.input[0], back - 1) if back and node else node
 
 
 def emit_cache_append(call: RegionCall) -> None:

@@ -1,4 +1,4 @@
-"""TensorFlow operators outside regions that tf2onnx translates wrongly or not at all."""
+"""TensorFlow operators outside regions that tf2onnx translates badly or not at all."""
 
 import numpy as np
 from onnx import TensorProto, helper

@@ -52,9 +52,9 @@ def generation_signature(
 ) -> Signature:
     """Generation as a signature, for `export_model(signatures=[…])`.
 
-    Gives `generated_text` from `text`; from `token_ids` and `padding_mask` it gives
-    `generated_ids` `[B, N]` and `generated_mask`, also as one ONNX file. The tokens are those of
-    `model.generate`, row by row: a row's `seed` draws what it draws for that prompt
+    From `text` it gives `generated_text`; from `token_ids` and `padding_mask`, also as
+    one ONNX file, `generated_ids` `[B, N]` and `generated_mask`. The tokens are those
+    of `model.generate`, row by row: a row's `seed` draws what it draws for that prompt
     alone.
 
     Args:
@@ -223,8 +223,7 @@ class _Served:
 
     def _rows(self, history, width, given):
         """Tokens, lengths and whether a row's logits were NaN, by the loop."""
-        ends = self.settings.stop_token_ids
-        processors = self.settings.make_processors(ends)
+        processors = self.settings.make_processors(self._ends())
         if given:
             names = ("temperature", "top_k", "top_p")
             processors.append(_ByRow(*(given[name] for name in names)))
@@ -239,7 +238,7 @@ class _Served:
     def _beams(self, history, width, given):
         """The same, of the best of the beams."""
         settings = self.settings
-        processors = settings.make_processors(settings.stop_token_ids)
+        processors = settings.make_processors(self._ends())
         search = self._made(
             BeamSearch,
             processors,
@@ -254,9 +253,11 @@ class _Served:
 
     def _made(self, kind, processors, **settings):
         model = language_model(self.model.decoder)._replace(empty_cache=self._empty)
-        ends = [int(token) for token in self.settings.stop_token_ids]
-        common = {"stop_token_ids": ends, "compiled": False}
+        common = {"stop_token_ids": self._ends(), "compiled": False}
         return kind(model, processors, **common, **settings)
+
+    def _ends(self):
+        return [int(token) for token in self.settings.stop_token_ids or ()]
 
     def _empty(self, batch_size, capacity):
         """Caches of a capacity that is known only when the graph runs."""
