@@ -34,17 +34,19 @@ def _config(model: CausalLM) -> dict[str, Any]:
         role: getattr(model.tokenizer, f"{role}_token_id", None)
         for role in ("bos", "eos", "pad")
     }
-    end = -1 if ends["eos"] is None else ends["eos"]
-    start = end if ends["bos"] is None else ends["bos"]
+    end = ends["eos"]
+    others = [
+        ends[role] if ends[role] is not None else end or 0 for role in ("bos", "pad")
+    ]
     return {
         "model": {
             # The kind with the names below; the computation is in the file.
             "type": "llama",
             "vocab_size": decoder.vocabulary_size,
             "context_length": length,
-            "bos_token_id": max(start, 0),
-            "eos_token_id": end,
-            "pad_token_id": max(end, 0) if ends["pad"] is None else ends["pad"],
+            "bos_token_id": others[0],
+            "eos_token_id": [] if end is None else end,
+            "pad_token_id": others[1],
             "decoder": {
                 "filename": "decoder.onnx",
                 "head_size": decoder.key_dim,

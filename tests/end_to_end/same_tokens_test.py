@@ -114,8 +114,7 @@ def test_the_keras_loop_is_a_loop_over_single_steps(model, prompts, greedy):
     states = model.generator.iterate(
         prompts, model._settings(ka.GenerationSettings(max_new_tokens=COUNT), None)
     )
-    for state in states:
-        pass
+    *_, state = states
     starts, ends = state.history.prompt_lengths, state.history.lengths
     rows = zip(state.history.token_ids, starts, ends, strict=True)
     assert [row[start:end].numpy().tolist() for row, start, end in rows] == greedy
@@ -146,13 +145,11 @@ def test_the_client_on_numpy_is_the_keras_loop(
     from text_generation import Choices, TextGenerator
 
     generator = TextGenerator(decoder)
-    for rows in generator.tokens(prompts, Choices(max_new_tokens=COUNT)):
-        pass
+    *_, rows = generator.tokens(prompts, Choices(max_new_tokens=COUNT))
     assert rows == greedy
     choices = Choices(max_new_tokens=COUNT, **DRAWN)
     for prompt, expected in zip(prompts, drawn, strict=True):
-        for (row,) in generator.tokens([prompt], choices):
-            pass
+        *_, (row,) = generator.tokens([prompt], choices)
         assert row == expected
 
 
