@@ -30,7 +30,7 @@ def byte_pairs():
     )
 
 
-def language_model(shape, *, seed=5, num_layers=2, compiled=False):
+def language_model(shape, *, seed=5, num_layers=2, compiled=False, **options):
     """Random weights, large enough for choices that differ from row to row."""
     keras.utils.set_random_seed(seed)
     decoder = ka.GPTDecoder(
@@ -41,6 +41,7 @@ def language_model(shape, *, seed=5, num_layers=2, compiled=False):
         intermediate_dim=23,
         max_sequence_length=53,
         **SHAPES[shape],
+        **options,
     )
     rng = np.random.default_rng(seed)
     for weight in decoder.weights:

@@ -173,14 +173,17 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
     assert np.transpose(steps).tolist() == generated(model, PROMPTS, stop_token_ids=())
 
 
-def test_the_decoder_with_a_past_is_the_decoder_without(model):
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_the_decoder_with_a_past_is_the_decoder_without(shape, window):
     """The answers that ONNX is compared with are those of one whole call."""
-    signature = decoder_signature(model.decoder)
+    decoder = language_model(shape, num_layers=1, sliding_window=window).decoder
+    signature = decoder_signature(decoder)
     assert signature.examples is not None
-    cases = zip(_grid(model.decoder), signature.examples(), strict=True)
+    cases = zip(_grid(decoder), signature.examples(), strict=True)
     for (name, (ids, keep, held)), (same, inputs, _) in cases:
         assert name == same
-        whole = model.decoder(ids, padding_mask=keep)["logits"][:, held:]
+        whole = decoder(ids, padding_mask=keep)["logits"][:, held:]
         new = keep[:, held:]
         got = signature.function(**inputs)["logits"]
         np.testing.assert_allclose(got[new], whole[new], atol=1e-5, err_msg=name)
