@@ -173,8 +173,15 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
     assert np.transpose(steps).tolist() == generated(model, PROMPTS, stop_token_ids=())
 
 
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ("llama", 3),
+        pytest.param("llama", None, marks=pytest.mark.slow),
+        pytest.param("gpt2", None, marks=pytest.mark.slow),
+        pytest.param("gpt2", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_the_decoder_with_a_past_is_the_decoder_without(shape, window):
     """The answers that ONNX is compared with are those of one whole call."""
     decoder = language_model(shape, num_layers=1, sliding_window=window).decoder
