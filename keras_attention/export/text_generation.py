@@ -66,6 +66,16 @@ def generation_signature(
         controls: Whether `max_new_tokens`, `temperature`, `top_k`, `top_p` and
             `seed` are inputs, `[B]` each; else the settings fix them. By default
             unless beams are searched, which share a length.
+
+    Raises:
+        ValueError: If the settings ask for what a graph cannot do.
+
+    Example:
+    >>> sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+    >>> decoder = ka.GPTDecoder(vocabulary_size=11, intermediate_dim=16, **sizes)
+    >>> signature = ka.generation_signature(ka.CausalLM(decoder, compiled=False))
+    >>> [*signature.inputs][:3], [*signature.outputs]
+    (['token_ids', 'padding_mask', 'max_new_tokens'], ['generated_ids', 'generated_mask'])
     """
     settings = model._settings(settings or GenerationSettings(), None)
     text = model.tokenizer is not None if from_text is None else from_text
