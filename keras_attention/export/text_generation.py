@@ -74,8 +74,10 @@ def generation_signature(
     >>> sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8}
     >>> decoder = ka.GPTDecoder(vocabulary_size=11, intermediate_dim=16, **sizes)
     >>> signature = ka.generation_signature(ka.CausalLM(decoder, compiled=False))
-    >>> [*signature.inputs][:3], [*signature.outputs]
-    (['token_ids', 'padding_mask', 'max_new_tokens'], ['generated_ids', 'generated_mask'])
+    >>> [*signature.inputs][:3]
+    ['token_ids', 'padding_mask', 'max_new_tokens']
+    >>> [*signature.outputs]
+    ['generated_ids', 'generated_mask']
     """
     settings = model._settings(settings or GenerationSettings(), None)
     text = model.tokenizer is not None if from_text is None else from_text
