@@ -68,6 +68,7 @@ _DEFINED_IN = {
     "fine_tuning_optimizer": "training.fine_tuning",
     "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
+    "generation_signature": "export.text_generation",
     "load_model": "models.loading",
     "load_tokenizer": "text.loading",
     "open_artifact": "export.runners",
@@ -92,6 +93,9 @@ if TYPE_CHECKING:
     from keras_attention.export.api import export_model as export_model
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.scan import scan_artifact as scan_artifact
+    from keras_attention.export.text_generation import (
+        generation_signature as generation_signature,
+    )
     from keras_attention.export.verification import verify_artifact as verify_artifact
     from keras_attention.export.versions import publish as publish
     from keras_attention.export.versions import restore as restore

@@ -13,7 +13,8 @@ TENSORFLOW = frozenset(
     BatchMatMulV3 BatchToSpaceND BiasAdd Bitcast BitwiseAnd BitwiseOr BitwiseXor
     BroadcastArgs BroadcastTo Bucketize Cast Ceil CheckNumerics ClipByValue Concat
     ConcatV2 Const Conv2D Conv3D Cos Cosh Cumprod Cumsum CumulativeLogsumexp
-    DepthwiseConv2dNative Dequantize Diag DiagPart DisableCopyOnRead DivNoNan
+    DecodeRaw DenseBincount DepthwiseConv2dNative Dequantize Diag DiagPart
+    DisableCopyOnRead DivNoNan
     DynamicPartition DynamicStitch Einsum Elu Empty EmptyTensorList EnsureShape
     Equal Erf Erfc Erfinv Exp ExpandDims Expm1 Fill Floor FloorDiv FloorMod
     FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual HashTableV2

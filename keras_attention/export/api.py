@@ -8,6 +8,7 @@ import keras
 
 from keras_attention.export import jobs
 from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
+from keras_attention.export.genai import write_genai
 from keras_attention.export.manifest import version_numbers, write_manifest
 from keras_attention.export.publish import staging
 from keras_attention.export.signatures import Signature
@@ -16,6 +17,7 @@ from keras_attention.export.verification import (
     verify_folder,
 )
 from keras_attention.export.warmup import write_warmup
+from keras_attention.tasks.causal_lm import CausalLM
 
 FORMATS = ("saved_model", "onnx")
 
@@ -144,6 +146,7 @@ def _choose(
 def _by_name(
     known: dict[str, Signature], wanted: Iterable[Any] | None, format: str
 ) -> list[Signature]:
+    known = {name: one for name, one in known.items() if format in one.formats}
     if wanted is None:
         if format == "saved_model":
             return list(known.values())
@@ -166,6 +169,8 @@ def _write(
 
         for signature in chosen:
             write_onnx(signature, folder / f"{signature.name}.onnx", opset=opset)
+        if isinstance(model, CausalLM) and any(s.name == "decoder" for s in chosen):
+            write_genai(model, folder)
         return []
     from keras_attention.export.saved_model import op_libraries, write_saved_model
 

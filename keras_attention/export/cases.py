@@ -47,14 +47,19 @@ class Case:
 
 
 def grid(signature: Any) -> Iterator[Case]:
-    """The cases of one signature, without answers yet.
+    """The cases of one signature, without answers yet where it has none of its own.
 
-    Batch 1 and 3; lengths 1, odd and long; no padding, padding right and left, and
-    a row that is all padding.
+    Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding
+    right and left, and a row that is all padding.
 
     Args:
         signature: A `Signature`.
     """
+    if signature.examples is not None:
+        for name, inputs, expected in signature.examples():
+            zeros = signature.exact_zeros
+            yield Case(signature.name, name, inputs, expected or {}, zeros)
+        return
     if signature.takes_text:
         for name, texts in TEXTS.items():
             # A map of a long text is large, a long word is one token.
@@ -135,8 +140,8 @@ def answered(cases: Iterable[Case], function: Callable, to_numpy: Callable):
         to_numpy: Backend tensor to array.
     """
     for case in cases:
-        answers = function(**case.inputs)
-        expected = {name: to_numpy(value) for name, value in answers.items()}
+        expected = case.expected or function(**case.inputs)
+        expected = {name: to_numpy(value) for name, value in expected.items()}
         yield Case(case.signature, case.name, case.inputs, expected, case.exact_zeros)
 
 
@@ -146,15 +151,29 @@ def save_cases(cases: Iterable[Case], file: Path) -> None:
     index = []
     for number, case in enumerate(cases):
         texts = {k: v for k, v in case.inputs.items() if isinstance(v, list)}
+        answers = {k: _texts(v) for k, v in case.expected.items() if v.dtype.kind in _O}
         entry = {"signature": case.signature, "name": case.name, "texts": texts}
-        index.append({**entry, "exact_zeros": list(case.exact_zeros)})
-        for key, value in case.inputs.items():
-            if key not in texts:
-                arrays[f"{number}/in/{key}"] = value
-        for key, value in case.expected.items():
-            arrays[f"{number}/out/{key}"] = value
+        entry |= {"answers": answers, "exact_zeros": list(case.exact_zeros)}
+        index.append(entry)
+        sides = ("in", case.inputs, texts), ("out", case.expected, answers)
+        for side, tensors, written in sides:
+            for key, value in tensors.items():
+                if key not in written:
+                    arrays[f"{number}/{side}/{key}"] = value
     arrays["index"] = np.frombuffer(json.dumps(index).encode(), np.uint8)
     np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+_O = "OSU"  # kinds of arrays of text
+
+
+def _texts(array: np.ndarray) -> list[Any]:
+    """An array of text as lists of `str`, which JSON can hold."""
+    decode = np.vectorize(
+        lambda x: x.decode(errors="replace") if isinstance(x, bytes) else str(x),
+        otypes=[object],
+    )
+    return decode(array).tolist() if array.size else array.tolist()
 
 
 def load_cases(file: Path) -> list[Case]:
@@ -169,7 +188,9 @@ def load_cases(file: Path) -> list[Case]:
         ) from error
     cases = []
     for number, entry in enumerate(json.loads(arrays["index"].tobytes())):
-        inputs, expected = dict(entry["texts"]), {}
+        inputs = dict(entry["texts"])
+        answers = entry.get("answers", {})
+        expected = {key: np.array(texts, object) for key, texts in answers.items()}
         for name, array in arrays.items():
             owner, _, rest = name.partition("/")
             if owner == str(number):

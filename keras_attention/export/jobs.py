@@ -6,7 +6,9 @@ from typing import Any
 import keras
 
 from keras_attention.explain.record import attention_maps, record_attention
+from keras_attention.export.cached_steps import decoder_signature, step_signatures
 from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.text_generation import generation_signature
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.seq2seq import Seq2SeqTransformer
@@ -167,7 +169,12 @@ def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
 
 
 def _causal_lm(model: CausalLM) -> list[Signature]:
-    return _gpt_decoder(model.decoder)
+    """One step, the whole loop, and the decoder without a cache."""
+    decoder = model.decoder
+    loops = [] if model.tokenizer is None else [generation_signature(model)]
+    ids = generation_signature(model, name="generate_ids", from_text=False)
+    steps = [decoder_signature(decoder), *step_signatures(decoder)]
+    return [*loops, *steps, ids, *_gpt_decoder(decoder)]
 
 
 def _from_ids(

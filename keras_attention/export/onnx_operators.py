@@ -2,8 +2,7 @@
 
 Each function is handed a `RegionCall`: a call of a region met in the TensorFlow graph,
 already removed from tf2onnx's graph. It adds ONNX nodes that compute the same and write
-to the same output names. At the end stand the few TensorFlow operators outside regions
-that tf2onnx translates wrongly or not at all.
+to the same output names.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,11 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, defs, helper
 
+from keras_attention.export.onnx_tensorflow import TENSORFLOW_OPERATORS
 from keras_attention.ops.attend import BLOCKED
 
+APPENDED = "cache_appended"
+"""Part of the name of the node that ends what `emit_cache_append` writes."""
 UNUSED = "unused_output"
 """Part of the name of outputs that ONNX leaves nameless, which tf2onnx cannot."""
 
@@ -105,11 +107,14 @@ class Operator:
 def emit_attention(call: RegionCall) -> None:
     """`Attention` in the form that takes heads side by side, `[B, T, N * H]`."""
     query, key, value, mask, bias = call.tensors
+    settings, raised = call.settings, call.dtypes[0] != TensorProto.FLOAT
+    past = None if raised or settings["return_weights"] else _pasts(call, key, value)
+    if past is not None:
+        key, value = (part.new for part in past)
     inputs = [call.cast(tensor, TensorProto.FLOAT) for tensor in (query, key, value)]
-    blocked = _attention_mask(call, query, key, mask, bias)
-    if blocked is not None:
-        inputs.append(blocked)
-    settings = call.settings
+    blocked = _attention_mask(call, query, past[0] if past else key, mask, bias)
+    if blocked is not None or past is not None:
+        inputs.append(blocked or "")
     # is_causal is never written: runtimes disagree on what it means when queries and
     # keys differ in number. Causal masks arrive as masks.
     attr = {
@@ -120,8 +125,14 @@ def emit_attention(call: RegionCall) -> None:
     if settings["soft_cap"] is not None:
         attr["softcap"] = settings["soft_cap"]  # before the mask, as here
     result = call.outputs[0]
-    raised = call.dtypes[0] != TensorProto.FLOAT  # half precision: computed in float32
+    # Half precision is computed in float32.
     outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]
+    if past is not None:
+        inputs += [part.past for part in past]
+        outputs += [f"{result}/present/{index}" for index in range(2)]
+        shapes += [call.graph.get_shape(part.all) for part in past]
+        for part, name in zip(past, outputs[1:], strict=True):
+            call.graph.replace_all_inputs(part.all, name)
     if settings["return_weights"]:
         # The fourth output, after two for a cache, in the state "after the softmax".
         attr["qk_matmul_output_mode"] = 3
@@ -137,6 +148,59 @@ def emit_attention(call: RegionCall) -> None:
         node = {"attr": {"to": call.dtypes[0]}, "outputs": [result]}
         node |= {"shapes": call.shapes[:1], "dtypes": call.dtypes[:1]}
         call.add("Cast", outputs[:1], **node)
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The names of past and new tokens, and of both together, `[B, K, P + T, H]`."""
+
+    past: str
+    new: str
+    all: str
+
+
+def _pasts(call, *tensors):
+    """What `emit_cache_append` put together, of key and value; else `None`."""
+    found = []
+    for tensor in tensors:
+        merge = _producer(call, tensor)
+        if merge is None or APPENDED not in merge.name:
+            return None
+        joined = _producer(call, tensor, back=2)
+        heads = _producer(call, joined.input[1], back=1)
+        found.append(_Past(joined.input[0], heads.input[0], joined.output[0]))
+    return found
+
+
+def _producer(call, tensor, back=0) -> Any:
+    """The node that a tensor comes from, or the one `back` first inputs before it."""
+    node = call.graph.get_node_by_output(tensor)
+    if node is not None and node.type == "Identity":
+        return _producer(call, node.input[0], back)
+    return _producer(call, node.input[0], back - 1) if back and node else node
+
+
+def emit_cache_append(call: RegionCall) -> None:
+    """Past and new tokens put together; `emit_attention` takes it back if it can."""
+    past, new = call.tensors
+    shape, dtypes = call.graph.get_shape(past), call.dtypes
+    axes = {"attr": {"perm": [0, 2, 1, 3]}, "dtypes": dtypes[:1]}
+    split = call.constant(np.array([0, 0, shape[1], shape[3]], np.int64))
+    merge = call.constant(np.array([0, 0, shape[1] * shape[3]], np.int64))
+    heads = call.add("Reshape", [new, split], dtypes=dtypes[:1], shapes=[None])
+    heads = call.add("Transpose", [heads], shapes=[None], **axes)
+    together = {"outputs": call.outputs[1:], "shapes": call.shapes[1:]}
+    together |= {"attr": {"axis": 2}, "dtypes": dtypes[1:]}
+    joined = call.add("Concat", [past, heads], **together)
+    tokens = call.add("Transpose", [joined], shapes=[None], **axes)
+    call.graph.make_node(
+        "Reshape",
+        [tokens, merge],
+        name=call._new_name(APPENDED),
+        outputs=call.outputs[:1],
+        shapes=call.shapes[:1],
+        dtypes=dtypes[:1],
+    )
 
 
 def _with_hidden_sizes(call, query):
@@ -170,12 +234,17 @@ def _attention_mask(call, query, key, mask, bias):
 def _to_scores_shape(call, mask, query, key):
     """`[B or 1, N or 1, T, S]`: runtimes do not broadcast the last two axes."""
     rank = len(call.graph.get_shape(mask))
-    wanted = [call.static_size(query, 1), call.static_size(key, 1)]
+    length = None if isinstance(key, _Past) else call.static_size(key, 1)
+    wanted = [call.static_size(query, 1), length]
     known = [call.static_size(mask, -2), call.static_size(mask, -1)] if rank > 1 else []
     if rank == 4 and known == wanted and None not in known:
         return mask
     ones = call.constant(np.ones(2, np.int64))
-    sizes = [ones, call.size(query, 1), call.size(key, 1)]
+    if isinstance(key, _Past):
+        length = call.add("Add", [call.size(key.past, 2), call.size(key.new, 1)])
+    else:
+        length = call.size(key, 1)
+    sizes = [ones, call.size(query, 1), length]
     shape = call.add("Concat", sizes, attr={"axis": 0})
     return call.add("Expand", [mask, shape])
 
@@ -228,106 +297,13 @@ def emit_lookup(call: RegionCall) -> None:
 OPERATORS = {
     "lookup": Operator(13, emit_lookup),
     "attention": Operator(23, emit_attention),
+    "cache_append": Operator(13, emit_cache_append),
     "layer_normalization": Operator(17, emit_layer_normalization),
     "rms_normalization": Operator(23, emit_rms_normalization),
     "gelu": Operator(20, emit_gelu),
     "linear": Operator(13, emit_linear),
 }
 """Region name to operator. A region that is not here is exported by its body."""
-
-
-def _erfc(ctx, node, name, args):
-    """`1 - Erf(x)`: ONNX has no Erfc, which TensorFlow's exact GELU uses."""
-    x = node.input[0]
-    erf = ctx.make_node(
-        "Erf", [x], dtypes=node.output_dtypes, shapes=node.output_shapes
-    )
-    _replace(ctx, node, "Sub", [_like(ctx, 1, x), erf.output[0]])
-
-
-def _select(ctx, node, name, args):
-    """`Where`: tf2onnx prefers `x * m + y * !m`, which lets NaN and inf through."""
-    from tf2onnx.onnx_opset.controlflow import Select
-
-    if ctx.get_dtype(node.output[0]) == TensorProto.BOOL:
-        Select.version_7(ctx, node)  # bool has no NaN, and not every runtime's Where
-        return
-    node.set_attr("handles_nan", 1)
-    Select.version_9(ctx, node)
-    del node.attr["handles_nan"]
-
-
-def _floor_div(ctx, node, name, args):
-    """Integers rounded down: tf2onnx rounds them towards zero."""
-    from tf2onnx.onnx_opset.math import FloorDiv
-
-    if ctx.get_dtype(node.input[0]) not in INTEGERS:
-        FloorDiv.version_6(ctx, node)
-        return
-    x, y = node.input
-    types = {"dtypes": node.output_dtypes, "shapes": node.output_shapes}
-    rest = ctx.make_node("Mod", [x, y], **types)
-    multiple = ctx.make_node("Sub", [x, rest.output[0]], **types)
-    _replace(ctx, node, "Div", [multiple.output[0], y])
-
-
-def _floor_mod(ctx, node, name, args):
-    """`Mod`, which has the sign of the divisor, as in Python."""
-    from tf2onnx.onnx_opset.math import FloorMod
-
-    if ctx.get_dtype(node.input[0]) not in INTEGERS:
-        FloorMod.version_7(ctx, node)
-        return
-    _replace(ctx, node, "Mod", list(node.input))
-
-
-def _bitcast(ctx, node, name, args):
-    """The sign bit of a float32, which `keras.ops.argmax` asks for; nothing else."""
-    users = ctx.find_output_consumers(node.output[0])
-    masks = [i for user in users for i in user.inputs if user.type == "BitwiseAnd"]
-    masks = [mask for mask in masks if mask.is_const()]
-    wanted = all(mask.get_tensor_value() == SIGN_BIT for mask in masks)
-    if ctx.get_dtype(node.input[0]) != TensorProto.FLOAT or not wanted or not masks:
-        raise ValueError("ONNX has Bitcast from opset 26 on, and tf2onnx not yet")
-    x = node.input[0]
-    zero = _like(ctx, 0, x)
-    reciprocal = ctx.make_node("Reciprocal", [x]).output[0]  # -inf for -0.0
-    signs = [ctx.make_node("Less", [each, zero]).output[0] for each in (x, reciprocal)]
-    sign = ctx.make_node("Or", signs).output[0]
-    values = [_like(ctx, value, node.output[0]) for value in (SIGN_BIT, 0)]
-    _replace(ctx, node, "Where", [sign, *values])
-
-
-INTEGERS = {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
-SIGN_BIT = np.iinfo(np.int32).min
-
-
-def _like(ctx, value, tensor):
-    """A scalar constant in the dtype of a tensor."""
-    from tf2onnx import utils
-
-    dtype = helper.tensor_dtype_to_np_dtype(ctx.get_dtype(tensor))
-    return ctx.make_const(utils.make_name("Const"), np.array(value, dtype)).output[0]
-
-
-def _replace(ctx, node, operator, inputs):
-    """Puts an ONNX node of that operator in the place of a TensorFlow node."""
-    outputs, shapes, dtypes = list(node.output), node.output_shapes, node.output_dtypes
-    name = node.name
-    ctx.remove_node(name)
-    types = {"shapes": shapes, "dtypes": dtypes}
-    ctx.make_node(operator, inputs, name=name, outputs=outputs, **types)
-
-
-TENSORFLOW_OPERATORS = {
-    "Bitcast": _bitcast,
-    "Erfc": _erfc,
-    "FloorDiv": _floor_div,
-    "FloorMod": _floor_mod,
-    "Select": _select,
-    "SelectV2": _select,
-}
-"""TensorFlow operators outside regions that are translated here, not by tf2onnx."""
 
 
 def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, list]]:

@@ -1,6 +1,6 @@
 """What an artefact can be asked: named functions from named tensors to tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,9 @@ class Signature:
             `{"sequence": 512}`.
         exact_zeros: Outputs whose zeros mean something (weights of hidden keys): they
             must be exactly 0 in every artefact.
+        formats: Those it can be exported to.
+        examples: Gives what it is verified on in place of the grid: tuples of a name,
+            the inputs, and the answer, or `None` for that of `function`.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Signature:
     limits: dict[str, int] = field(default_factory=dict)
     max_lengths: dict[str, int] = field(default_factory=dict)
     exact_zeros: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("saved_model", "onnx")
+    examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
 
     @property
     def takes_text(self) -> bool:

@@ -90,7 +90,7 @@ class BeamSearch:
     def start(self, state: State) -> Beams:
         """Beams of a state whose rows stand K times, side by side."""
         size = self.num_beams
-        batch = state.finished.shape[0] // size
+        batch = ops.shape(state.finished)[0] // size
         first = first_positions(size)[None] == 0
         # All beams begin alike: only the first of them counts.
         scores = ops.where(first, 0.0, BLOCKED) * ops.ones((batch, 1))
@@ -132,7 +132,7 @@ class BeamSearch:
     def choose(self, beams: Beams, logits: Any, cache: Any) -> Beams:
         """One token more on every running beam."""
         size, history = self.num_beams, beams.history
-        batch = beams.scores.shape[0]
+        batch = ops.shape(beams.scores)[0]
         log_p = ops.log_softmax(logits, axis=-1)
         log_p = process(self.processors, history, log_p)
         vocabulary = log_p.shape[-1]
@@ -170,7 +170,7 @@ class BeamSearch:
     def _continued(self, history, rows, tokens):
         """The candidates as a history of `B * M` rows."""
         history = history.rows(ops.reshape(rows, (-1,)))
-        columns = first_positions(history.token_ids.shape[1])
+        columns = first_positions(ops.shape(history.token_ids)[1])
         here = columns[None] == history.lengths[:, None]
         token_ids = ops.where(
             here, ops.reshape(tokens, (-1, 1)), history.token_ids
@@ -180,7 +180,7 @@ class BeamSearch:
     def _with_ended(self, beams, candidates, found, hits):
         """The best K of those that had ended and those that end now."""
         size = self.num_beams
-        batch, count = found.shape
+        batch, count = ops.shape(found)
         among_best = hits & (first_positions(count)[None] < size)
         new = candidates.num_new_tokens[:1]  # of all rows
         scores = found / ops.cast(new, "float32") ** self.length_penalty

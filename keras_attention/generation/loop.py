@@ -78,10 +78,10 @@ class Loop:
             history: The prompts.
             width: An array of any values, `[W]`; W tokens are looked at.
         """
-        cache = self.model.empty_cache(*history.token_ids.shape)
-        columns = first_positions(width.shape[0])
+        cache = self.model.empty_cache(*ops.shape(history.token_ids))
+        columns = first_positions(ops.shape(width)[0])
         keep = columns[None] < (history.lengths - 1)[:, None]
-        token_ids = ops.where(keep, history.token_ids[:, : width.shape[0]], 0)
+        token_ids = ops.where(keep, history.token_ids[:, : ops.shape(width)[0]], 0)
         return self.model.forward(token_ids, keep, cache)["cache"]
 
     def _steps(self, state: State, count: Any) -> State:
@@ -121,7 +121,7 @@ class Loop:
         log_p = ops.take_along_axis(
             ops.log_softmax(logits, axis=-1), chosen[:, None], axis=-1
         )
-        columns = first_positions(history.token_ids.shape[1])
+        columns = first_positions(ops.shape(history.token_ids)[1])
         here = columns[None] == history.lengths[:, None]
         here = here & ~state.finished[:, None]  # [B, L]
         lengths = history.lengths + ops.cast(~state.finished, "int32")
@@ -146,7 +146,7 @@ def repeated(state: State, count: int) -> State:
     """Each row `count` times, side by side."""
     if count == 1:
         return state
-    rows = first_positions(state.finished.shape[0] * count) // count
+    rows = first_positions(ops.shape(state.finished)[0] * count) // count
     return State(
         [layer.reorder(rows) for layer in state.cache],
         state.history.rows(rows),

@@ -47,9 +47,10 @@ def uniform(seeds: Any, step: Any, count: int) -> Any:
     return ops.minimum(value, 1 - 2.0**-24)  # [B, count]
 
 
-def seeds_of_rows(seed: int, count: int) -> Any:
-    """One seed a row, `[count]` int32."""
-    seed = (seed + 2**31) % 2**32 - 2**31
+def seeds_of_rows(seed: Any, count: int) -> Any:
+    """One seed a row, `[count]` int32; of seeds `[B]` the first row's, with count 1."""
+    if isinstance(seed, int):
+        seed = (seed + 2**31) % 2**32 - 2**31
     start = _mixed(ops.convert_to_tensor(seed, dtype="int32"))
     return _mixed(start + first_positions(count) * _GOLDEN)
 

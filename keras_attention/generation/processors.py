@@ -115,9 +115,10 @@ class NoRepeatNGram:
     def __call__(self, history: History, logits: Any) -> Any:
         before = self.size - 1
         token_ids, keep = history.token_ids, history.padding_mask
-        length = token_ids.shape[1] - before
-        if length < 1:
+        length = ops.shape(token_ids)[1] - before
+        if isinstance(length, int) and length < 1:
             return logits
+        length = length if isinstance(length, int) else ops.maximum(length, 0)
         same = keep[:, before:]  # [B, L - size + 1]
         for index in range(before):
             last = history.before_end(before - index)[:, None]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, byte_files, framing
+from keras_attention.text import arguments, byte_files, byte_writing, framing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_merges import ByteMerges, byte_characters
 from keras_attention.text.byte_words import GPT2_PATTERN, ByteSplitter, check_pattern
@@ -266,6 +266,11 @@ class BytePairTokenizer(Tokenizer):
             rows = tf.ragged.boolean_mask(rows, tf.gather(kept, rows))
         joined = tf.strings.reduce_join(tf.gather(self._byte_strings, rows), axis=1)
         return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
+
+    def to_tokenizer_json(self) -> dict[str, Any]:
+        """The content of a `tokenizer.json` for Hugging Face's `tokenizers`."""
+        added = self._config["added_tokens"]
+        return byte_writing.tokenizer_json(self._ids, self._config, added)
 
     @functools.cached_property
     def _byte_strings(self) -> tf.Tensor:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from language_models import language_model
 from samples import VOCABULARY, small_bert, small_sentence_encoder
 from served import ask, small_artifact
 
@@ -194,6 +195,44 @@ def test_sentences_need_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
     np.testing.assert_allclose(got, model.encode(texts), atol=1e-5)
     out = run("clients/sentence_embedding.py", *arguments, "--similar")[1]
     assert out.startswith("1.0000  The tired animal!")
+
+
+def test_text_is_generated_by_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("tokenizers")
+    import keras_attention as ka
+    from keras_attention.export.cached_steps import decoder_signature
+    from keras_attention.export.genai import write_genai
+    from keras_attention.export.manifest import write_manifest
+    from keras_attention.export.onnx import write_onnx
+
+    model = language_model("gpt2")
+    step = decoder_signature(model.decoder)
+    write_onnx(step, tmp_path / "decoder.onnx")
+    write_genai(model, tmp_path)
+    write_manifest(tmp_path, format="onnx", signatures=[step], weights_bytes=1)
+    script = "clients/text_generation.py"
+    texts = ["the cat", "Über \U0001f600", "t"]
+    status, out, errors = run(script, tmp_path, *texts, "--max-new-tokens", 8)
+    assert status == 0, errors
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert answers == model.generate(texts, max_new_tokens=8)
+    choices = {"temperature": 0.75, "top_p": 0.875, "min_p": 0.01, "seed": 7}
+    choices |= {"top_k": 50, "repetition_penalty": 1.25, "max_new_tokens": 8}
+    flags = [f"--{name.replace('_', '-')}={x}" for name, x in choices.items()]
+    settings = ka.GenerationSettings(do_sample=True, **choices)
+    out = run(script, tmp_path, "the", *flags)[1]
+    assert out == model.generate(["the"], settings)[0] + "\n"
+    stop = answers[0][2]
+    out = run(script, tmp_path, texts[0], f"--stop={stop}", "--max-new-tokens=8")[1]
+    settings = ka.GenerationSettings(stop_strings=(stop,), max_new_tokens=8)
+    assert out == model.generate(texts[:1], settings)[0] + "\n"
+    assert len(out) < len(answers[0])
+    assert "53 positions" in run(script, tmp_path, "the", "--max-new-tokens=53")[0]
+    assert "1 token" in run(script, tmp_path, "")[0]
+    source = (EXPORT / script).read_text()
+    assert "tensorflow" not in source
+    assert "keras" not in source
 
 
 @pytest.mark.slow

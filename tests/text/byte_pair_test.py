@@ -266,6 +266,31 @@ def test_a_tokenizer_json_gives_the_same_tokenizer(tmp_path):
         assert tokenizer.eos_token_id == VOCABULARY.index(END)
 
 
+@pytest.mark.parametrize("place", range(len(PATTERNS)))
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_written_tokenizer_json_is_read_equally_by_tokenizers(
+    place, framed, tmp_path
+):
+    token = {"content": "<x>", "lstrip": False, "rstrip": False, "special": False}
+    tokenizer = BytePairTokenizer(
+        [*VOCABULARY, "<x>"],
+        MERGES,
+        pattern=[*PATTERNS][place],
+        special_tokens={"eos": END},
+        ignore_merges=place == 1,
+        added_tokens=[END, token],
+        template={"start": [END], "middle": [END], "end": []} if framed else None,
+        trim_offsets=False,
+    )
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer.to_tokenizer_json()))
+    reference = Tokenizer.from_file(str(path))
+    texts = [*HOSTILE, f"the <x>the{END}", *random_texts(50, 3)]
+    assert differences(tokenizer, reference, texts) == []
+    again = BytePairTokenizer.from_tokenizer_json(path).get_config()
+    assert again | {"special_tokens": {"eos": END}} == tokenizer.get_config()
+
+
 def test_what_cannot_be_done_equally_is_refused_by_name(tmp_path):
     data = json.loads(hugging_face().to_str())
     changes = {

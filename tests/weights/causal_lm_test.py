@@ -44,11 +44,17 @@ def test_it_is_exported_as_its_decoder(tmp_path):
     pytest.importorskip("tf2onnx")
     model = ka.CausalLM(ka.GPTDecoder(**SIZES, **LLAMA))
     folder = ka.export_model(model, tmp_path / "onnx", "onnx")  # verified
-    ids = np.array([[5, 3, 7]], "int32")
-    call = {"token_ids": ids, "padding_mask": np.ones_like(ids, bool)}
+    ids = np.array([[5, 3, 7]])
+    past = np.zeros((1, 2, 0, 4), "float32")
+    call = {
+        f"past_key_values.{i}.{part}": past
+        for i in range(2)
+        for part in ("key", "value")
+    }
+    call |= {"input_ids": ids, "attention_mask": ids * 0 + 1}
     with ka.open_artifact(folder) as artifact:
-        logits = artifact.run("serving_default", **call)["logits"]
-    np.testing.assert_allclose(logits, model(call).numpy(), atol=1e-5)
+        answers = artifact.run("decoder", **call, position_ids=[[0, 1, 2]])
+    np.testing.assert_allclose(answers["logits"], model(ids).numpy(), atol=1e-5)
 
 
 def bytes_vocabulary(folder, size):
