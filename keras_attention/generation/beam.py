@@ -79,7 +79,7 @@ class BeamSearch:
             self._forward_once = Compiled(self._forward, model.variables)
             self.compiled_steps = Compiled(self._steps, model.variables)
         on_host = any(getattr(p, "on_host", False) for p in self.processors)
-        self.steps = self._steps_on_host if on_host else self.compiled_steps
+        self.steps = self.steps_on_host if on_host else self.compiled_steps
 
     @property
     def num_traces(self) -> int:
@@ -116,11 +116,20 @@ class BeamSearch:
 
         return ops.while_loop(goes_on, step, (ops.zeros_like(count), beams))[1]
 
-    def _steps_on_host(self, beams: Beams, count: Any) -> Beams:
+    def steps_on_host(
+        self, beams: Beams, count: Any, ends: Callable[[History], Any] | None = None
+    ) -> Beams:
+        """As `steps`, one by one.
+
+        Args:
+            beams: Of `start`.
+            count: At most so many.
+            ends: Called with candidates; which of them end there, bool a row.
+        """
         for _ in range(int(count)):
             if not bool(beams.goes_on):
                 break
-            beams = self.choose(beams, *self._forward_once(beams))
+            beams = self.choose(beams, *self._forward_once(beams), ends)
         return beams
 
     def _forward(self, beams: Beams) -> tuple[Any, Any]:
@@ -129,7 +138,7 @@ class BeamSearch:
         outputs = self.model.forward(token_ids, keep, beams.cache)
         return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
 
-    def choose(self, beams: Beams, logits: Any, cache: Any) -> Beams:
+    def choose(self, beams: Beams, logits: Any, cache: Any, ends: Any = None) -> Beams:
         """One token more on every running beam."""
         size, history = self.num_beams, beams.history
         batch = beams.scores.shape[0]
@@ -151,6 +160,8 @@ class BeamSearch:
         hits = ops.reshape(hits, (batch, count))
         for token in self.stop_token_ids:
             hits = hits | (tokens == token)
+        if ends is not None:
+            hits = hits | ops.reshape(ends(candidates), hits.shape)
         ended = self._with_ended(beams, candidates, found, hits)
         running = found + ops.where(hits, BLOCKED, 0.0)
         running, best = ops.top_k(running, size)

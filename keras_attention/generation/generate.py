@@ -32,8 +32,8 @@ class Generated(NamedTuple):
     @classmethod
     def of(cls, state: State) -> "Generated":
         """That of the last state of a loop."""
-        log_p = _behind_prompts(state, state.log_probabilities)
-        return cls(new_tokens(state), log_p, None)
+        log_p = _behind_prompts(state.history, state.log_probabilities)
+        return cls(new_tokens(state.history), log_p, None)
 
 
 class Generator:
@@ -59,18 +59,26 @@ class Generator:
         return sum(part.num_traces for loop in self._loops.values() for part in loop[1])
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: GenerationSettings
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
+        ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Generated:
         """New tokens for prompts.
 
         Args:
             prompts: Lists of token ids.
             settings: How.
+            sources: Token ids for the encoder, where there is one: a list a prompt.
+            ends: Called with the new tokens of rows; which end there, bool.
         """
         if settings.num_beams > 1:
-            return self._beams(prompts, settings)
-        state = None
-        for state in self.iterate(prompts, settings, chunk=settings.max_new_tokens):  # noqa: B007
+            return self._beams(prompts, settings, sources, ends)
+        chunk = settings.max_new_tokens if ends is None else 1
+        state, more = None, {"sources": sources, "chunk": chunk, "ends": ends}
+        for state in self.iterate(prompts, settings, **more):  # noqa: B007
             pass
         assert state is not None
         return Generated.of(state)
@@ -80,35 +88,44 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         settings: GenerationSettings,
         *,
+        sources: Sequence[Sequence[int]] | None = None,
         chunk: int = 1,
-        ends: Callable[[State], np.ndarray] | None = None,
+        ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Iterator[State]:
         """The states after each `chunk` of tokens, until all rows have ended.
 
         Args:
             prompts: Lists of token ids.
             settings: How; `num_beams` must be 1.
+            sources: Token ids for the encoder, where there is one: a list a prompt.
             chunk: Tokens of each row between two states.
-            ends: Called with a state; which rows end there, bool `[B]`.
+            ends: Called with the new tokens of rows; which end there, bool.
         """
         loop, *_ = self._parts(settings)
-        state = self._start(prompts, settings, settings.num_return_sequences)
+        state = self._start(prompts, settings, settings.num_return_sequences, sources)
         count = ops.convert_to_tensor(chunk, dtype="int32")
         for _ in range(0, settings.max_new_tokens, chunk):
             state = loop.steps(state, count)
             _check_numbers(state.broken)
             if ends is not None:
-                finished = ops.convert_to_numpy(state.finished) | ends(state)
+                finished = ops.convert_to_numpy(state.finished)
+                finished = finished | ends(new_tokens(state.history))
                 state = state._replace(finished=ops.convert_to_tensor(finished))
             yield state
             if ops.convert_to_numpy(state.finished).all():
                 break
 
-    def _beams(self, prompts, settings):
+    def _beams(self, prompts, settings, sources, ends):
         _, search = self._parts(settings)
-        beams = search.start(self._start(prompts, settings, settings.num_beams))
+        state = self._start(prompts, settings, settings.num_beams, sources)
+        beams = search.start(state)
         count = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
-        beams = search.steps(beams, count)
+        if ends is None:
+            beams = search.steps(beams, count)
+        else:
+            beams = search.steps_on_host(
+                beams, count, lambda history: ends(new_tokens(history))
+            )
         _check_numbers(beams.broken)
         kept = settings.num_return_sequences
         ids, lengths, scores = (
@@ -122,20 +139,23 @@ class Generator:
         ]
         return Generated(rows, None, scores.reshape(-1))
 
-    def _start(self, prompts, settings, count):
+    def _start(self, prompts, settings, count, sources):
         """The state after the prompts, each `count` times."""
         self._check_prompts(prompts, settings.max_new_tokens)
+        self._check_sources(prompts, sources)
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         size = bucket(int(lengths.max()) + settings.max_new_tokens, least=32)
-        ids = np.zeros((len(prompts), size), "int32")
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        ids, _ = _padded(prompts, size)
         limit = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
-        ids, lengths = ops.convert_to_tensor(ids), ops.convert_to_tensor(lengths)
+        before = int(lengths.max()) - 1
+        lengths = ops.convert_to_tensor(lengths)
         history = History(ids, lengths, lengths, limit)
-        width = min(bucket(max(len(prompt) for prompt in prompts) - 1), size)
+        width = min(bucket(before), size) if before else 0
         loop, *_ = self._parts(settings)
-        cache = loop.prefill(history, ops.zeros((width,)))
+        source = None
+        if sources is not None:
+            source = _padded(sources, bucket(max(map(len, sources))))
+        cache = loop.prefill(history, ops.zeros((width,)), source)
         none = ops.zeros((len(prompts),), dtype="bool")
         start = State(
             cache,
@@ -196,22 +216,54 @@ class Generator:
                 "`max_new_tokens`. Shorten the prompt or generate less. Received: a "
                 f"prompt of {max(lengths)} tokens, max_new_tokens={max_new_tokens}"
             )
+        self._check_ids(prompts)
+
+    def _check_sources(self, prompts, sources):
+        if (sources is None) != (self.model.cache_of_source is None):
+            raise ValueError(
+                "A model with an encoder generates from `sources`, and no other model "
+                f"does. Received: sources={'None' if sources is None else 'some'}"
+            )
+        if sources is None:
+            return
+        lengths = [len(source) for source in sources]
+        if len(lengths) != len(prompts) or min(lengths) == 0:
+            raise ValueError(
+                "There must be one source a prompt, of at least one token. Received: "
+                f"{len(prompts)} prompts, sources of {lengths} tokens"
+            )
+        limit = self.model.max_sequence_length
+        if limit is not None and max(lengths) > limit:
+            raise ValueError(
+                f"The model has {limit} positions, too few for a source. Shorten it. "
+                f"Received: a source of {max(lengths)} tokens"
+            )
+        self._check_ids(sources)
+
+    def _check_ids(self, rows):
         size = self.model.vocabulary_size
-        wrong = [token for prompt in prompts for token in prompt]
-        wrong = [token for token in wrong if not 0 <= token < size]
+        wrong = [token for row in rows for token in row if not 0 <= token < size]
         if wrong:
             raise ValueError(
                 f"Token ids must be from 0 to {size - 1}. Received: {wrong[0]}"
             )
 
 
-def new_tokens(state: State) -> list[np.ndarray]:
+def new_tokens(history: History) -> list[np.ndarray]:
     """The new tokens of each row."""
-    return _behind_prompts(state, state.history.token_ids)
+    return _behind_prompts(history, history.token_ids)
 
 
-def _behind_prompts(state, values):
-    history = state.history
+def _padded(rows, size):
+    """Ids `[B, size]` and which of them are real."""
+    ids = np.zeros((len(rows), size), "int32")
+    keep = np.zeros((len(rows), size), bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], keep[index, : len(row)] = row, True
+    return ops.convert_to_tensor(ids), ops.convert_to_tensor(keep)
+
+
+def _behind_prompts(history, values):
     parts = values, history.prompt_lengths, history.lengths
     rows = zip(*map(ops.convert_to_numpy, parts), strict=True)
     return [row[start:end] for row, start, end in rows]

@@ -71,14 +71,22 @@ class Loop:
         parts = self.prefill, self.compiled_steps, self._forward_once
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
-    def _prefill(self, history: History, width: Any) -> Any:
+    def _prefill(self, history: History, width: Any, source: Any = None) -> Any:
         """The cache with all tokens of the prompts but the last ones.
 
         Args:
             history: The prompts.
             width: An array of any values, `[W]`; W tokens are looked at.
+            source: `(ids, mask)` for an encoder, each `[B, S]`; else `None`.
         """
-        cache = self.model.empty_cache(*history.token_ids.shape)
+        batch, capacity = history.token_ids.shape
+        if source is None:
+            cache = self.model.empty_cache(batch, capacity)
+        else:
+            assert self.model.cache_of_source is not None
+            cache = self.model.cache_of_source(*source, capacity)
+        if not width.shape[0]:
+            return cache  # prompts of one token
         columns = first_positions(width.shape[0])
         keep = columns[None] < (history.lengths - 1)[:, None]
         token_ids = ops.where(keep, history.token_ids[:, : width.shape[0]], 0)

@@ -124,11 +124,6 @@ class GenerationSettings:
                 "False with `num_beams` over 1: beams are searched, not drawn",
                 not self.do_sample,
             )
-            self._check(
-                "stop_strings",
-                "empty with `num_beams` over 1: use `stop_token_ids`",
-                not self.stop_strings,
-            )
         words = "only one of `allowed_tokens` and `allowed_sequences`"
         both = self.allowed_tokens is not None and len(self.allowed_sequences) > 0
         self._check("allowed_sequences", words, not both)
