@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.generation.beam import BeamSearch
+from keras_attention.generation.contrastive import ContrastiveSearch
 from keras_attention.generation.history import History
 from keras_attention.generation.loop import Loop, State, bucket, repeated
 from keras_attention.generation.model import LanguageModel
@@ -127,11 +128,16 @@ class Generator:
                 beams, count, lambda history: ends(new_tokens(history))
             )
         _check_numbers(beams.broken)
-        kept = settings.num_return_sequences
+        shape = len(prompts), settings.num_beams
         ids, lengths, scores = (
-            ops.convert_to_numpy(x)[:, :kept]
+            ops.convert_to_numpy(x).reshape(*shape, *x.shape[2:])
             for x in (beams.token_ids, beams.lengths, beams.scores)
         )
+        # The best of all groups, each of which is sorted.
+        best = np.argsort(-scores, axis=1, kind="stable")
+        best = best[:, : settings.num_return_sequences]
+        lengths, scores = (np.take_along_axis(x, best, 1) for x in (lengths, scores))
+        ids = np.take_along_axis(ids, best[..., None], 1)
         rows = [
             row[len(prompt) : length]
             for prompt, *found in zip(prompts, ids, lengths, strict=True)
@@ -188,6 +194,10 @@ class Generator:
         ends = () if ends is None else tuple(int(token) for token in ends)
         common = {"stop_token_ids": ends, "compiled": self.compiled}
         chain = settings.make_processors(ends)
+        if settings.penalty_alpha is not None:
+            assert settings.top_k is not None
+            more = {"penalty_alpha": settings.penalty_alpha, "top_k": settings.top_k}
+            return (ContrastiveSearch(self.model, chain, **more, **common),)
         loop = Loop(self.model, chain, do_sample=settings.do_sample, **common)
         if settings.num_beams == 1:
             return (loop,)
@@ -195,6 +205,7 @@ class Generator:
             self.model,
             chain,
             num_beams=settings.num_beams,
+            groups=(settings.num_beam_groups, settings.diversity_penalty),
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
             **common,
