@@ -14,6 +14,7 @@ from keras_attention.generation.loop import Loop, State, bucket, repeated
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.noise import seeds_of_rows
 from keras_attention.generation.settings import GenerationSettings
+from keras_attention.generation.speculative import Speculative
 
 
 class Generated(NamedTuple):
@@ -22,7 +23,7 @@ class Generated(NamedTuple):
     Attributes:
         token_ids: For each row its new tokens, the one that ended it included.
         log_probabilities: For each row those of its new tokens, by the model and
-            before all processors; `None` for beams.
+            before all processors; `None` for beams and with a draft model.
         scores: Of beams, a float a row; else `None`.
     """
 
@@ -42,6 +43,8 @@ class Generator:
 
     Args:
         model: What to ask for logits.
+        draft: A faster model, whose proposals `generate` lets `model` confirm; callers
+            that follow the steps, and beams, go without it.
         compiled: Whether to compile. Without, steps take several times as long, but
             the first one does not wait.
     """
@@ -49,8 +52,14 @@ class Generator:
     # Each set of settings is compiled anew; the oldest is forgotten.
     _MAX_LOOPS = 32
 
-    def __init__(self, model: LanguageModel, *, compiled: bool = True):
-        self.model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        draft: LanguageModel | None = None,
+        *,
+        compiled: bool = True,
+    ):
+        self.model, self.draft = model, draft
         self.compiled = compiled
         self._loops: dict[Any, tuple] = {}
 
@@ -77,6 +86,8 @@ class Generator:
         """
         if settings.num_beams > 1:
             return self._beams(prompts, settings, sources, ends)
+        if self.draft is not None and ends is None and settings.penalty_alpha is None:
+            return self._speculative(prompts, settings)
         chunk = settings.max_new_tokens if ends is None else 1
         state, more = None, {"sources": sources, "chunk": chunk, "ends": ends}
         for state in self.iterate(prompts, settings, **more):  # noqa: B007
@@ -145,6 +156,17 @@ class Generator:
         ]
         return Generated(rows, None, scores.reshape(-1))
 
+    def _speculative(self, prompts, settings):
+        self._check_prompts(prompts, settings.max_new_tokens)
+        parts = self._parts(settings)
+        rows = []
+        for index, prompt in enumerate(prompts):
+            for copy in range(settings.num_return_sequences):
+                seed = (settings.seed, index, copy)
+                count = settings.max_new_tokens
+                rows.append(parts[-1].generate(list(prompt), count, seed))
+        return Generated([np.array(row, "int32") for row in rows], None, None)
+
     def _start(self, prompts, settings, count, sources):
         """The state after the prompts, each `count` times."""
         self._check_prompts(prompts, settings.max_new_tokens)
@@ -200,7 +222,10 @@ class Generator:
             return (ContrastiveSearch(self.model, chain, **more, **common),)
         loop = Loop(self.model, chain, do_sample=settings.do_sample, **common)
         if settings.num_beams == 1:
-            return (loop,)
+            if self.draft is None:
+                return (loop,)
+            sampled = {"do_sample": settings.do_sample}
+            return loop, Speculative(self.model, self.draft, chain, **sampled, **common)
         search = BeamSearch(
             self.model,
             chain,

@@ -28,6 +28,9 @@ class CausalLM(keras.Model):
         decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
         tokenizer: Called with texts, gives `token_ids` and `padding_mask`; has
             `detokenize`. `None` for ids only.
+        draft: A smaller decoder with the same vocabulary, that proposes tokens: the
+            answers are as without, in fewer steps of `decoder` (see `Speculative`). It
+            is not trained here.
         compiled: Whether generation is compiled.
         **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
 
@@ -57,12 +60,16 @@ class CausalLM(keras.Model):
         decoder: keras.Model,
         tokenizer: Any = None,
         *,
+        draft: keras.Model | None = None,
         compiled: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.draft = draft
+        if draft is not None:
+            draft.trainable = False
         self.compiled = compiled
         self.built = True
         self._generator = None
@@ -80,9 +87,9 @@ class CausalLM(keras.Model):
     def generator(self) -> Generator:
         """What generates; it keeps what was compiled."""
         if self._generator is None:
-            self._generator = Generator(
-                language_model(self.decoder), compiled=self.compiled
-            )
+            draft = None if self.draft is None else language_model(self.draft)
+            model = language_model(self.decoder)
+            self._generator = Generator(model, draft, compiled=self.compiled)
         return self._generator
 
     def generate(
@@ -210,6 +217,7 @@ class CausalLM(keras.Model):
         return {
             **keras.layers.Layer.get_config(self),
             "decoder": serialize(self.decoder),
+            "draft": serialize(self.draft),
             "tokenizer": serialize(self.tokenizer),
             "compiled": self.compiled,
         }
@@ -217,7 +225,8 @@ class CausalLM(keras.Model):
     @classmethod
     def from_config(cls, config):
         rebuild = keras.saving.deserialize_keras_object
-        parts = {name: rebuild(config[name]) for name in ("decoder", "tokenizer")}
+        names = ("decoder", "tokenizer", "draft")  # the last is not in older files
+        parts = {name: rebuild(config[name]) for name in names if name in config}
         return cls(**{**config, **parts})
 
 
