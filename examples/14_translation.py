@@ -3,7 +3,7 @@
 A recurrent encoder and decoder with the attention of Bahdanau et al. (2014), or a small
 Transformer (`--model transformer`), learn from pairs of sentences. With `--data` these
 are the pairs of Tatoeba (manythings.org/anki, fra-eng of 2017, CC BY 2.0) whose English
-side has at most five words; without, two dozen sentences in this file, to see it run.
+side has at most four words; without, two dozen sentences in this file, to see it run.
 Writes alignment.png: for each token of a translation, where in the source the decoder
 looked.
 
@@ -57,7 +57,7 @@ def read_pairs(folder):
     content = _shared.checked(_shared.local(folder, "fra.txt"), "fra.txt", SHA256)
     lines = content.decode("utf-8").replace("\u202f", " ").replace("\u00a0", " ")
     pairs = [line.split("\t")[:2] for line in lines.splitlines()]
-    pairs = [pair for pair in pairs if len(pair[0].split()) <= 5]
+    pairs = [pair for pair in pairs if len(pair[0].split()) <= 4]
     sides = sorted({english for english, _ in pairs})
     held_out = set(np.random.default_rng(0).permutation(sides)[:1000].tolist())
     train = [pair for pair in pairs if pair[0] not in held_out]
@@ -69,7 +69,7 @@ def train_tokenizer(texts, size):
     from tokenizers import ByteLevelBPETokenizer
 
     special = {"pad": "<pad>", "bos": "<s>", "eos": "</s>"}
-    trained = ByteLevelBPETokenizer()
+    trained = ByteLevelBPETokenizer(add_prefix_space=True)
     tokens = list(special.values())
     trained.train_from_iterator(texts, size, special_tokens=tokens, show_progress=False)
     model = json.loads(trained._tokenizer.to_str())["model"]
@@ -110,7 +110,7 @@ def main():
     parser.add_argument("--data", type=Path, metavar="DIR", help="with fra.txt or .gz")
     kinds = ("bahdanau", "luong", "transformer")
     parser.add_argument("--model", choices=kinds, default=kinds[0], help="(bahdanau)")
-    parser.add_argument("--epochs", type=int, help="(2, or 60 of the sample)")
+    parser.add_argument("--epochs", type=int, help="(3, or 60 of the sample)")
     parser.add_argument("--limit", type=int, help="only so many pairs")
     options = parser.parse_args()
     keras.utils.set_random_seed(1)
@@ -122,10 +122,10 @@ def main():
     backbone = build(options.model, tokenizer.vocabulary_size)
     model = ka.Seq2SeqLM(backbone, tokenizer)
     size = 64 if options.data else 8
-    batches = model.batches(english, french, batch_size=size, pad_to_multiple_of=8)
-    epochs = options.epochs or (2 if options.data else 60)
+    batches = model.batches(english, french, batch_size=size, pad_to_multiple_of=4)
+    epochs = options.epochs or (3 if options.data else 60)
     start = time.perf_counter()
-    ka.fine_tune(model, batches, epochs=epochs, learning_rate=3e-3, verbose=True)
+    ka.fine_tune(model, batches, epochs=epochs, learning_rate=2e-3, verbose=True)
     minutes = (time.perf_counter() - start) / 60
     print(f"trained on {len(train)} pairs in {minutes:.1f} minutes")
 

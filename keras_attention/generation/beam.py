@@ -221,14 +221,15 @@ class BeamSearch:
         rows = index // vocabulary + first_positions(batch)[:, None] * size
         tokens = index % vocabulary
         candidates = self._continued(history, rows, tokens)
-        hits = candidates.num_new_tokens >= history.max_new_tokens
-        hits = ops.reshape(hits, (batch, count))
+        over = ops.zeros((batch, count), dtype="bool")
         for token in self.stop_token_ids:
-            hits = hits | (tokens == token)
+            over = over | (tokens == token)
         if ends is not None:
-            hits = hits | ops.reshape(ends(candidates), hits.shape)
+            over = over | ops.reshape(ends(candidates), over.shape)
+        hits = candidates.num_new_tokens >= history.max_new_tokens
+        hits = over | ops.reshape(hits, (batch, count))
         ended = self._with_ended(beams, candidates, found, hits)
-        running = found + ops.where(hits, BLOCKED, 0.0)
+        running = found + ops.where(over, BLOCKED, 0.0)
         running, best = ops.top_k(running, size)
         best = ops.cast(best, "int32")
         flat = ops.reshape(
