@@ -166,7 +166,7 @@ class BeamSearch:
                 return ops.reshape(x, (-1, *x.shape[2:]))
 
             scalars = beams._replace(history=None, goes_on=None, broken=None)
-            tensors = [None if x is None else of_group(x) for x in scalars]
+            tensors: list[Any] = [x if x is None else of_group(x) for x in scalars]
             part = Beams(*tensors)._replace(
                 history=beams.history.rows(of_group(first_positions(log_p.shape[0]))),
                 goes_on=beams.goes_on,

@@ -132,7 +132,8 @@ def empty_cache(model: LanguageModel, history: History, source: Any) -> Any:
     if source is None:
         return model.empty_cache(batch, capacity)
     assert model.cache_of_source is not None
-    return model.cache_of_source(*source, capacity)
+    token_ids, keep = source
+    return model.cache_of_source(token_ids, keep, capacity)
 
 
 def read_prompts(

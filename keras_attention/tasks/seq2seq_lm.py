@@ -83,7 +83,13 @@ class Seq2SeqLM(keras.Model):
         super().__init__(**kwargs)
         self.backbone, self.tokenizer = backbone, tokenizer
         roles = ("bos_token_id", "cls_token_id", "pad_token_id")
-        self.start_token_id = _first(start_token_id, tokenizer, roles)
+        start = _first(start_token_id, tokenizer, roles)
+        if start is None:
+            raise ValueError(
+                "The decoder needs a token to begin with, and the tokenizer names "
+                "none: pass `start_token_id=`. Received: start_token_id=None"
+            )
+        self.start_token_id = start
         roles = ("eos_token_id", "sep_token_id")
         self.end_token_id = _first(end_token_id, tokenizer, roles)
         self.forced_first_token = forced_first_token
@@ -92,11 +98,6 @@ class Seq2SeqLM(keras.Model):
         self.compiled = compiled
         self.built = True
         self._generator = None
-        if self.start_token_id is None:
-            raise ValueError(
-                "The decoder needs a token to begin with, and the tokenizer names "
-                "none: pass `start_token_id=`. Received: start_token_id=None"
-            )
 
     def call(
         self,
