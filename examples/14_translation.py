@@ -8,7 +8,7 @@ Writes alignment.png: for each token of a translation, where in the source the d
 looked.
 
 Expected: without --data in 1 minute the sentences it was trained on. MEASURED
-Needs "keras-attention[train-tokenizer,plot]"; the score needs `pip install sacrebleu`.
+Needs "keras-attention[examples]".
 """
 
 import json

@@ -192,7 +192,19 @@ def _image_classifier(backbone, tokenizer, config, names):
     return ImageClassifier(backbone, _labels(config))
 
 
+# What transformers takes where a config does not say it.
+_TOKENS: dict[str, dict[str, int]] = {
+    "bart": {
+        "decoder_start_token_id": 2,
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+    },
+    "t5": {"decoder_start_token_id": 0, "eos_token_id": 1},
+}
+
+
 def _seq2seq_lm(backbone, tokenizer, config, names):
+    config = {**_TOKENS.get(config["model_type"], {}), **config}
     ends = config.get("eos_token_id")
     words = config.get("bad_words_ids") or []
     if any(len(word) != 1 for word in words):
@@ -203,7 +215,7 @@ def _seq2seq_lm(backbone, tokenizer, config, names):
     return Seq2SeqLM(
         backbone,
         tokenizer,
-        start_token_id=config.get("decoder_start_token_id", config.get("bos_token_id")),
+        start_token_id=config.get("decoder_start_token_id"),
         end_token_id=ends[0] if isinstance(ends, list) else ends,
         forced_first_token=config.get("forced_bos_token_id"),
         forced_last_token=config.get("forced_eos_token_id"),

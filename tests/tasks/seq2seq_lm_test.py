@@ -275,6 +275,26 @@ def test_bad_input_is_refused(translator):
             ask()
 
 
+def test_it_comes_back_from_a_folder_and_so_does_a_backbone_alone(tmp_path):
+    shape = {"position_offset": 2, "normalize_embedding": True, "use_logits_bias": True}
+    model = task(transformer(**shape), forced_last_token=4, suppress_tokens=[7])
+    ka.save_pretrained(model, tmp_path / "task")
+    loaded = ka.from_pretrained(tmp_path / "task")
+    assert isinstance(loaded, ka.Seq2SeqLM)
+    ours, theirs = model.get_config(), loaded.get_config()
+    for name in ("start_token_id", "end_token_id", "forced_last_token"):
+        assert theirs[name] == ours[name], name
+    assert loaded.suppress_tokens == (7,)
+    loaded.compiled = False
+    expected = lists(model.generate(SOURCES, max_new_tokens=3))
+    assert lists(loaded.generate(SOURCES, max_new_tokens=3)) == expected
+    ka.save_pretrained(model.backbone, tmp_path / "backbone")
+    again = ka.from_pretrained(tmp_path / "backbone")
+    assert (again.start_token_id, again.end_token_id) == (2, 2)  # BART's
+    alone = ka.from_pretrained(tmp_path / "backbone", task="backbone")
+    assert isinstance(alone, ka.Seq2SeqTransformer)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", BACKBONES)
