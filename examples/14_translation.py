@@ -7,8 +7,11 @@ side has at most four words; without, two dozen sentences in this file, to see i
 Writes alignment.png: for each token of a translation, where in the source the decoder
 looked.
 
-Expected: without --data in 1 minute the sentences it was trained on. MEASURED
-Needs "keras-attention[examples]".
+Expected: with --data BLEU 8.5 on 1,000 held-out sentences after 8.3 minutes (3 epochs
+of 35,625 pairs), measured on two cores that had other work as well: sentences are
+French, but often do not say the same. More `--epochs` would be needed. Without --data
+most of the sentences it was trained on, in half a minute. Needs
+"keras-attention[examples]".
 """
 
 import json
@@ -92,7 +95,7 @@ def build(kind, vocabulary_size):
     )
 
 
-def print_score(translations, references):
+def print_score(what, translations, references):
     """BLEU, if sacrebleu is there; several translations may be right."""
     try:
         from sacrebleu import corpus_bleu
@@ -102,7 +105,7 @@ def print_score(translations, references):
     most = max(map(len, references))
     rows = [[one[i % len(one)] for one in references] for i in range(most)]
     bleu = corpus_bleu(translations, rows)
-    print(f"held-out BLEU {bleu.score:.1f} of {len(translations)} sentences")
+    print(f"{what} BLEU {bleu.score:.1f} of {len(translations)} sentences")
 
 
 def main():
@@ -137,7 +140,8 @@ def main():
     translations = []
     for at in range(0, len(sources), 64):
         translations += model.generate(sources[at : at + 64], settings)
-    print_score(translations, [references[source] for source in sources])
+    what = "held-out" if options.data else "training"
+    print_score(what, translations, [references[source] for source in sources])
     for source, translation in list(zip(sources, translations, strict=True))[:8]:
         print(f"  {source}  ->  {translation}")
 
