@@ -139,7 +139,8 @@ def main():
     settings = ka.GenerationSettings(max_new_tokens=31, num_beams=4)
     translations = []
     for at in range(0, len(sources), 64):
-        translations += model.generate(sources[at : at + 64], settings)
+        found = model.generate(sources[at : at + 64], settings)
+        translations += [text.strip() for text in found]  # words begin with a space
     what = "held-out" if options.data else "training"
     print_score(what, translations, [references[source] for source in sources])
     for source, translation in list(zip(sources, translations, strict=True))[:8]:
