@@ -48,6 +48,7 @@ _DEFINED_IN = {
     "RollingKVCache": "ops.cache_rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "tasks.sentence_encoder",
+    "Seq2SeqLM": "tasks.seq2seq_lm",
     "Seq2SeqTransformer": "models.seq2seq",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
@@ -183,6 +184,7 @@ if TYPE_CHECKING:
     from keras_attention.tasks.sentence_encoder import (
         SentenceEncoder as SentenceEncoder,
     )
+    from keras_attention.tasks.seq2seq_lm import Seq2SeqLM as Seq2SeqLM
     from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
     from keras_attention.tasks.token_classifier import (
         TokenClassifier as TokenClassifier,

@@ -158,6 +158,28 @@ def test_a_few_examples_of_a_data_set_are_trained_on(name, data, said, tmp_path)
         assert said in run(name, *small, *frozen, folder=tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_translator_learns_the_sentences_of_the_example(tmp_path):
+    for extra in ("tokenizers", "matplotlib"):
+        pytest.importorskip(extra)
+    said = run("14_translation.py", folder=tmp_path)
+    found = re.findall(r"^  (.*?)  ->  (.*)$", said, re.MULTILINE)
+    assert len(found) == 8
+    assert ("Where is the cat?", "Où est le chat ?") in found
+    assert (tmp_path / "alignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_translator_reads_a_folder_of_pairs(tmp_path):
+    for extra in ("tokenizers", "matplotlib", "sacrebleu"):
+        pytest.importorskip(extra)
+    small = ["--data", data_folder("tatoeba_en_fr"), "--limit", 500, "--epochs", 1]
+    said = run("14_translation.py", *small, folder=tmp_path)
+    assert re.search(r"held-out BLEU \d+\.\d of 1000 sentences", said)
+
+
 def test_a_changed_data_set_is_refused(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     shared = runpy.run_path(str(ROOT / "examples" / "_shared.py"))

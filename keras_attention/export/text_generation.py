@@ -169,7 +169,9 @@ class _Served:
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         if self.from_text:
-            inputs |= self.model.tokenizer(inputs.pop("text"))
+            tokenizer = self.model.tokenizer
+            encode = getattr(tokenizer, "encode_whole", tokenizer)  # never cut
+            inputs |= encode(inputs.pop("text"))
         keep = tf.convert_to_tensor(inputs["padding_mask"])
         given = {name: tf.convert_to_tensor(inputs[name]) for name in self._controls()}
         limit = given.get("max_new_tokens", self.settings.max_new_tokens)

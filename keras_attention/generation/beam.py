@@ -15,7 +15,7 @@ from keras_attention.ops.positions import first_positions
 
 
 class Beams(NamedTuple):
-    """K running and K ended sequences for each of B prompts.
+    """K running and K ended sequences for each of B prompts, or groups of a prompt.
 
     Attributes:
         cache: Of `B * K` rows.
@@ -49,7 +49,10 @@ class BeamSearch:
         model: What to ask for logits.
         processors: Applied to log-probabilities, in this order.
         stop_token_ids: Those that end a row.
-        num_beams: K.
+        num_beams: K, of all groups together.
+        groups: How many groups of beams there are, each searched for itself, and what
+            a token loses for each beam of the groups before that took it in this step
+            (Vijayakumar et al., 2016, arXiv:1610.02424).
         length_penalty: Exponent of the length by which scores are divided.
         early_stopping: `True` ends with K ended sequences; `False` when the best
             running one would not get in at its length; `"never"` at any length.
@@ -63,6 +66,7 @@ class BeamSearch:
         *,
         stop_token_ids: Sequence[int] = (),
         num_beams: int = 4,
+        groups: tuple[int, float] = (1, 0.0),
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
         compiled: bool = True,
@@ -70,7 +74,8 @@ class BeamSearch:
         self.model = model
         self.processors = tuple(processors)
         self.stop_token_ids = tuple(stop_token_ids)
-        self.num_beams = num_beams
+        self.num_groups, self.diversity_penalty = groups
+        self.num_beams = num_beams // self.num_groups  # of a group
         self.length_penalty = length_penalty
         self.early_stopping = early_stopping
         self._forward_once: Callable = self._forward
@@ -79,7 +84,7 @@ class BeamSearch:
             self._forward_once = Compiled(self._forward, model.variables)
             self.compiled_steps = Compiled(self._steps, model.variables)
         on_host = any(getattr(p, "on_host", False) for p in self.processors)
-        self.steps = self._steps_on_host if on_host else self.compiled_steps
+        self.steps = self.steps_on_host if on_host else self.compiled_steps
 
     @property
     def num_traces(self) -> int:
@@ -116,11 +121,20 @@ class BeamSearch:
 
         return ops.while_loop(goes_on, step, (ops.zeros_like(count), beams))[1]
 
-    def _steps_on_host(self, beams: Beams, count: Any) -> Beams:
+    def steps_on_host(
+        self, beams: Beams, count: Any, ends: Callable[[History], Any] | None = None
+    ) -> Beams:
+        """As `steps`, one by one.
+
+        Args:
+            beams: Of `start`.
+            count: At most so many.
+            ends: Called with candidates; which of them end there, bool a row.
+        """
         for _ in range(int(count)):
             if not bool(beams.goes_on):
                 break
-            beams = self.choose(beams, *self._forward_once(beams))
+            beams = self.choose(beams, *self._forward_once(beams), ends)
         return beams
 
     def _forward(self, beams: Beams) -> tuple[Any, Any]:
@@ -129,11 +143,73 @@ class BeamSearch:
         outputs = self.model.forward(token_ids, keep, beams.cache)
         return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
 
-    def choose(self, beams: Beams, logits: Any, cache: Any) -> Beams:
+    def choose(self, beams: Beams, logits: Any, cache: Any, ends: Any = None) -> Beams:
         """One token more on every running beam."""
+        log_p = ops.log_softmax(logits, axis=-1)
+        select = self._select if self.num_groups == 1 else self._select_groups
+        beams = beams._replace(cache=None)
+        chosen, rows = select(beams, log_p, ends)
+        return chosen._replace(
+            cache=[layer.reorder(rows) for layer in cache],
+            broken=beams.broken | ops.any(ops.isnan(logits)),
+        )
+
+    def _select_groups(self, beams, log_p, ends):
+        """Group after group: none takes what those before have taken."""
+        count, size = self.num_groups, self.num_beams
+        batch = ops.shape(beams.scores)[0] // count
+        counts, parts, all_rows = 0.0, [], []
+        for group in range(count):
+
+            def of_group(x, group=group):
+                x = ops.reshape(x, (batch, count, -1, *ops.shape(x)[1:]))[:, group]
+                return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+
+            scalars = beams._replace(history=None, goes_on=None, broken=None)
+            tensors: list[Any] = [x if x is None else of_group(x) for x in scalars]
+            part = Beams(*tensors)._replace(
+                history=beams.history.rows(
+                    of_group(first_positions(ops.shape(log_p)[0]))
+                ),
+                goes_on=beams.goes_on,
+                broken=beams.broken,
+            )
+            repeated = ops.repeat(ops.zeros((batch, 1)) + counts, size, axis=0)
+            penalty = self.diversity_penalty * repeated  # [B * K, V] or [B * K, 1]
+            done = self._shut(part)
+            part, rows = self._select(part, of_group(log_p) - penalty, ends)
+            taken = ops.reshape(part.history.before_end(1), (batch, size))
+            taken = ops.one_hot(taken, log_p.shape[-1], dtype="float32")
+            taken = ops.sum(ops.where(done[..., None], 0.0, taken), axis=1)
+            counts = counts + taken  # [B, V]
+            parts.append(part)
+            rows = rows // size * (size * count) + group * size + rows % size
+            all_rows.append(rows)
+
+        def together(values, each=1):
+            values = [ops.reshape(x, (batch, each, *ops.shape(x)[1:])) for x in values]
+            both = ops.stack(values, axis=1)
+            return ops.reshape(both, (-1, *ops.shape(both)[3:]))
+
+        histories = [part.history for part in parts]
+        history = beams.history._replace(
+            token_ids=together([x.token_ids for x in histories], size),
+            lengths=together([x.lengths for x in histories], size),
+            prompt_lengths=together([x.prompt_lengths for x in histories], size),
+        )
+        names = ("running_scores", "token_ids", "lengths", "scores", "ended")
+        merged = {
+            name: together([getattr(part, name) for part in parts])
+            for name in (*names, "improvable")
+        }
+        goes_on = ops.any(ops.stack([part.goes_on for part in parts]))
+        beams = beams._replace(history=history, goes_on=goes_on, **merged)
+        return beams, together(all_rows, size)
+
+    def _select(self, beams, log_p, ends):
+        """The beams with a token more, and which row each continues, `[B * K]`."""
         size, history = self.num_beams, beams.history
         batch = ops.shape(beams.scores)[0]
-        log_p = ops.log_softmax(logits, axis=-1)
         log_p = process(self.processors, history, log_p)
         vocabulary = log_p.shape[-1]
         sums = ops.reshape(log_p, (batch, size, vocabulary))
@@ -147,25 +223,30 @@ class BeamSearch:
         rows = index // vocabulary + first_positions(batch)[:, None] * size
         tokens = index % vocabulary
         candidates = self._continued(history, rows, tokens)
-        hits = candidates.num_new_tokens >= history.max_new_tokens
-        hits = ops.reshape(hits, (batch, count))
+        over = ops.zeros((batch, count), dtype="bool")
         for token in self.stop_token_ids:
-            hits = hits | (tokens == token)
+            over = over | (tokens == token)
+        if ends is not None:
+            over = over | ops.reshape(ends(candidates), over.shape)
+        hits = candidates.num_new_tokens >= history.max_new_tokens
+        hits = over | ops.reshape(hits, (batch, count))
         ended = self._with_ended(beams, candidates, found, hits)
-        running = found + ops.where(hits, BLOCKED, 0.0)
+        running = found + ops.where(over, BLOCKED, 0.0)
         running, best = ops.top_k(running, size)
         best = ops.cast(best, "int32")
         flat = ops.reshape(
             best + first_positions(batch)[:, None] * count, (-1,)
         )  # [B * K]
         rows = ops.take(ops.reshape(rows, (-1,)), flat, axis=0)
-        ended = ended._replace(
-            cache=[layer.reorder(rows) for layer in cache],
-            history=candidates.rows(flat),
-            running_scores=running,
-            broken=beams.broken | ops.any(ops.isnan(logits)),
-        )
-        return self._with_end(ended, hits)
+        ended = ended._replace(history=candidates.rows(flat), running_scores=running)
+        return self._with_end(ended, hits), rows
+
+    def _shut(self, beams):
+        """Prompts for which no sequence can get in any more, bool `[B, 1]`."""
+        shut = ~beams.improvable
+        if self.early_stopping is True:
+            shut = shut | ops.all(beams.ended, axis=-1, keepdims=True)
+        return shut
 
     def _continued(self, history, rows, tokens):
         """The candidates as a history of `B * M` rows."""
@@ -184,10 +265,7 @@ class BeamSearch:
         among_best = hits & (first_positions(count)[None] < size)
         new = candidates.num_new_tokens[:1]  # of all rows
         scores = found / ops.cast(new, "float32") ** self.length_penalty
-        shut = ~beams.improvable
-        if self.early_stopping is True:
-            shut = shut | ops.all(beams.ended, axis=-1, keepdims=True)
-        scores = scores + ops.where(shut, BLOCKED, 0.0)
+        scores = scores + ops.where(self._shut(beams), BLOCKED, 0.0)
         scores = scores + ops.where(among_best, 0.0, BLOCKED)
         scores = ops.concatenate([beams.scores, scores], axis=1)
         best, index = ops.top_k(scores, size)

@@ -8,11 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_attention.generation.beam import BeamSearch
+from keras_attention.generation.contrastive import ContrastiveSearch
 from keras_attention.generation.history import History
 from keras_attention.generation.loop import Loop, State, bucket, repeated
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.noise import seeds_of_rows
 from keras_attention.generation.settings import GenerationSettings
+from keras_attention.generation.speculative import Speculative
 
 
 class Generated(NamedTuple):
@@ -21,7 +23,7 @@ class Generated(NamedTuple):
     Attributes:
         token_ids: For each row its new tokens, the one that ended it included.
         log_probabilities: For each row those of its new tokens, by the model and
-            before all processors; `None` for beams.
+            before all processors; `None` for beams and with a draft model.
         scores: Of beams, a float a row; else `None`.
     """
 
@@ -32,8 +34,8 @@ class Generated(NamedTuple):
     @classmethod
     def of(cls, state: State) -> "Generated":
         """That of the last state of a loop."""
-        log_p = _behind_prompts(state, state.log_probabilities)
-        return cls(new_tokens(state), log_p, None)
+        log_p = _behind_prompts(state.history, state.log_probabilities)
+        return cls(new_tokens(state.history), log_p, None)
 
 
 class Generator:
@@ -41,6 +43,8 @@ class Generator:
 
     Args:
         model: What to ask for logits.
+        draft: A faster model, whose proposals `generate` lets `model` confirm; callers
+            that follow the steps, and beams, go without it.
         compiled: Whether to compile. Without, steps take several times as long, but
             the first one does not wait.
     """
@@ -48,8 +52,14 @@ class Generator:
     # Each set of settings is compiled anew; the oldest is forgotten.
     _MAX_LOOPS = 32
 
-    def __init__(self, model: LanguageModel, *, compiled: bool = True):
-        self.model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        draft: LanguageModel | None = None,
+        *,
+        compiled: bool = True,
+    ):
+        self.model, self.draft = model, draft
         self.compiled = compiled
         self._loops: dict[Any, tuple] = {}
 
@@ -59,18 +69,28 @@ class Generator:
         return sum(part.num_traces for loop in self._loops.values() for part in loop[1])
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: GenerationSettings
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        *,
+        sources: Sequence[Sequence[int]] | None = None,
+        ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Generated:
         """New tokens for prompts.
 
         Args:
             prompts: Lists of token ids.
             settings: How.
+            sources: Token ids for the encoder, where there is one: a list a prompt.
+            ends: Called with the new tokens of rows; which end there, bool.
         """
         if settings.num_beams > 1:
-            return self._beams(prompts, settings)
-        state = None
-        for state in self.iterate(prompts, settings, chunk=settings.max_new_tokens):  # noqa: B007
+            return self._beams(prompts, settings, sources, ends)
+        if self.draft is not None and ends is None and settings.penalty_alpha is None:
+            return self._speculative(prompts, settings)
+        chunk = settings.max_new_tokens if ends is None else 1
+        state, more = None, {"sources": sources, "chunk": chunk, "ends": ends}
+        for state in self.iterate(prompts, settings, **more):  # noqa: B007
             pass
         assert state is not None
         return Generated.of(state)
@@ -80,41 +100,55 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         settings: GenerationSettings,
         *,
+        sources: Sequence[Sequence[int]] | None = None,
         chunk: int = 1,
-        ends: Callable[[State], np.ndarray] | None = None,
+        ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Iterator[State]:
         """The states after each `chunk` of tokens, until all rows have ended.
 
         Args:
             prompts: Lists of token ids.
             settings: How; `num_beams` must be 1.
+            sources: Token ids for the encoder, where there is one: a list a prompt.
             chunk: Tokens of each row between two states.
-            ends: Called with a state; which rows end there, bool `[B]`.
+            ends: Called with the new tokens of rows; which end there, bool.
         """
         loop, *_ = self._parts(settings)
-        state = self._start(prompts, settings, settings.num_return_sequences)
+        state = self._start(prompts, settings, settings.num_return_sequences, sources)
         count = ops.convert_to_tensor(chunk, dtype="int32")
         for _ in range(0, settings.max_new_tokens, chunk):
             state = loop.steps(state, count)
             _check_numbers(state.broken)
             if ends is not None:
-                finished = ops.convert_to_numpy(state.finished) | ends(state)
+                finished = ops.convert_to_numpy(state.finished)
+                finished = finished | ends(new_tokens(state.history))
                 state = state._replace(finished=ops.convert_to_tensor(finished))
             yield state
             if ops.convert_to_numpy(state.finished).all():
                 break
 
-    def _beams(self, prompts, settings):
+    def _beams(self, prompts, settings, sources, ends):
         _, search = self._parts(settings)
-        beams = search.start(self._start(prompts, settings, settings.num_beams))
+        state = self._start(prompts, settings, settings.num_beams, sources)
+        beams = search.start(state)
         count = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
-        beams = search.steps(beams, count)
+        if ends is None:
+            beams = search.steps(beams, count)
+        else:
+            beams = search.steps_on_host(
+                beams, count, lambda history: ends(new_tokens(history))
+            )
         _check_numbers(beams.broken)
-        kept = settings.num_return_sequences
+        shape = len(prompts), settings.num_beams
         ids, lengths, scores = (
-            ops.convert_to_numpy(x)[:, :kept]
+            ops.convert_to_numpy(x).reshape(*shape, *x.shape[2:])
             for x in (beams.token_ids, beams.lengths, beams.scores)
         )
+        # The best of all groups, each of which is sorted.
+        best = np.argsort(-scores, axis=1, kind="stable")
+        best = best[:, : settings.num_return_sequences]
+        lengths, scores = (np.take_along_axis(x, best, 1) for x in (lengths, scores))
+        ids = np.take_along_axis(ids, best[..., None], 1)
         rows = [
             row[len(prompt) : length]
             for prompt, *found in zip(prompts, ids, lengths, strict=True)
@@ -122,20 +156,34 @@ class Generator:
         ]
         return Generated(rows, None, scores.reshape(-1))
 
-    def _start(self, prompts, settings, count):
+    def _speculative(self, prompts, settings):
+        self._check_prompts(prompts, settings.max_new_tokens)
+        parts = self._parts(settings)
+        rows = []
+        for index, prompt in enumerate(prompts):
+            for copy in range(settings.num_return_sequences):
+                seed = (settings.seed, index, copy)
+                count = settings.max_new_tokens
+                rows.append(parts[-1].generate(list(prompt), count, seed))
+        return Generated([np.array(row, "int32") for row in rows], None, None)
+
+    def _start(self, prompts, settings, count, sources):
         """The state after the prompts, each `count` times."""
         self._check_prompts(prompts, settings.max_new_tokens)
+        self._check_sources(prompts, sources)
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         size = bucket(int(lengths.max()) + settings.max_new_tokens, least=32)
-        ids = np.zeros((len(prompts), size), "int32")
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        ids, _ = _padded(prompts, size)
         limit = ops.convert_to_tensor(settings.max_new_tokens, dtype="int32")
-        ids, lengths = ops.convert_to_tensor(ids), ops.convert_to_tensor(lengths)
+        before = int(lengths.max()) - 1
+        lengths = ops.convert_to_tensor(lengths)
         history = History(ids, lengths, lengths, limit)
-        width = min(bucket(max(len(prompt) for prompt in prompts) - 1), size)
+        width = min(bucket(before), size) if before else 0
         loop, *_ = self._parts(settings)
-        cache = loop.prefill(history, ops.zeros((width,)))
+        source = None
+        if sources is not None:
+            source = _padded(sources, bucket(max(map(len, sources))))
+        cache = loop.prefill(history, ops.zeros((width,)), source)
         none = ops.zeros((len(prompts),), dtype="bool")
         start = State(
             cache,
@@ -168,13 +216,21 @@ class Generator:
         ends = () if ends is None else tuple(int(token) for token in ends)
         common = {"stop_token_ids": ends, "compiled": self.compiled}
         chain = settings.make_processors(ends)
+        if settings.penalty_alpha is not None:
+            assert settings.top_k is not None
+            more = {"penalty_alpha": settings.penalty_alpha, "top_k": settings.top_k}
+            return (ContrastiveSearch(self.model, chain, **more, **common),)
         loop = Loop(self.model, chain, do_sample=settings.do_sample, **common)
         if settings.num_beams == 1:
-            return (loop,)
+            if self.draft is None:
+                return (loop,)
+            sampled = {"do_sample": settings.do_sample}
+            return loop, Speculative(self.model, self.draft, chain, **sampled, **common)
         search = BeamSearch(
             self.model,
             chain,
             num_beams=settings.num_beams,
+            groups=(settings.num_beam_groups, settings.diversity_penalty),
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
             **common,
@@ -196,22 +252,54 @@ class Generator:
                 "`max_new_tokens`. Shorten the prompt or generate less. Received: a "
                 f"prompt of {max(lengths)} tokens, max_new_tokens={max_new_tokens}"
             )
+        self._check_ids(prompts)
+
+    def _check_sources(self, prompts, sources):
+        if (sources is None) != (self.model.cache_of_source is None):
+            raise ValueError(
+                "A model with an encoder generates from `sources`, and no other model "
+                f"does. Received: sources={'None' if sources is None else 'some'}"
+            )
+        if sources is None:
+            return
+        lengths = [len(source) for source in sources]
+        if len(lengths) != len(prompts) or min(lengths) == 0:
+            raise ValueError(
+                "There must be one source a prompt, of at least one token. Received: "
+                f"{len(prompts)} prompts, sources of {lengths} tokens"
+            )
+        limit = self.model.max_sequence_length
+        if limit is not None and max(lengths) > limit:
+            raise ValueError(
+                f"The model has {limit} positions, too few for a source. Shorten it. "
+                f"Received: a source of {max(lengths)} tokens"
+            )
+        self._check_ids(sources)
+
+    def _check_ids(self, rows):
         size = self.model.vocabulary_size
-        wrong = [token for prompt in prompts for token in prompt]
-        wrong = [token for token in wrong if not 0 <= token < size]
+        wrong = [token for row in rows for token in row if not 0 <= token < size]
         if wrong:
             raise ValueError(
                 f"Token ids must be from 0 to {size - 1}. Received: {wrong[0]}"
             )
 
 
-def new_tokens(state: State) -> list[np.ndarray]:
+def new_tokens(history: History) -> list[np.ndarray]:
     """The new tokens of each row."""
-    return _behind_prompts(state, state.history.token_ids)
+    return _behind_prompts(history, history.token_ids)
 
 
-def _behind_prompts(state, values):
-    history = state.history
+def _padded(rows, size):
+    """Ids `[B, size]` and which of them are real."""
+    ids = np.zeros((len(rows), size), "int32")
+    keep = np.zeros((len(rows), size), bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], keep[index, : len(row)] = row, True
+    return ops.convert_to_tensor(ids), ops.convert_to_tensor(keep)
+
+
+def _behind_prompts(history, values):
     parts = values, history.prompt_lengths, history.lengths
     rows = zip(*map(ops.convert_to_numpy, parts), strict=True)
     return [row[start:end] for row, start, end in rows]

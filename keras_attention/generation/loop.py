@@ -71,18 +71,18 @@ class Loop:
         parts = self.prefill, self.compiled_steps, self._forward_once
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
-    def _prefill(self, history: History, width: Any) -> Any:
+    def _prefill(self, history: History, width: Any, source: Any = None) -> Any:
         """The cache with all tokens of the prompts but the last ones.
 
         Args:
             history: The prompts.
             width: An array of any values, `[W]`; W tokens are looked at.
+            source: `(ids, mask)` for an encoder, each `[B, S]`; else `None`.
         """
-        cache = self.model.empty_cache(*ops.shape(history.token_ids))
-        columns = first_positions(ops.shape(width)[0])
-        keep = columns[None] < (history.lengths - 1)[:, None]
-        token_ids = ops.where(keep, history.token_ids[:, : ops.shape(width)[0]], 0)
-        return self.model.forward(token_ids, keep, cache)["cache"]
+        cache = empty_cache(self.model, history, source)
+        if width.shape[0] == 0:
+            return cache  # prompts of one token
+        return read_prompts(self.model, history, width, cache)["cache"]
 
     def _steps(self, state: State, count: Any) -> State:
         """At most `count` tokens more a row; less where all rows have ended."""
@@ -112,34 +112,81 @@ class Loop:
     def choose(self, state: State, logits: Any, cache: Any) -> State:
         """One token more in the rows that have not ended."""
         history = state.history
-        broken = ops.any(ops.isnan(logits), axis=-1) & ~state.finished
         processed = process(self.processors, history, logits)
         if self.do_sample:
             chosen = sample(processed, state.seeds, history.num_new_tokens)
         else:
             chosen = ops.cast(ops.argmax(processed, axis=-1), "int32")
-        log_p = ops.take_along_axis(
-            ops.log_softmax(logits, axis=-1), chosen[:, None], axis=-1
-        )
-        columns = first_positions(ops.shape(history.token_ids)[1])
-        here = columns[None] == history.lengths[:, None]
-        here = here & ~state.finished[:, None]  # [B, L]
-        lengths = history.lengths + ops.cast(~state.finished, "int32")
-        history = history._replace(
-            token_ids=ops.where(here, chosen[:, None], history.token_ids),
-            lengths=lengths,
-        )
-        ended = history.num_new_tokens >= history.max_new_tokens
-        for token in self.stop_token_ids:
-            ended = ended | (chosen == token)
-        return State(
-            cache,
-            history,
-            ops.where(here, log_p, state.log_probabilities),
-            state.finished | ended | broken,
-            state.broken | broken,
-            state.seeds,
-        )
+        return taken(state, chosen, logits, cache, self.stop_token_ids)
+
+
+def empty_cache(model: LanguageModel, history: History, source: Any) -> Any:
+    """Caches before the prompts.
+
+    Args:
+        model: Whose.
+        history: The prompts.
+        source: `(ids, mask)` for an encoder, each `[B, S]`; else `None`.
+    """
+    batch, capacity = ops.shape(history.token_ids)
+    if source is None:
+        return model.empty_cache(batch, capacity)
+    assert model.cache_of_source is not None
+    token_ids, keep = source
+    return model.cache_of_source(token_ids, keep, capacity)
+
+
+def read_prompts(
+    model: LanguageModel, history: History, width: Any, cache: Any
+) -> dict[str, Any]:
+    """What the model gives for all tokens of the prompts but the last ones.
+
+    Args:
+        model: Called once.
+        history: The prompts.
+        width: An array of any values, `[W]`; W tokens are looked at.
+        cache: Of `empty_cache`.
+    """
+    size = ops.shape(width)[0]
+    keep = first_positions(size)[None] < (history.lengths - 1)[:, None]
+    token_ids = ops.where(keep, history.token_ids[:, :size], 0)
+    return model.forward(token_ids, keep, cache)
+
+
+def taken(
+    state: State, chosen: Any, logits: Any, cache: Any, stop_token_ids: Sequence[int]
+) -> State:
+    """The state with one token more in the rows that have not ended.
+
+    Args:
+        state: The state before.
+        chosen: Int32 `[B]`, the tokens.
+        logits: `[B, V]` float32, by the model.
+        cache: That of the new state.
+        stop_token_ids: Those that end a row.
+    """
+    history = state.history
+    broken = ops.any(ops.isnan(logits), axis=-1) & ~state.finished
+    log_p = ops.log_softmax(logits, axis=-1)
+    log_p = ops.take_along_axis(log_p, chosen[:, None], axis=-1)
+    columns = first_positions(ops.shape(history.token_ids)[1])
+    here = columns[None] == history.lengths[:, None]
+    here = here & ~state.finished[:, None]  # [B, L]
+    history = history._replace(
+        token_ids=ops.where(here, chosen[:, None], history.token_ids),
+        lengths=history.lengths + ops.cast(~state.finished, "int32"),
+    )
+    ended = history.num_new_tokens >= history.max_new_tokens
+    for token in stop_token_ids:
+        ended = ended | (chosen == token)
+    return State(
+        cache,
+        history,
+        ops.where(here, log_p, state.log_probabilities),
+        state.finished | ended | broken,
+        state.broken | broken,
+        state.seeds,
+    )
 
 
 def repeated(state: State, count: int) -> State:

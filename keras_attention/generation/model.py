@@ -15,6 +15,10 @@ class LanguageModel(NamedTuple):
         variables: The Keras variables that `forward` reads.
         vocabulary_size: V.
         max_sequence_length: The most tokens of a row, or `None`.
+        cache_of_source: Of a model with an encoder, in place of `empty_cache`: called
+            with source ids `[B, S]`, a bool mask `[B, S]` and a capacity; caches that
+            hold all that the decoder needs of the source, so that nothing of it is
+            computed again.
     """
 
     forward: Callable[[Any, Any, Any], dict[str, Any]]
@@ -22,3 +26,4 @@ class LanguageModel(NamedTuple):
     variables: Sequence[Any]
     vocabulary_size: int
     max_sequence_length: int | None = None
+    cache_of_source: Callable[[Any, Any, int], Any] | None = None

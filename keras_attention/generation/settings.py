@@ -42,8 +42,14 @@ class GenerationSettings:
         stop_strings: Texts that end a row, which holds them.
         num_return_sequences: Rows of each prompt.
         num_beams: Over 1 for beam search.
+        num_beam_groups: Of as many beams each, chosen one group after the other.
+        diversity_penalty: Taken from the scores of a token for each beam of the groups
+            before that has chosen it in this step.
         length_penalty: Exponent of the length by which beam scores are divided.
         early_stopping: `True`, `False` or `"never"`, as in Hugging Face.
+        penalty_alpha: Of contrastive search, from 0 to 1: how much it counts that a
+            token's vector is like one before, against its probability. Of the `top_k`
+            most likely tokens.
         seed: The same seed gives the same tokens.
 
     Example:
@@ -75,18 +81,22 @@ class GenerationSettings:
     stop_strings: Sequence[str] = ()
     num_return_sequences: int = 1
     num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    penalty_alpha: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_return_sequences", "num_beams", "top_k"):
+        names = ("max_new_tokens", "num_return_sequences", "num_beams", "top_k")
+        for name in (*names, "num_beam_groups"):
             self._check(name, "an int of 1 or more", _whole(getattr(self, name), 1))
         for name in ("min_new_tokens", "no_repeat_ngram_size"):
             self._check(name, "an int of 0 or more", _whole(getattr(self, name), 0))
         for name in ("temperature", "repetition_penalty"):
             self._check(name, "above 0", getattr(self, name) > 0)
-        for name in ("top_p", "min_p", "typical_p"):
+        for name in ("top_p", "min_p", "typical_p", "penalty_alpha"):
             value = getattr(self, name)
             self._check(name, "from 0 to 1", value is None or 0 <= value <= 1)
         self._check(
@@ -105,8 +115,9 @@ class GenerationSettings:
 
     def _check_modes(self):
         if not self.do_sample:
-            names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-            for name in names:
+            names = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
+            contrastive = self.penalty_alpha is not None
+            for name in sorted(names - ({"top_k"} if contrastive else set())):
                 unset = getattr(self, name) == (1.0 if name == "temperature" else None)
                 self._check(name, "left alone without `do_sample=True`", unset)
             self._check(
@@ -124,14 +135,32 @@ class GenerationSettings:
                 "False with `num_beams` over 1: beams are searched, not drawn",
                 not self.do_sample,
             )
-            self._check(
-                "stop_strings",
-                "empty with `num_beams` over 1: use `stop_token_ids`",
-                not self.stop_strings,
-            )
+        self._check_other_modes()
         words = "only one of `allowed_tokens` and `allowed_sequences`"
         both = self.allowed_tokens is not None and len(self.allowed_sequences) > 0
         self._check("allowed_sequences", words, not both)
+
+    def _check_other_modes(self):
+        grouped = self.num_beam_groups > 1
+        self._check(
+            "num_beam_groups",
+            f"a divisor of num_beams={self.num_beams}",
+            self.num_beams % self.num_beam_groups == 0,
+        )
+        self._check(
+            "diversity_penalty",
+            "above 0 with `num_beam_groups` over 1, and 0 without",
+            self.diversity_penalty > 0 if grouped else self.diversity_penalty == 0,
+        )
+        if self.penalty_alpha is not None:
+            self._check(
+                "penalty_alpha",
+                "`None` with beams or `do_sample=True`: it is a mode of its own",
+                self.num_beams == 1 and not self.do_sample,
+            )
+            self._check(
+                "top_k", "2 or more with `penalty_alpha`", (self.top_k or 0) > 1
+            )
 
     def _check(self, name, expected, fulfilled):
         if not fulfilled:

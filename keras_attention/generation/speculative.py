@@ -57,13 +57,19 @@ class Speculative:
         self._draft_step = _step(draft, compiled)
         self.num_steps = 0
 
-    def generate(self, prompt: list[int], max_new_tokens: int, seed: int = 0) -> list:
+    @property
+    def num_traces(self) -> int:
+        """How often anything was compiled."""
+        parts = self._model_step, self._draft_step
+        return sum(getattr(part, "num_traces", 0) for part in parts)
+
+    def generate(self, prompt: list[int], max_new_tokens: int, seed: Any = 0) -> list:
         """New tokens of one prompt.
 
         Args:
             prompt: Token ids.
             max_new_tokens: How many at most.
-            seed: Of what is drawn.
+            seed: Of what is drawn, an int or several.
         """
         generator = np.random.default_rng(seed)
         ids, start = list(prompt), len(prompt)

@@ -117,6 +117,7 @@ class RecurrentSeq2Seq(keras.Model):
         )
         self.head_dropout = keras.layers.Dropout(dropout, **named)
         self.head = Projection((vocabulary_size,), name="head", **named)
+        self.head.supports_masking = True  # the decoder's outputs carry a mask
         self.build()
 
     def build(self, input_shape=None):

@@ -95,6 +95,69 @@ class PaddedBatches(keras.utils.PyDataset):
         return [batches[i] for i in ends] + rest
 
 
+class PairBatches(PaddedBatches):
+    """Sources and targets for an encoder and a decoder (teacher forcing).
+
+    The decoder reads the start token, then the target without its last token; labels
+    are the target.
+
+    Args:
+        rows: One dict of `token_ids` `[S]` a source.
+        targets: Token ids `[T]`, one a source.
+        start_token_id: What the decoder reads first.
+        multiple: Both lengths of a batch are multiples of it.
+        padding: Input name to what fills it.
+        **kwargs: `batch_size`, `shuffle` and `seed` of `PaddedBatches`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict[str, np.ndarray]],
+        targets: Sequence[np.ndarray],
+        *,
+        start_token_id: int,
+        multiple: int = 1,
+        padding: dict[str, int],
+        **kwargs: Any,
+    ):
+        if any(len(target) == 0 for target in targets):
+            raise ValueError(
+                "Each target must have at least one token, such as one that ends it. "
+                f"Received: targets of {[len(target) for target in targets]} tokens"
+            )
+        self.start_token_id, self.multiple = start_token_id, multiple
+        super().__init__(rows, targets, per_token=True, padding=padding, **kwargs)
+
+    def __getitem__(self, index):
+        # Beside the sources' axis that of the targets must be seen to be dynamic.
+        widths = [self._width(batch) for batch in self._batches[:2]]
+        wider = self.multiple if index == 0 and len(set(widths)) == 1 else 0
+        return self.batch_of(self._batches[index], wider)
+
+    def batch_of(self, chosen, wider=0):
+        inputs, labels = super().batch_of(chosen)
+        source, keep = inputs["token_ids"], inputs["padding_mask"]
+        more = -source.shape[1] % self.multiple
+        fill = self.padding["token_ids"]
+        source = np.pad(source, [(0, 0), (0, more)], constant_values=fill)
+        keep = np.pad(keep, [(0, 0), (0, more)])
+        more = self._width(chosen) + wider - labels.shape[1]
+        labels = np.pad(labels, [(0, 0), (0, more)], constant_values=IGNORED)
+        target = np.where(labels == IGNORED, fill, labels)[:, :-1]
+        return {
+            "encoder_token_ids": source,
+            "encoder_padding_mask": keep,
+            "decoder_token_ids": np.pad(
+                target, [(0, 0), (1, 0)], constant_values=self.start_token_id
+            ),
+            "decoder_padding_mask": labels != IGNORED,
+        }, labels
+
+    def _width(self, chosen):
+        longest = max(len(self.targets[index]) for index in chosen)
+        return -(-longest // self.multiple) * self.multiple
+
+
 def padded_rows(
     rows: Sequence[dict[str, np.ndarray]], padding: dict[str, int]
 ) -> dict[str, np.ndarray]:

@@ -7,16 +7,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_attention.generation import scoring
-from keras_attention.generation.generate import Generated, Generator, new_tokens
+from keras_attention.generation.generate import Generator
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
-from keras_attention.generation.streaming import TextStream, text_of
+from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.cache_fixed import FixedKVCache
 from keras_attention.ops.compiled import Compiled
+from keras_attention.tasks._generating import generated, rows_of_ids, streamed
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -31,6 +31,9 @@ class CausalLM(keras.Model):
         tokenizer: Called with texts, gives `token_ids` and `padding_mask`; has
             `detokenize` and, where calls cut texts, `encode_whole`. `None` for ids
             only.
+        draft: A smaller decoder with the same vocabulary, that proposes tokens: the
+            answers are as without, in fewer steps of `decoder` (see `Speculative`). It
+            is not trained here.
         compiled: Whether generation is compiled.
         **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
 
@@ -60,12 +63,16 @@ class CausalLM(keras.Model):
         decoder: keras.Model,
         tokenizer: Any = None,
         *,
+        draft: keras.Model | None = None,
         compiled: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.draft = draft
+        if draft is not None:
+            draft.trainable = False
         self.compiled = compiled
         self.built = True
         self._generator = None
@@ -83,9 +90,9 @@ class CausalLM(keras.Model):
     def generator(self) -> Generator:
         """What generates; it keeps what was compiled."""
         if self._generator is None:
-            self._generator = Generator(
-                language_model(self.decoder), compiled=self.compiled
-            )
+            draft = None if self.draft is None else language_model(self.draft)
+            model = language_model(self.decoder)
+            self._generator = Generator(model, draft, compiled=self.compiled)
         return self._generator
 
     def generate(
@@ -113,12 +120,9 @@ class CausalLM(keras.Model):
         Returns:
             For prompts of text, the new text of each row; else its new ids.
         """
-        prompts, from_text = self._prompts(prompts)
+        prompts, from_text = rows_of_ids(self, prompts, "prompts")
         settings = self._settings(settings, max_new_tokens)
-        if callback is None and not verbose and not settings.stop_strings:
-            found = self.generator.generate(prompts, settings)
-        else:
-            found = self._step_by_step(prompts, settings, callback, verbose)
+        found = generated(self, prompts, settings, callback=callback, verbose=verbose)
         if return_details:
             return found
         if not from_text:
@@ -143,19 +147,8 @@ class CausalLM(keras.Model):
             An iterator over pieces of text, whole characters only, or over ids.
         """
         settings = self._settings(settings, max_new_tokens)
-        if settings.num_return_sequences > 1 or settings.num_beams > 1:
-            raise ValueError(
-                "`stream` gives one row as it comes, so that `num_beams` and "
-                "`num_return_sequences` must be 1. Received: "
-                f"num_beams={settings.num_beams}, "
-                f"num_return_sequences={settings.num_return_sequences}"
-            )
-        prompts, from_text = self._prompts([prompt])
-        pieces = TextStream(self.tokenizer if from_text else None)
-        ends = self._string_ends(settings)
-        for state in self.generator.iterate(prompts, settings, ends=ends):
-            yield from pieces.more(new_tokens(state)[0])
-        yield from pieces.end()
+        (ids,), from_text = rows_of_ids(self, [prompt], "prompts")
+        yield from streamed(self, ids, settings, as_text=from_text)
 
     def score(
         self,
@@ -183,7 +176,7 @@ class CausalLM(keras.Model):
             A dict: `log_probabilities`, a list with T - 1 numbers for each text of T
             tokens, and `perplexity`, over all of them.
         """
-        rows, _ = self._prompts(texts)
+        rows, _ = rows_of_ids(self, texts, "texts")
         window = window or self.decoder.max_sequence_length
         stride = stride or max(window // 2, 1)
         if not 1 <= stride < window <= self.decoder.max_sequence_length:
@@ -222,35 +215,6 @@ class CausalLM(keras.Model):
 
         return Compiled(forward, self.decoder.variables) if self.compiled else forward
 
-    def _step_by_step(self, prompts, settings, callback, verbose):
-        if settings.num_beams > 1:
-            raise ValueError(
-                "A callback and a progress bar follow single rows: `num_beams` must be "
-                f"1. Received: num_beams={settings.num_beams}"
-            )
-        bar = keras.utils.Progbar(settings.max_new_tokens, verbose=int(verbose))
-        state, ends = None, self._string_ends(settings)
-        steps = self.generator.iterate(prompts, settings, ends=ends)
-        for number, state in enumerate(steps, 1):
-            if callback is not None:
-                callback(new_tokens(state))
-            bar.update(number)
-        assert state is not None
-        return Generated.of(state)
-
-    def _string_ends(self, settings):
-        """Which rows hold a string that ends them; `None` without such strings."""
-        if not settings.stop_strings:
-            return None
-        self._check_tokenizer("stop_strings")
-
-        def ends(state):
-            texts = [text_of(self.tokenizer, ids) for ids in new_tokens(state)]
-            found = [any(s in text for s in settings.stop_strings) for text in texts]
-            return np.array(found)
-
-        return ends
-
     def _settings(self, settings, max_new_tokens):
         settings = settings or GenerationSettings()
         changes = {}
@@ -261,45 +225,12 @@ class CausalLM(keras.Model):
             changes["stop_token_ids"] = () if end is None else (int(end),)
         return dataclasses.replace(settings, **changes)
 
-    def _prompts(self, prompts):
-        """Lists of ids without padding, and whether they were texts."""
-        if isinstance(prompts, str):
-            raise ValueError(
-                "`prompts` must be a list of texts; wrap a single one in a list. "
-                f"Received: prompts={prompts!r}"
-            )
-        from_text = isinstance(prompts, list | tuple) and any(
-            isinstance(prompt, str) for prompt in prompts
-        )
-        if from_text:
-            self._check_tokenizer("prompts")
-            # Cut silently, a prompt would say something else.
-            encode = getattr(self.tokenizer, "encode_whole", self.tokenizer)
-            prompts = encode(prompts)
-        if isinstance(prompts, list | tuple):
-            return [[int(token) for token in prompt] for prompt in prompts], False
-        if isinstance(prompts, dict):
-            names = ("token_ids", "padding_mask")
-            prompts = {n: prompts[n] for n in names if n in prompts}
-        inputs = standardize_ids(prompts, {"padding_mask": None})
-        ids, keep = inputs["token_ids"], inputs["padding_mask"]
-        ids = ops.convert_to_numpy(ids)
-        keep = np.ones_like(ids, bool) if keep is None else ops.convert_to_numpy(keep)
-        rows = [row[real].tolist() for row, real in zip(ids, keep, strict=True)]
-        return rows, from_text
-
-    def _check_tokenizer(self, name):
-        if self.tokenizer is None:
-            raise ValueError(
-                f"Text in `{name}` needs a tokenizer: build the model with "
-                "`tokenizer=`, or pass token ids. Received: tokenizer=None"
-            )
-
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {
             **keras.layers.Layer.get_config(self),
             "decoder": serialize(self.decoder),
+            "draft": serialize(self.draft),
             "tokenizer": serialize(self.tokenizer),
             "compiled": self.compiled,
         }
@@ -307,7 +238,8 @@ class CausalLM(keras.Model):
     @classmethod
     def from_config(cls, config):
         rebuild = keras.saving.deserialize_keras_object
-        parts = {name: rebuild(config[name]) for name in ("decoder", "tokenizer")}
+        names = ("decoder", "tokenizer", "draft")  # the last is not in older files
+        parts = {name: rebuild(config[name]) for name in names if name in config}
         return cls(**{**config, **parts})
 
 

@@ -83,22 +83,20 @@ class Tokenizer(abc.ABC):
         return framing.frame(first, second, self._template, self._limits)
 
     def encode_whole(self, texts: Any) -> dict[str, tf.Tensor]:
-        """As a call, but no text is cut, however long: for prompts and for scoring.
+        """As a call, but no text is cut, however long: for prompts and for scoring."""
+        texts = arguments.strings(texts, "texts")
+        eager = tf.executing_eagerly()
+        return self._whole_compiled(texts) if eager else self._whole(texts)
 
-        Not for graphs.
-        """
-        return self._whole_compiled(arguments.strings(texts, "texts"))
+    def _whole(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        limits = self._limits._replace(max_length=None)
+        pieces = self._pieces(texts, False)
+        return framing.frame(pieces, None, self._template, limits)
 
     @functools.cached_property
     def _whole_compiled(self) -> Any:
-        limits = self._limits._replace(max_length=None)
-        return tf.function(
-            lambda texts: framing.frame(
-                self._pieces(texts, False), None, self._template, limits
-            ),
-            [tf.TensorSpec([None], tf.string)],
-            autograph=False,
-        )
+        strings = tf.TensorSpec([None], tf.string)
+        return tf.function(self._whole, [strings], autograph=False)
 
     def encode_words(self, rows: Sequence[Sequence[str]]) -> dict[str, tf.Tensor]:
         """Encode texts that are already lists of words, as for tagging.

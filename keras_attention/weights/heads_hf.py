@@ -15,6 +15,7 @@ from keras_attention.tasks.image_classifier import ImageClassifier
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer
+from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
 from keras_attention.tasks.token_classifier import TokenClassifier
 from keras_attention.weights import configs, families
@@ -191,6 +192,57 @@ def _image_classifier(backbone, tokenizer, config, names):
     return ImageClassifier(backbone, _labels(config))
 
 
+# What transformers takes where a config does not say it.
+_TOKENS: dict[str, dict[str, int]] = {
+    "bart": {
+        "decoder_start_token_id": 2,
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+    },
+    "t5": {"decoder_start_token_id": 0, "eos_token_id": 1},
+}
+
+
+def _seq2seq_lm(backbone, tokenizer, config, names):
+    config = {**_TOKENS.get(config["model_type"], {}), **config}
+    ends = config.get("eos_token_id")
+    words = config.get("bad_words_ids") or []
+    if any(len(word) != 1 for word in words):
+        raise ValueError(
+            "bad_words_ids of several tokens belong in `GenerationSettings`. "
+            f"Received: bad_words_ids={words}"
+        )
+    return Seq2SeqLM(
+        backbone,
+        tokenizer,
+        start_token_id=config.get("decoder_start_token_id"),
+        end_token_id=ends[0] if isinstance(ends, list) else ends,
+        forced_first_token=config.get("forced_bos_token_id"),
+        forced_last_token=config.get("forced_eos_token_id"),
+        suppress_tokens=[token for (token,) in words],
+    )
+
+
+def _seq2seq_lm_config(model):
+    family = families.family_of_model(model.backbone)
+    assert family is not None
+    (architecture,) = family.config_of(model.backbone)["architectures"]
+    kind = (
+        "MTModel" if family.MODEL_TYPES == ("marian",) else "ForConditionalGeneration"
+    )
+    entries = {
+        "decoder_start_token_id": model.start_token_id,
+        "eos_token_id": model.end_token_id,
+        "forced_bos_token_id": model.forced_first_token,
+        "forced_eos_token_id": model.forced_last_token,
+        "bad_words_ids": [[token] for token in model.suppress_tokens] or None,
+    }
+    padding = getattr(model.tokenizer, "pad_token_id", None)
+    if padding is not None:
+        entries["pad_token_id"] = padding
+    return {**entries, "architectures": [families.stem(architecture) + kind]}
+
+
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda model: isinstance(model, kind)
 
@@ -205,6 +257,14 @@ _CAUSAL_LM = {
     "matches": _is(CausalLM),
     "rules": lambda model: iter(()),
     "config_of": lambda model: {},
+    "in_backbone": True,
+}
+_SEQ2SEQ_LM = {
+    "task": "seq2seq_lm",
+    "build": _seq2seq_lm,
+    "matches": _is(Seq2SeqLM),
+    "rules": lambda model: iter(()),
+    "config_of": _seq2seq_lm_config,
     "in_backbone": True,
 }
 _MASKED_LM = {
@@ -225,6 +285,8 @@ _TIED: dict[str, str] = dict.fromkeys(
 HEADS: tuple[Head, ...] = (
     Head("ForCausalLM", **_CAUSAL_LM),
     Head("LMHeadModel", **_CAUSAL_LM),
+    Head("ForConditionalGeneration", **_SEQ2SEQ_LM),
+    Head("MTModel", **_SEQ2SEQ_LM),
     Head(
         "ForSequenceClassification",
         "text_classifier",

@@ -26,8 +26,8 @@ def from_pretrained(
     """Loads a model from a folder in Hugging Face's format, or one of the others.
 
     The config decides the model: a backbone, or the task its architecture names
-    (`CausalLM` for `…ForCausalLM`); a folder of sentence-transformers (with a
-    modules.json) gives a `SentenceEncoder`.
+    (`CausalLM` for `…ForCausalLM`, `Seq2SeqLM` for `…ForConditionalGeneration`); a
+    folder of sentence-transformers (with a modules.json) gives a `SentenceEncoder`.
     Every tensor of the file and every variable of the model is accounted for (see
     `model.load_report`), or there is no model. Configs, names, shapes and the
     tokenizer are checked before the first weight is read; weights are read one tensor
@@ -116,9 +116,12 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     config = family.config_of(backbone)
     rules = list(family.rules(backbone))
     (architecture,) = config["architectures"]
-    if head is not None and not head.in_backbone:
-        architecture = families.stem(architecture) + head.suffix
-        config |= {"architectures": [architecture], **head.config_of(model)}
+    if head is not None:
+        if not head.in_backbone:
+            architecture = families.stem(architecture) + head.suffix
+            config["architectures"] = [architecture]
+        config |= head.config_of(model)
+        (architecture,) = config["architectures"]
     if architecture != families.stem(architecture) + "Model":
         rules = [families.prefixed(family, rule) for rule in rules]
     if head is not None:

@@ -8,6 +8,15 @@ from typing import Any
 from keras_attention.weights import families
 from keras_attention.weights.files import open_tensors, read_object, require_file
 
+_GENERATION = "generation_config.json"
+_OF_GENERATION = (
+    "bad_words_ids",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -45,5 +54,10 @@ def open_source(path: Path) -> Source:
                 return Source(config, form, tf_checkpoint.open_checkpoint(path))
     file = require_file(path, "config.json")
     config = read_object(file)
+    if (path / _GENERATION).is_file():
+        # Today's transformers writes there which tokens begin and end a text.
+        found = read_object(path / _GENERATION)
+        known = {name: found[name] for name in _OF_GENERATION if name in found}
+        config = {**config, **known}
     family = families.family_of_config(config, file)
     return Source(config, family, open_tensors(path))

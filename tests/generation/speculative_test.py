@@ -30,6 +30,32 @@ def test_greedy_tokens_are_those_of_the_model_alone(same):
     assert speculative.num_steps == 3 if same else speculative.num_steps <= 13
 
 
+def test_a_task_with_a_draft_gives_the_tokens_it_gives_without(tmp_path):
+    large, small = models()
+    model = ka.CausalLM(large, draft=small, compiled=False)
+    assert all(not w.trainable for w in small.weights)
+    alone = ka.CausalLM(large, compiled=False)
+    prompts = [PROMPT, [4, 5]]
+    for ask in (
+        ka.GenerationSettings(max_new_tokens=6, stop_token_ids=[8]),
+        ka.GenerationSettings(max_new_tokens=2, num_beams=2),
+    ):
+        expected = lists(alone.generate(prompts, ask))
+        assert lists(model.generate(prompts, ask)) == expected
+    ask = ka.GenerationSettings(
+        max_new_tokens=5, do_sample=True, num_return_sequences=2, seed=3
+    )
+    drawn = lists(model.generate(prompts, ask))
+    assert len(drawn) == 4
+    assert drawn == lists(model.generate(prompts, ask))
+    assert drawn[0] != drawn[1]
+    with pytest.raises(ValueError, match="at least one token"):
+        model.generate([[]], max_new_tokens=2)
+    model.save(tmp_path / "model.keras")
+    loaded = ka.load_model(tmp_path / "model.keras")
+    assert lists(loaded.generate(prompts, ask)) == drawn
+
+
 def test_a_draft_with_another_vocabulary_is_refused():
     large = decoder()
     with pytest.raises(ValueError, match=r"Received: vocabularies of 13 and 17"):

@@ -49,19 +49,19 @@ def bart(kind="ForConditionalGeneration", **options):
 )
 def test_bart_is_transformers_bart(options, tmp_path, record_property):
     reference = bart(**options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     worst = compare_pairs(model, reference)
     compare_loss(model, reference)
     compare_steps(model)
     record_property("summary", f"bart {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path)
+    there_and_back(model, reference, tmp_path, task="backbone")
 
 
 def test_a_bart_without_a_head_is_read_and_written_without(tmp_path):
     reference = bart("Model")
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert model.logits_bias is None
-    there_and_back(model, reference, tmp_path)
+    there_and_back(model, reference, tmp_path, task="backbone")
 
 
 @pytest.mark.parametrize(

@@ -54,17 +54,17 @@ def marian(kind="MTModel", **options):
 )
 def test_marian_is_transformers_marian(options, tmp_path, record_property):
     reference = marian(**options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     worst = compare_pairs(model, reference)
     compare_loss(model, reference)
     compare_steps(model)
     record_property("summary", f"marian {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path)
+    there_and_back(model, reference, tmp_path, task="backbone")
 
 
 def test_a_marian_without_a_head_is_read_and_written_without(tmp_path):
     reference = marian("Model")
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert model.logits_bias is None
     ka.save_pretrained(model, tmp_path / "back")
     again = transformers.MarianModel.from_pretrained(tmp_path / "back")

@@ -59,12 +59,12 @@ def t5(own_head=False, **options):
 )
 def test_t5_is_transformers_t5(options, tmp_path, record_property):
     reference = t5(**options)
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     worst = compare_pairs(model, reference, BOTH_LEFT)
     compare_loss(model, reference)
     compare_steps(model)
     record_property("summary", f"t5 {options}: {worst:.1e} from transformers")
-    again = there_and_back(model, reference, tmp_path)
+    again = there_and_back(model, reference, tmp_path, task="backbone")
     again.set_attn_implementation("eager")
     compare_pairs(model, again)
 
@@ -72,7 +72,7 @@ def test_t5_is_transformers_t5(options, tmp_path, record_property):
 def test_a_head_of_its_own_is_read_and_written(tmp_path):
     reference = t5(own_head=True, feed_forward_proj="gated-gelu")
     reference.config.scale_decoder_outputs = False
-    model = loaded(reference, tmp_path / "theirs")
+    model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert (model.tied_head, model.scale_output) == (False, False)
     compare_pairs(model, reference)
     ka.save_pretrained(model, tmp_path / "back")

@@ -1,0 +1,153 @@
+"""What tasks that generate share: prompts in, texts out, as they come or at once."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_attention.generation.generate import Generated, new_tokens
+from keras_attention.generation.settings import GenerationSettings
+from keras_attention.generation.streaming import TextStream, text_of
+from keras_attention.models.inputs import standardize_ids
+
+
+def rows_of_ids(task: Any, given: Any, name: str) -> tuple[list[list[int]], bool]:
+    """Lists of ids without padding, and whether they were texts.
+
+    Args:
+        task: With `tokenizer`.
+        given: A list of texts, or of lists of token ids; or ids `[B, T]`, alone or in
+            a dict beside a `padding_mask`.
+        name: Of the argument.
+    """
+    if isinstance(given, str):
+        raise ValueError(
+            f"`{name}` must be a list of texts; wrap a single one in a list. "
+            f"Received: {name}={given!r}"
+        )
+    from_text = isinstance(given, list | tuple) and any(
+        isinstance(one, str) for one in given
+    )
+    if from_text:
+        check_tokenizer(task, name)
+        # Cut silently, a text would say something else.
+        given = getattr(task.tokenizer, "encode_whole", task.tokenizer)(given)
+    if isinstance(given, list | tuple):
+        return [[int(token) for token in row] for row in given], False
+    if isinstance(given, dict):
+        given = {n: given[n] for n in ("token_ids", "padding_mask") if n in given}
+    inputs = standardize_ids(given, {"padding_mask": None})
+    ids, keep = inputs["token_ids"], inputs["padding_mask"]
+    ids = ops.convert_to_numpy(ids)
+    keep = np.ones_like(ids, bool) if keep is None else ops.convert_to_numpy(keep)
+    rows = [row[real].tolist() for row, real in zip(ids, keep, strict=True)]
+    return rows, from_text
+
+
+def check_tokenizer(task: Any, name: str) -> None:
+    """Refuses text where there is no tokenizer.
+
+    Args:
+        task: With `tokenizer`.
+        name: Of the argument that holds text.
+    """
+    if task.tokenizer is None:
+        raise ValueError(
+            f"Text in `{name}` needs a tokenizer: build the model with "
+            "`tokenizer=`, or pass token ids. Received: tokenizer=None"
+        )
+
+
+def string_ends(task: Any, settings: GenerationSettings) -> Callable | None:
+    """Which rows hold a string that ends them; `None` without such strings.
+
+    Args:
+        task: With `tokenizer`.
+        settings: With `stop_strings`.
+    """
+    if not settings.stop_strings:
+        return None
+    check_tokenizer(task, "stop_strings")
+
+    def ends(rows):
+        texts = [text_of(task.tokenizer, ids) for ids in rows]
+        found = [any(s in text for s in settings.stop_strings) for text in texts]
+        return np.array(found)
+
+    return ends
+
+
+def generated(
+    task: Any,
+    prompts: list[list[int]],
+    settings: GenerationSettings,
+    *,
+    callback: Callable[[list[np.ndarray]], Any] | None = None,
+    verbose: bool = False,
+    sources: list[list[int]] | None = None,
+) -> Generated:
+    """What comes of prompts, step by step where somebody looks on.
+
+    Args:
+        task: With `generator` and `tokenizer`.
+        prompts: Lists of token ids.
+        settings: How.
+        callback: Called after each token with the new ids of each row.
+        verbose: Whether to show a progress bar.
+        sources: For the encoder: a list of token ids a prompt.
+    """
+    more = {"sources": sources, "ends": string_ends(task, settings)}
+    if callback is None and not verbose:
+        return task.generator.generate(prompts, settings, **more)
+    if settings.num_beams > 1:
+        raise ValueError(
+            "A callback and a progress bar follow single rows: `num_beams` must be "
+            f"1. Received: num_beams={settings.num_beams}"
+        )
+    bar = keras.utils.Progbar(settings.max_new_tokens, verbose=int(verbose))
+    state = None
+    steps = task.generator.iterate(prompts, settings, **more)
+    for number, state in enumerate(steps, 1):
+        if callback is not None:
+            callback(new_tokens(state.history))
+        bar.update(number)
+    assert state is not None
+    return Generated.of(state)
+
+
+def streamed(
+    task: Any,
+    prompt: list[int],
+    settings: GenerationSettings,
+    *,
+    as_text: bool,
+    source: list[int] | None = None,
+) -> Iterator[Any]:
+    """Yields what follows one prompt as it comes.
+
+    Args:
+        task: With `generator` and `tokenizer`.
+        prompt: Token ids.
+        settings: How.
+        as_text: Whether to yield texts instead of ids.
+        source: Token ids for the encoder.
+    """
+    if settings.num_return_sequences > 1 or settings.num_beams > 1:
+        raise ValueError(
+            "`stream` gives one row as it comes, so that `num_beams` and "
+            "`num_return_sequences` must be 1. Received: "
+            f"num_beams={settings.num_beams}, "
+            f"num_return_sequences={settings.num_return_sequences}"
+        )
+    pieces = TextStream(task.tokenizer if as_text else None)
+    steps = task.generator.iterate(
+        [prompt],
+        settings,
+        ends=string_ends(task, settings),
+        sources=None if source is None else [source],
+    )
+    for state in steps:
+        yield from pieces.more(new_tokens(state.history)[0])
+    yield from pieces.end()
