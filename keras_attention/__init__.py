@@ -48,6 +48,7 @@ _DEFINED_IN = {
     "RollingKVCache": "ops.cache_rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "tasks.sentence_encoder",
+    "SentencePieceTokenizer": "text.sentence_piece",
     "Seq2SeqLM": "tasks.seq2seq_lm",
     "Seq2SeqTransformer": "models.seq2seq",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
@@ -195,6 +196,9 @@ if TYPE_CHECKING:
     )
     from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
     from keras_attention.text.loading import load_tokenizer as load_tokenizer
+    from keras_attention.text.sentence_piece import (
+        SentencePieceTokenizer as SentencePieceTokenizer,
+    )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
     from keras_attention.training.entity_scores import entity_scores as entity_scores
     from keras_attention.training.fine_tuning import fine_tune as fine_tune

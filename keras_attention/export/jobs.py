@@ -48,7 +48,9 @@ def signatures_of(model: keras.Model) -> list[Signature]:
 def resources_of(model: keras.Model) -> list[Any]:
     """What the signatures read beside the weights: the tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)
-    return [] if tokenizer is None else [tokenizer]
+    if tokenizer is None:
+        return []
+    return [tokenizer, *getattr(tokenizer, "resources", ())]
 
 
 def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:

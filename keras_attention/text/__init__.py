@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
     from keras_attention.text.loading import load_tokenizer as load_tokenizer
+    from keras_attention.text.sentence_piece import (
+        SentencePieceTokenizer as SentencePieceTokenizer,
+    )
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
 
 _DEFINED_IN = {
     "BytePairTokenizer": "byte_pair",
+    "SentencePieceTokenizer": "sentence_piece",
     "WordPieceTokenizer": "wordpiece",
     "load_tokenizer": "loading",
 }
 
-__all__ = ["BytePairTokenizer", "WordPieceTokenizer", "load_tokenizer"]
+__all__ = [
+    "BytePairTokenizer",
+    "SentencePieceTokenizer",
+    "WordPieceTokenizer",
+    "load_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -176,6 +176,11 @@ class Tokenizer(abc.ABC):
         return self._ids[token]
 
     @property
+    def resources(self) -> list[Any]:
+        """What a SavedModel must track beside the tokenizer."""
+        return []
+
+    @property
     def vocabulary(self) -> list[str]:
         """The tokens; the place of each is its id."""
         return list(self._vocabulary)

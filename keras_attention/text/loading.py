@@ -15,12 +15,13 @@ def load_tokenizer(
 
     Args:
         folder: holds a `tokenizer.json` (WordPiece or byte-level BPE), a `vocab.txt`,
-            or a `vocab.json` and a `merges.txt`; and mostly a `tokenizer_config.json`.
+            a `vocab.json` and a `merges.txt`, or a `.model` or `.spm` file of
+            SentencePiece; and mostly a `tokenizer_config.json`.
         max_length: int or `None`. Most tokens in a row. By default `model_max_length`
             of `tokenizer_config.json`.
 
     Returns:
-        A `WordPieceTokenizer` or a `BytePairTokenizer`.
+        A `WordPieceTokenizer`, `BytePairTokenizer` or `SentencePieceTokenizer`.
 
     Example:
     >>> import pathlib, tempfile
@@ -32,9 +33,13 @@ def load_tokenizer(
     [['[CLS]', 'hello', '[SEP]']]
     """
     from keras_attention.text.byte_pair import BytePairTokenizer
+    from keras_attention.text.sentence_piece import SentencePieceTokenizer
+    from keras_attention.text.sentence_piece_files import FILES, model_file
     from keras_attention.text.wordpiece import WordPieceTokenizer
 
     path = pathlib.Path(folder)
+    if model_file(path) is not None:  # what a tokenizer.json beside it was made from
+        return SentencePieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "tokenizer.json").exists():
         model = hugging_face.read_json(path / "tokenizer.json").get("model") or {}
         kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
@@ -42,8 +47,9 @@ def load_tokenizer(
         if kind not in classes:
             raise ValueError(
                 "This tokenizer cannot be reproduced exactly because of its model; "
-                f"supported: {', '.join(classes)}. Pass token ids that its own library "
-                f"made. Received: a tokenizer.json with the model {kind!r} in {path}"
+                f"supported: {', '.join(classes)}, and SentencePiece by its .model "
+                "file. Put that into the folder. Received: a tokenizer.json with the "
+                f"model {kind!r} in {path}"
             )
         return classes[kind].from_folder(path, max_length=max_length)
     if (path / "vocab.txt").exists():
@@ -51,7 +57,7 @@ def load_tokenizer(
     if (path / "vocab.json").exists() and (path / "merges.txt").exists():
         return BytePairTokenizer.from_folder(path, max_length=max_length)
     raise FileNotFoundError(
-        "A tokenizer folder holds a tokenizer.json, a vocab.txt, or a vocab.json and a "
-        "merges.txt; this one holds none of them. Give the folder of a downloaded "
-        f"model. Received: folder={str(folder)!r}"
+        "A tokenizer folder holds a tokenizer.json, a vocab.txt, a vocab.json and a "
+        f"merges.txt, or one of {', '.join(FILES)}; this one holds none of them. Give "
+        f"the folder of a downloaded model. Received: folder={str(folder)!r}"
     )

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+from keras_attention.text import sentence_piece_files
+
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *sentence_piece_files.FILES)
 
 
 def load_tokenizer(folder: Path, backbone: Any, max_length: int | None = None) -> Any:
     """The tokenizer of a folder.
 
     Args:
-        folder: With tokenizer.json, vocab.txt, or vocab.json and merges.txt.
+        folder: With the files that `ka.load_tokenizer` reads.
         backbone: The model it must fit.
         max_length: Tokens a text is cut to, at most those the model has positions for.
 
