@@ -2,12 +2,13 @@
 
 import abc
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing
+from keras_attention.text import arguments, framing, writing
 
 
 class Tokenizer(abc.ABC):
@@ -32,6 +33,18 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
         """Texts `[B]` of ids `[B, T]`."""
+
+    @abc.abstractmethod
+    def _files(self) -> dict[str, Any]:
+        """Name to content of the files that make this tokenizer again."""
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the files that `load_tokenizer` and transformers open.
+
+        Args:
+            folder: Made if it is not there; files of the same names are replaced.
+        """
+        writing.write(folder, self._files())
 
     def __call__(self, texts: Any, texts_pair: Any = None) -> dict[str, tf.Tensor]:
         return self._run(texts, texts_pair, False)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, byte_files, byte_writing, framing
+from keras_attention.text import arguments, byte_files, framing, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_merges import ByteMerges, byte_characters
 from keras_attention.text.byte_words import GPT2_PATTERN, ByteSplitter, check_pattern
@@ -270,7 +270,14 @@ class BytePairTokenizer(Tokenizer):
     def to_tokenizer_json(self) -> dict[str, Any]:
         """The content of a `tokenizer.json` for Hugging Face's `tokenizers`."""
         added = self._config["added_tokens"]
-        return byte_writing.tokenizer_json(self._ids, self._config, added)
+        return writing.byte_level_json(self._ids, self._config, added)
+
+    def _files(self) -> dict[str, Any]:
+        settings = writing.settings_json("PreTrainedTokenizerFast", self._config)
+        return {
+            "tokenizer.json": self.to_tokenizer_json(),
+            "tokenizer_config.json": settings,
+        }
 
     @functools.cached_property
     def _byte_strings(self) -> tf.Tensor:

@@ -88,9 +88,6 @@ def read_folder(folder: Path) -> dict[str, Any]:
     folder = pathlib.Path(folder)
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}
-    for side in ("padding_side", "truncation_side"):
-        if settings.get(side, "right") != "right":
-            _refuse(f"'{side}'", "'right'", settings[side])
     if (folder / "tokenizer.json").exists():
         arguments = read_tokenizer_json(folder / "tokenizer.json")
         _check_agreement(arguments, settings)
@@ -102,6 +99,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
             "neither. Give the folder of a downloaded model. "
             f"Received: folder={str(folder)!r}"
         )
+    for side in ("padding_side", "truncation_side"):
+        arguments[side] = settings.get(side) or "right"
     special_tokens = arguments.setdefault("special_tokens", {})
     special_tokens.update(_special_tokens(settings))
     length = settings.get("model_max_length") or _ABSURD_LENGTH + 1

@@ -11,7 +11,13 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, byte_files, framing, sentence_piece_files
+from keras_attention.text import (
+    arguments,
+    byte_files,
+    framing,
+    sentence_piece_files,
+    writing,
+)
 from keras_attention.text.base import Tokenizer
 
 OP_LIBRARIES = ("_sentencepiece_tokenizer.so",)
@@ -150,6 +156,19 @@ class SentencePieceTokenizer(Tokenizer):
     def model_bytes(self) -> bytes:
         """The `.model` file."""
         return base64.b64decode(self._config["model"])
+
+    def _files(self) -> dict[str, Any]:
+        files = sentence_piece_files.files_of(
+            self._pieces_of_model, self.vocabulary, self._config["template"]
+        )
+        kind, model_name = files.pop("class"), files.pop("model")
+        settings = writing.settings_json(kind, self._config)
+        settings |= files.pop("settings")
+        return {
+            model_name: self.model_bytes,
+            "tokenizer_config.json": settings,
+            **files,
+        }
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")

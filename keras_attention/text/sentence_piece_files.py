@@ -93,6 +93,45 @@ def _append_added(vocabulary, settings, folder):
             )
 
 
+def files_of(
+    pieces: list[str], vocabulary: list[str], template: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """The class, the settings, the name of the model file and further files.
+
+    Args:
+        pieces: Of the model file.
+        vocabulary: Of the tokenizer.
+        template: Of the tokenizer.
+
+    Raises:
+        ValueError: If no class of transformers has these ids and this template.
+    """
+    wanted = {part: tokens for part, tokens in template.items() if tokens}
+    bos, eos = (bool(template[part]) for part in ("start", "end"))
+    tries = (
+        ("T5Tokenizer", {"extra_ids": len(vocabulary) - len(pieces)}),
+        ("LlamaTokenizer", {"add_bos_token": bos, "add_eos_token": eos}),
+        ("XLMRobertaTokenizer", {}),
+        ("CamembertTokenizer", {}),
+    )
+    for name, settings in tries:
+        family = name.removesuffix("Tokenizer").lower()
+        made = _FAMILIES[family](pieces, settings, None)
+        made_template = {part: x for part, x in made["template"].items() if x}
+        if made["vocabulary"] == vocabulary and made_template == wanted:
+            model = {"t5": FILES[0], "llama": FILES[2]}.get(family, FILES[1])
+            return {"class": name, "settings": settings, "model": model}
+    if wanted == {"end": ["</s>"]}:
+        ids = {token: number for number, token in enumerate(vocabulary)}
+        marian = {"class": "MarianTokenizer", "settings": {}, "model": FILES[3]}
+        return {**marian, "vocab.json": ids}
+    raise ValueError(
+        "No tokenizer of transformers has these ids and special tokens, so it cannot "
+        "be written as a folder. Save the model as .keras, which holds any. Received: "
+        f"template={dict(template)}, {len(vocabulary)} tokens over {len(pieces)} pieces"
+    )
+
+
 def _json(path: pathlib.Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
@@ -113,7 +152,7 @@ def _kind(folder: pathlib.Path, settings: Mapping[str, Any]) -> str:
 
 
 def _t5(pieces, settings, _):
-    count = settings.get("extra_ids", 100)
+    count = max(0, settings.get("extra_ids", 100))
     extra = [f"<extra_id_{number}>" for number in reversed(range(count))]
     template = {"middle": ["</s>"], "end": ["</s>"]}
     return {"vocabulary": [*pieces, *extra], "template": template}

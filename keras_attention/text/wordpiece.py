@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, hugging_face
+from keras_attention.text import arguments, framing, hugging_face, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.bert_words import BertWords
 
@@ -177,6 +177,20 @@ class WordPieceTokenizer(Tokenizer):
         if max_length != "from_config":
             options["max_length"] = max_length
         return cls(**options)
+
+    def _files(self) -> dict[str, Any]:
+        config = self._config
+        options = {
+            "do_lower_case": config["lowercase"],
+            "strip_accents": config["strip_accents"],
+            "tokenize_chinese_chars": config["handle_chinese_chars"],
+        }
+        settings = writing.settings_json("BertTokenizer", config)
+        return {
+            "tokenizer.json": writing.word_piece_json(self._ids, config),
+            "tokenizer_config.json": {**settings, **options},
+            "vocab.txt": "".join(f"{token}\n" for token in self._vocabulary),
+        }
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         words = self._words(texts)

@@ -205,8 +205,6 @@ def test_a_folder_with_vocab_txt_follows_its_settings(tmp_path, settings):
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
         ({"do_basic_tokenize": False}, "'do_basic_tokenize'"),
         ({"never_split": ["x"]}, "'never_split'"),
-        ({"padding_side": "left"}, "'padding_side'"),
-        ({"truncation_side": "left"}, "'truncation_side'"),
         (
             {"added_tokens_decoder": {"0": {"content": "[PAD]", "single_word": True}}},
             "'single_word'",
