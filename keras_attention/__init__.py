@@ -80,6 +80,9 @@ _DEFINED_IN = {
     "rollback": "export.versions",
     "save_pretrained": "weights.pretrained",
     "scan_artifact": "export.scan",
+    "train_byte_pair": "text.training",
+    "train_sentence_piece": "text.training",
+    "train_word_piece": "text.training",
     "verify_artifact": "export.verification",
 }
 # Public name -> the module it stands for.
@@ -199,6 +202,11 @@ if TYPE_CHECKING:
     from keras_attention.text.sentence_piece import (
         SentencePieceTokenizer as SentencePieceTokenizer,
     )
+    from keras_attention.text.training import train_byte_pair as train_byte_pair
+    from keras_attention.text.training import (
+        train_sentence_piece as train_sentence_piece,
+    )
+    from keras_attention.text.training import train_word_piece as train_word_piece
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
     from keras_attention.training.entity_scores import entity_scores as entity_scores
     from keras_attention.training.fine_tuning import fine_tune as fine_tune

@@ -34,6 +34,8 @@ def _main(
 for _name in ("demo", "export", "verify", "info", "scan", "serve"):
     _module = importlib.import_module(f"keras_attention.cli.{_name}")
     app.command(_name)(getattr(_module, _name))
+_train = importlib.import_module("keras_attention.cli.train_tokenizer")
+app.command("train-tokenizer")(_train.train_tokenizer)
 _publish = importlib.import_module("keras_attention.cli.publish")
 for _name in ("publish", "rollback", "restore"):
     app.command(_name)(getattr(_publish, _name))

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from keras_attention.text.sentence_piece import (
         SentencePieceTokenizer as SentencePieceTokenizer,
     )
+    from keras_attention.text.training import train_byte_pair as train_byte_pair
+    from keras_attention.text.training import (
+        train_sentence_piece as train_sentence_piece,
+    )
+    from keras_attention.text.training import train_word_piece as train_word_piece
     from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
 
 _DEFINED_IN = {
@@ -20,6 +25,9 @@ _DEFINED_IN = {
     "SentencePieceTokenizer": "sentence_piece",
     "WordPieceTokenizer": "wordpiece",
     "load_tokenizer": "loading",
+    "train_byte_pair": "training",
+    "train_sentence_piece": "training",
+    "train_word_piece": "training",
 }
 
 __all__ = [
@@ -27,6 +35,9 @@ __all__ = [
     "SentencePieceTokenizer",
     "WordPieceTokenizer",
     "load_tokenizer",
+    "train_byte_pair",
+    "train_sentence_piece",
+    "train_word_piece",
 ]
 
 

@@ -7,21 +7,8 @@ from text.sentence_piece_test import MODELS, SENTENCES, trained
 import keras_attention as ka
 from keras_attention.text.sentence_piece_files import SPECIAL
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "cat",
-    "##s",
-    "is",
-    "blue",
-    "under",
-    "été",
-    "a",
-]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "is"]
+WORDS += ["blue", "under", "été", "a"]
 PAIR = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 
 
