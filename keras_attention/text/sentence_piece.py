@@ -143,6 +143,20 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(**options)
 
     @classmethod
+    def from_llama2c(
+        cls, path: byte_files.Path, *, max_length: int | None = None
+    ) -> Self:
+        """From a `tokenizer.bin` of llama2.c; texts begin with `<s>`.
+
+        Args:
+            path: of the file.
+            max_length: as in the constructor.
+        """
+        model = sentence_piece_files.llama2c_model(path)
+        template = {"start": ["<s>"], "middle": ["<s>"]}
+        return cls(model, template=template, max_length=max_length)
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The tokenizer that `get_config` was called on."""
         return cls(**{**config, "model": base64.b64decode(config["model"])})

@@ -5,7 +5,8 @@ places of its own.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keras_attention.text import byte_files
@@ -32,6 +33,52 @@ def read_model(path: Path) -> bytes:
             "The model of SentencePiece is a .model or .spm file. Give its path. "
             f"Received: model={str(path)!r}: {error.strerror}"
         ) from error
+
+
+def llama2c_model(path: Path) -> bytes:
+    """The SentencePiece model behind a `tokenizer.bin` of llama2.c.
+
+    The file holds score and text of each piece; what it leaves out is the same for all
+    models of Llama: BPE, bytes for what has no piece, texts as they are.
+    """
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as messages
+    except ImportError as error:
+        raise ImportError(
+            "Reading a tokenizer of llama2.c needs sentencepiece. Install it: pip "
+            'install "keras-attention[train-tokenizer]". Received: no module '
+            "sentencepiece"
+        ) from error
+    pieces = list(_llama2c_pieces(read_model(path), path))
+    model: Any = messages.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
+    kinds = {0: 2, 1: 3, 2: 3}  # unknown, control; 6 is a byte, 1 is text
+    for number, (score, text) in enumerate(pieces):
+        kind = kinds.get(number, 6 if number < 3 + 256 else 1)
+        piece = text.strip() if number < 3 else text.replace(" ", "\u2581")
+        model.pieces.add(piece=piece, score=score, type=kind)
+    model.trainer_spec.model_type = 2  # BPE
+    model.trainer_spec.byte_fallback = True
+    model.trainer_spec.vocab_size = len(pieces)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.remove_extra_whitespaces = False
+    return model.SerializeToString()
+
+
+def _llama2c_pieces(data: bytes, path: Path) -> Iterator[tuple[float, str]]:
+    place = 4  # behind the length of the longest piece
+    while place < len(data):
+        try:
+            score, size = struct.unpack_from("<fi", data, place)
+            place += 8 + size
+            text = data[place - size : place].decode()
+            if size < 1 or place > len(data):
+                raise ValueError(f"a piece of {size} bytes")
+        except (struct.error, ValueError) as error:
+            raise ValueError(
+                "This is no tokenizer of llama2.c: score, length and text of each "
+                f"piece. Give its tokenizer.bin. Received: {path}: {error}"
+            ) from error
+        yield score, text
 
 
 def model_file(folder: pathlib.Path) -> pathlib.Path | None:

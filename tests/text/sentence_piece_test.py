@@ -2,9 +2,11 @@
 
 import gzip
 import io
+import itertools
 import json
 import os
 import pathlib
+import struct
 
 import keras
 import numpy as np
@@ -272,3 +274,74 @@ def test_a_served_model_reads_text_with_it(tmp_path):
     task = ka.SentenceEncoder(encoder, tokenizer)
     folder = ka.export_model(task, tmp_path / "served", signatures=["serving_default"])
     assert ka.verify_artifact(folder).passed
+
+
+def their_ids(tokens, scores, text):
+    """The loop of llama2.c: the best pair of neighbours is merged, again and again."""
+    ids = {token: number for number, token in enumerate(tokens)}
+    row: list[int] = []
+    for letter in " " + text if text else "":
+        found = ids.get(letter)
+        row += [3 + b for b in letter.encode()] if found is None else [found]
+    while True:
+        pairs = [
+            (scores[ids[tokens[a] + tokens[b]]], -place)
+            for place, (a, b) in enumerate(itertools.pairwise(row))
+            if tokens[a] + tokens[b] in ids
+        ]
+        if not pairs:
+            return row
+        place = -max(pairs)[1]
+        row[place : place + 2] = [ids[tokens[row[place]] + tokens[row[place + 1]]]]
+
+
+def llama2c_file(path, model):
+    reference = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokens, scores = ["<unk>", "\n<s>\n", "\n</s>\n"], [0.0] * 3
+    for number in range(3, reference.vocab_size()):
+        tokens.append(reference.id_to_piece(number).replace("▁", " "))
+        scores.append(reference.get_score(number))
+    with path.open("wb") as file:
+        file.write(struct.pack("<i", max(map(len, tokens))))
+        for token, score in zip(tokens, scores, strict=True):
+            file.write(struct.pack("<fi", score, len(token.encode())))
+            file.write(token.encode())
+    return tokens, scores
+
+
+def test_a_tokenizer_of_llama2c_has_the_ids_of_its_loop(tmp_path):
+    options = MODELS["bpe with bytes"] | {"normalization_rule_name": "identity"}
+    model = trained(**options, remove_extra_whitespaces=False)
+    tokens, scores = llama2c_file(tmp_path / "tok.bin", model)
+    tokenizer = ka.SentencePieceTokenizer.from_llama2c(tmp_path / "tok.bin")
+    texts = [*SENTENCES[:100], "x  y\n\tz é日"]
+    expected = [their_ids(tokens, scores, text) for text in texts]
+    assert tokenizer.tokenize(texts).to_list() == expected
+    assert tokenizer(["a"])["token_ids"].numpy()[0, 0] == 1
+    (tmp_path / "tok.bin").write_bytes(b"1234567890123456")
+    with pytest.raises(ValueError, match=r"Give its tokenizer\.bin"):
+        ka.SentencePieceTokenizer.from_llama2c(tmp_path / "tok.bin")
+
+
+def test_the_stories_model_has_the_ids_of_its_loop():
+    named = os.environ.get("KERAS_ATTENTION_STORIES260K", "")
+    file = pathlib.Path(named).with_name("tok512.bin") if named else None
+    if file is None or not file.exists():
+        pytest.skip("KERAS_ATTENTION_STORIES260K must name stories260K.bin")
+    tokenizer = ka.SentencePieceTokenizer.from_llama2c(file)
+    data, place, tokens, scores = file.read_bytes(), 4, [], []
+    while place < len(data):
+        score, size = struct.unpack_from("<fi", data, place)
+        place += 8 + size
+        tokens.append(data[place - size : place].decode())
+        scores.append(score)
+    texts = ["Once upon a time, there was a little girl named Lily.", *SENTENCES[:300]]
+    # C strings end at 0, and SentencePiece's sign for a space is a space to itself.
+    texts += [text for text in HOSTILE if not {"\0", "▁"} & {*text}]
+    expected = [their_ids(tokens, scores, text) for text in texts]
+    assert tokenizer.tokenize(texts).to_list() == expected
+    model = ka.CausalLM(
+        ka.from_pretrained(named, task="backbone"), tokenizer, compiled=False
+    )
+    (story,) = model.generate(["Once upon a time"], max_new_tokens=20)
+    assert story.startswith(", there was a little girl named Lily.")
