@@ -22,6 +22,10 @@ def verify(
     tolerance: Annotated[
         float, typer.Option(help="Largest error allowed against the model.")
     ] = 1e-5,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="For ONNX: onnxruntime (default) or openvino."),
+    ] = None,
     all_cases: Annotated[
         bool, typer.Option("--all", help="List every case, not only the worst.")
     ] = False,
@@ -34,7 +38,7 @@ def verify(
     from keras_attention.export.verification import verify_artifact
 
     with failing_clearly(), console.status("Verifying in a fresh process …"):
-        report = verify_artifact(path, tolerance=tolerance)
+        report = verify_artifact(path, tolerance=tolerance, runtime=runtime)
     results = [vars(result) for result in report.results]
     if as_json:
         summary = {"path": str(report.path), "passed": report.passed}

@@ -8,40 +8,20 @@ does not fit the signature is refused here, before the runtime sees it.
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
+from keras_attention.export.runner_inputs import (
+    SignatureDescription,
+    TensorDescription,
+    as_array,
+    check_names,
+    check_shared_axes,
+    objects,
+)
 from keras_attention.export.scan import refuse_unsafe
-
-
-@dataclass(frozen=True)
-class TensorDescription:
-    """One input or output of an artefact.
-
-    Attributes:
-        dtype: E.g. `"int32"`, `"float32"`, `"string"`.
-        shape: One entry an axis: its size, its name where the format keeps names, or
-            `None`. `None` for the whole shape where even the rank is open.
-    """
-
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
-    def __str__(self) -> str:
-        if self.shape is None:
-            return f"{self.dtype} of any shape"
-        axes = ", ".join("?" if axis is None else str(axis) for axis in self.shape)
-        return f"{self.dtype} [{axes}]"
-
-
-class SignatureDescription(NamedTuple):
-    """What one signature takes and gives."""
-
-    inputs: dict[str, TensorDescription]
-    outputs: dict[str, TensorDescription]
 
 
 class Runner(ABC):
@@ -72,9 +52,9 @@ class Runner(ABC):
                 f"{sorted(self.signatures)}. Received: {signature_name!r}"
             )
         inputs = self.signatures[signature_name].inputs
-        _check_names(signature_name, inputs, arrays)
-        fed = {name: _as_array(name, arrays[name], inputs[name]) for name in inputs}
-        _check_shared_axes(inputs, fed)
+        check_names(signature_name, inputs, arrays)
+        fed = {name: as_array(name, arrays[name], inputs[name]) for name in inputs}
+        check_shared_axes(inputs, fed)
         return self._run(signature_name, fed)
 
     @abstractmethod
@@ -211,8 +191,15 @@ class OnnxRunner(Runner):
         self._session = None
 
 
+RUNTIMES = ("tensorflow", "onnxruntime", "openvino")
+
+
 def open_artifact(
-    path: Path, signature: str | None = None, *, intra_op_threads: int = 0
+    path: Path,
+    signature: str | None = None,
+    *,
+    intra_op_threads: int = 0,
+    runtime: str | None = None,
 ) -> Runner:
     """Open a SavedModel or ONNX; one with a manifest only if `scan_artifact` passes.
 
@@ -220,13 +207,27 @@ def open_artifact(
         path: The artefact.
         signature: str, optional. One that must be there; which of several files.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
+        runtime: str, optional. `"tensorflow"` for a SavedModel; for ONNX
+            `"onnxruntime"`, the default, or `"openvino"`, in float32.
     """
     refuse_unsafe(path := Path(path))
-    if (path / "saved_model.pb").is_file():
+    saved_model = (path / "saved_model.pb").is_file()
+    known = RUNTIMES[:1] if saved_model else RUNTIMES[1:]
+    if runtime not in (None, *known):
+        raise ValueError(
+            f"This artefact is opened by {' or '.join(known)}. "
+            f"Received: runtime={runtime!r} for {path}"
+        )
+    if saved_model:
         runner: Runner = SessionRunner(path, intra_op_threads=intra_op_threads)
     else:
         file = _single_onnx_file(path, signature)
-        runner = OnnxRunner(file, intra_op_threads=intra_op_threads)
+        make: Any = OnnxRunner
+        if runtime == "openvino":
+            from keras_attention.export.openvino_runner import OpenVinoRunner
+
+            make = OpenVinoRunner
+        runner = make(file, intra_op_threads=intra_op_threads)
     if signature is not None and signature not in runner.signatures:
         runner.close()
         raise ValueError(
@@ -289,107 +290,6 @@ def _of_onnx(value: Any) -> TensorDescription:
     return TensorDescription(_ONNX_DTYPES.get(dtype) or dtype, shape)
 
 
-def _check_names(
-    signature_name: str, inputs: dict[str, TensorDescription], arrays: dict[str, Any]
-) -> None:
-    missing = [name for name in inputs if name not in arrays]
-    unknown = [name for name in arrays if name not in inputs]
-    if missing or unknown:
-        wrong = [f"'{name}' is missing" for name in missing]
-        wrong += [f"'{name}' is unknown" for name in unknown]
-        expected = ", ".join(f"{name}: {info}" for name, info in inputs.items())
-        raise ValueError(
-            f"The inputs do not fit signature '{signature_name}': {', '.join(wrong)}. "
-            f"Expected: {expected}. Received: {sorted(arrays)}"
-        )
-
-
-def _as_array(name: str, value: Any, expected: TensorDescription) -> np.ndarray:
-    """The value as the array the runtime takes, or an error that names the input."""
-    if expected.dtype == "string":
-        array = _strings(name, value, expected)
-    else:
-        try:
-            array = np.asarray(value)
-        except ValueError as error:  # rows of different lengths
-            raise _misfit(name, expected, f"{value!r:.200} ({error})") from error
-        if array.size == 0 and isinstance(value, list | tuple):
-            array = array.astype(expected.dtype)  # NumPy makes [] a float array
-        array = _cast(name, array, expected)
-    fits = expected.shape is None or (
-        array.ndim == len(expected.shape)
-        and all(
-            not isinstance(want, int) or want == got
-            for want, got in zip(expected.shape, array.shape, strict=True)
-        )
-    )
-    if not fits:
-        raise _misfit(name, expected, f"shape {array.shape}")
-    return array
-
-
-def _strings(name: str, value: Any, expected: TensorDescription) -> np.ndarray:
-    if isinstance(value, str | bytes) and expected.shape and len(expected.shape) == 1:
-        value = [value]
-    try:
-        array = np.asarray(value, dtype=object)
-        return _objects([_text(item) for item in array.flat], array.shape)
-    except ValueError as error:
-        raise _misfit(name, expected, f"{value!r:.200} ({error})") from error
-
-
-def _text(item: Any) -> str:
-    if not isinstance(item, str | bytes):
-        raise ValueError(f"{item!r:.100} is of type {type(item).__name__}")
-    # Both runtimes take str; bytes are what a client that reads files has.
-    return item.decode() if isinstance(item, bytes) else item
-
-
-def _objects(items: list[str], shape: tuple[int, ...]) -> np.ndarray:
-    array = np.empty(len(items), dtype=object)
-    array[:] = items
-    return array.reshape(shape)
-
-
-def _cast(name: str, array: np.ndarray, expected: TensorDescription) -> np.ndarray:
-    dtype = np.dtype(expected.dtype)
-    if array.dtype == dtype:
-        return array
-    if array.dtype.kind in "iu" and dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if array.size and not (
-            limits.min <= int(array.min()) and int(array.max()) <= limits.max
-        ):
-            raise _misfit(name, expected, f"values {array.min()} to {array.max()}")
-        return array.astype(dtype)
-    # Python's own floats are float64: between floats only precision is lost.
-    if array.dtype.kind == "f" and dtype.kind in "fV":
-        return array.astype(dtype)
-    raise _misfit(name, expected, f"dtype {array.dtype}, shape {array.shape}")
-
-
-def _check_shared_axes(
-    inputs: dict[str, TensorDescription], arrays: dict[str, np.ndarray]
-) -> None:
-    sizes: dict[str, tuple[int, str]] = {}
-    for name, info in inputs.items():
-        for axis, size in zip(info.shape or (), arrays[name].shape, strict=False):
-            if not isinstance(axis, str):
-                continue
-            first, other = sizes.setdefault(axis, (size, name))
-            if first != size:
-                raise ValueError(
-                    f"{other} and {name} must have the same {axis} size. "
-                    f"Received: {first} {size}"
-                )
-
-
-def _misfit(name: str, expected: TensorDescription, received: str) -> ValueError:
-    return ValueError(
-        f"Input '{name}' does not fit. Expected: {expected}. Received: {received}"
-    )
-
-
 def _decoded(value: Any) -> np.ndarray:
     """Text as `str`, as onnxruntime gives it; other arrays as they are."""
     array = np.asarray(value)
@@ -397,4 +297,4 @@ def _decoded(value: Any) -> np.ndarray:
         return array
     # Lossless also where a text was cut in the middle of a character.
     texts = [item.decode("utf-8", "surrogateescape") for item in array.flat]
-    return _objects(texts, array.shape)
+    return objects(texts, array.shape)

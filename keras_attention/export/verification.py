@@ -89,7 +89,9 @@ def _badness(result: CaseResult) -> tuple[bool, float]:
     return not result.passed, result.max_abs_error
 
 
-def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report:
+def verify_artifact(
+    path: str | Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
+) -> Report:
     """Verifies an exported artefact again, here and now.
 
     Checks every file against the sha256 of manifest.json, then asks the artefact, in
@@ -99,6 +101,7 @@ def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report
     Args:
         path: The artefact's folder; of a base folder the highest version is taken.
         tolerance: As for `export_model`.
+        runtime: See `open_artifact`.
 
     Returns:
         The results; `report.passed` says whether all cases agree.
@@ -109,15 +112,18 @@ def verify_artifact(path: str | Path, *, tolerance: float = TOLERANCE) -> Report
     """
     folder = artifact_folder(path)
     check_files(folder, read_manifest(folder))  # its operators: see `open_artifact`
-    return verify_folder(folder, tolerance=tolerance)
+    return verify_folder(folder, tolerance=tolerance, runtime=runtime)
 
 
-def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
+def verify_folder(
+    folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
+) -> Report:
     """Verifies an artefact in a fresh process.
 
     Args:
         folder: With the artefact and its cases.
         tolerance: See `CaseResult.tolerance`.
+        runtime: See `open_artifact`.
 
     Raises:
         RuntimeError: If the process dies: the artefact does not open.
@@ -128,9 +134,11 @@ def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
         "keras_attention.export.verification",
         str(folder),
         "--tolerance",
+        str(tolerance),
+        *(("--runtime", runtime) if runtime else ()),
     ]
     done = subprocess.run(
-        [*command, str(tolerance)],
+        command,
         capture_output=True,
         text=True,
         check=False,
@@ -146,7 +154,9 @@ def verify_folder(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
     return Report(Path(folder), tuple(CaseResult(**result) for result in results))
 
 
-def verify_here(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
+def verify_here(
+    folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
+) -> Report:
     """Verifies an artefact in this process."""
     cases = load_cases(Path(folder) / CASES_NAME)
     results: list[CaseResult] = []
@@ -154,7 +164,9 @@ def verify_here(folder: Path, *, tolerance: float = TOLERANCE) -> Report:
         runners: dict[str, Runner] = {}
         for case in cases:
             if case.signature not in runners:
-                runner = opened.enter_context(open_artifact(folder, case.signature))
+                runner = opened.enter_context(
+                    open_artifact(folder, case.signature, runtime=runtime)
+                )
                 # A SavedModel answers for all its signatures, an ONNX file for one.
                 runners |= dict.fromkeys(runner.signatures, runner)
             results.append(_ask(runners[case.signature], case, tolerance))
@@ -218,8 +230,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
+    parser.add_argument("--runtime")
     arguments = parser.parse_args()
-    report = verify_here(arguments.folder, tolerance=arguments.tolerance)
+    report = verify_here(
+        arguments.folder, tolerance=arguments.tolerance, runtime=arguments.runtime
+    )
     print(json.dumps([asdict(result) for result in report.results]))
 
 
