@@ -49,12 +49,13 @@ ONLY_IN = {
     "tf2onnx": {"export"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
+    "openvino": {"export"},
     "matplotlib": {"explain"},
     "jax": {"ops.kernels", "ops.compiled"},
     "torch": {"ops.kernels", "ops.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
-ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "matplotlib", "jax", "torch"} | {
+ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
     *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client")
 }
 

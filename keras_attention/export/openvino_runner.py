@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.export.runner_inputs import (
+from keras_attention.export.runner import (
+    Runner,
     SignatureDescription,
     TensorDescription,
 )
-from keras_attention.export.runners import Runner
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

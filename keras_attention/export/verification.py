@@ -16,7 +16,8 @@ import numpy as np
 
 from keras_attention.export.cases import CASES_NAME, Case, load_cases
 from keras_attention.export.manifest import artifact_folder, check_files, read_manifest
-from keras_attention.export.runners import Runner, open_artifact
+from keras_attention.export.runner import Runner
+from keras_attention.export.runners import open_artifact
 
 TOLERANCE = 1e-5
 

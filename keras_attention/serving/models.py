@@ -21,7 +21,8 @@ from keras_attention.export.manifest import (
     read_manifest,
     version_numbers,
 )
-from keras_attention.export.runners import Runner, open_artifact
+from keras_attention.export.runner import Runner
+from keras_attention.export.runners import open_artifact
 from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.json_format import no_signature

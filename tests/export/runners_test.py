@@ -13,8 +13,10 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
-from keras_attention.export.runners import OnnxRunner, SessionRunner, open_artifact
+from keras_attention.export.onnx_runner import OnnxRunner
+from keras_attention.export.runners import open_artifact
 from keras_attention.export.saved_model import write_saved_model
+from keras_attention.export.session_runner import SessionRunner
 from keras_attention.export.signatures import Signature, TensorInfo
 
 VOCABULARY, UNITS = 13, 5
@@ -252,7 +254,7 @@ def test_an_artefact_is_opened_by_what_is_in_it(artefacts, tmp_path):
         open_artifact(artefacts / "saved", "other")
 
 
-@pytest.mark.parametrize("opener", [open_artifact, SessionRunner, OnnxRunner])
+@pytest.mark.parametrize("opener", [open_artifact, SessionRunner])
 def test_a_folder_without_an_artefact_is_refused(tmp_path, opener):
     with pytest.raises(FileNotFoundError, match="Expected a"):
         opener(tmp_path)
@@ -322,7 +324,7 @@ def test_a_missing_operation_says_what_to_install(tmp_path):
     code = """
         import sys
         sys.modules["tensorflow_text"] = None  # as if it were not installed
-        from keras_attention.export.runners import SessionRunner
+        from keras_attention.export.session_runner import SessionRunner
         try:
             SessionRunner(sys.argv[1])
         except ValueError as error:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attention.export.runners import SessionRunner
 from keras_attention.export.saved_model import op_libraries, write_saved_model
+from keras_attention.export.session_runner import SessionRunner
 from keras_attention.export.signatures import Signature, TensorInfo
 
 VOCABULARY, POSITIONS, UNITS, CLASSES = 2503, 17, 419, 7

@@ -34,7 +34,7 @@ def agreeing(monkeypatch):
     """The runtime is another test's matter: here the cases agree, or do not."""
     passed = {"now": True}
 
-    def ask(folder, *, tolerance):
+    def ask(folder, *, tolerance, runtime=None):
         result = CaseResult("s", "c", "r", 0.0, 0.0, tolerance, passed["now"], "off")
         return Report(folder, (result,))
 

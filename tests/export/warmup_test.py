@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from served import small_artifact
 
-from keras_attention.export.runners import SessionRunner
+from keras_attention.export.session_runner import SessionRunner
 from keras_attention.export.warmup import WARMUP_NAME, write_warmup
 
 

@@ -1,7 +1,11 @@
-"""What a call of an artefact takes, and whether it fits, whatever the runtime."""
+"""A runner asks an artefact, whatever its format: named arrays in, named arrays out.
 
+A call that does not fit the signature is refused here, before the runtime sees it.
+"""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -33,7 +37,57 @@ class SignatureDescription(NamedTuple):
     outputs: dict[str, TensorDescription]
 
 
-def check_names(
+class Runner(ABC):
+    """An opened artefact. Calls from several threads at once are fine.
+
+    Attributes:
+        signatures: Name to (inputs, outputs).
+        runtime: Who answers, for reports.
+    """
+
+    signatures: dict[str, SignatureDescription]
+    runtime: str
+
+    def run(self, signature_name: str, /, **arrays: Any) -> dict[str, np.ndarray]:
+        """Ask one signature.
+
+        Args:
+            signature_name: One of `signatures`.
+            **arrays: One array, list or scalar an input, by name. Integers of another
+                width are cast if they fit; a single string becomes a batch of one.
+
+        Returns:
+            dict of arrays; text as an object array of `str`.
+        """
+        if signature_name not in self.signatures:
+            raise ValueError(
+                f"The artefact has no signature '{signature_name}'. Expected one of "
+                f"{sorted(self.signatures)}. Received: {signature_name!r}"
+            )
+        inputs = self.signatures[signature_name].inputs
+        _check_names(signature_name, inputs, arrays)
+        fed = {name: _as_array(name, arrays[name], inputs[name]) for name in inputs}
+        _check_shared_axes(inputs, fed)
+        return self._run(signature_name, fed)
+
+    @abstractmethod
+    def _run(
+        self, signature_name: str, arrays: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Ask the runtime; the arrays fit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the runtime. The runner cannot be used afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def _check_names(
     signature_name: str, inputs: dict[str, TensorDescription], arrays: dict[str, Any]
 ) -> None:
     """Raises if the names of a call are not those of the signature."""
@@ -49,7 +103,7 @@ def check_names(
         )
 
 
-def as_array(name: str, value: Any, expected: TensorDescription) -> np.ndarray:
+def _as_array(name: str, value: Any, expected: TensorDescription) -> np.ndarray:
     """The value as the array the runtime takes, or an error that names the input."""
     if expected.dtype == "string":
         array = _strings(name, value, expected)
@@ -114,7 +168,7 @@ def _cast(name: str, array: np.ndarray, expected: TensorDescription) -> np.ndarr
     raise _misfit(name, expected, f"dtype {array.dtype}, shape {array.shape}")
 
 
-def check_shared_axes(
+def _check_shared_axes(
     inputs: dict[str, TensorDescription], arrays: dict[str, np.ndarray]
 ) -> None:
     """Raises if axes of one name have several sizes."""

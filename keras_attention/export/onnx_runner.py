@@ -1,0 +1,64 @@
+"""Asks ONNX files in ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_attention.export.runner import (
+    Runner,
+    SignatureDescription,
+    TensorDescription,
+)
+
+
+class OnnxRunner(Runner):
+    """One ONNX file in onnxruntime. Its single signature has the name of the file.
+
+    Args:
+        file: The `.onnx` file.
+        intra_op_threads: int, optional. Threads of one operation; default: all cores.
+    """
+
+    runtime = "ONNX Runtime"
+
+    def __init__(self, file: Path, *, intra_op_threads: int = 0) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise ImportError(
+                "Running an ONNX file needs onnxruntime. Expected: pip install "
+                f'"keras-attention[onnx]". Received: {error}'
+            ) from error
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        # Spinning threads take the cores from the other sessions of the process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # its shape warnings come with every call
+        self._session: Any = ort.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        described = SignatureDescription(
+            {x.name: _of_onnx(x) for x in self._session.get_inputs()},
+            {x.name: _of_onnx(x) for x in self._session.get_outputs()},
+        )
+        self.signatures = {Path(file).stem: described}
+
+    def _run(
+        self, signature_name: str, arrays: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        names = list(self.signatures[signature_name].outputs)
+        return dict(zip(names, self._session.run(names, arrays), strict=True))
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+
+_ONNX_DTYPES = {"float": "float32", "double": "float64"}  # C++ names
+
+
+def _of_onnx(value: Any) -> TensorDescription:
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(axis if isinstance(axis, int | str) else None for axis in value.shape)
+    return TensorDescription(_ONNX_DTYPES.get(dtype) or dtype, shape)
