@@ -373,7 +373,8 @@ def test_gpt2s_own_files_give_the_ids_of_hugging_face(tmp_path):
     tokenizer = BytePairTokenizer.from_files(*files)
     reference = Tokenizer(models.BPE.from_file(*map(str, files)))
     reference.pre_tokenizer = cutters.ByteLevel(add_prefix_space=False)
-    reference.post_processor = processors.ByteLevel(trim_offsets=True)
+    trim = processors.ByteLevel(trim_offsets=True, add_prefix_space=False)
+    reference.post_processor = trim
     texts = (
         gzip.decompress((root / "wikitext2_valid_test" / "valid.txt.gz").read_bytes())
         .decode()
