@@ -1,5 +1,6 @@
 """`export_model`: write an artefact, prove it, put it in place."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,15 @@ from keras_attention.export.publish import staging
 from keras_attention.export.signatures import Signature
 from keras_attention.export.verification import (
     TOLERANCE,
+    VerificationError,
     verify_folder,
 )
 from keras_attention.export.warmup import write_warmup
 from keras_attention.tasks.causal_lm import CausalLM
 
 FORMATS = ("saved_model", "onnx")
-
-
-class VerificationError(RuntimeError):
-    """An artefact does not say what the model says. It was not kept."""
+HALF = ("bfloat16", "float16")
+HALF_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits, and two runtimes round at other places
 
 
 def export_model(
@@ -34,7 +34,7 @@ def export_model(
     version: int | None = None,
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -57,7 +57,8 @@ def export_model(
             `Signature`s. By default a SavedModel has all, ONNX the first that takes
             ids; each ONNX signature is a file of its own, `NAME.onnx`.
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
-        tolerance: Largest error allowed, absolute up to values of 1, relative above.
+        tolerance: Largest error allowed, absolute up to values of 1, relative above:
+            1e-5, or 5e-2 for a SavedModel of a model that computes in half precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
             tensorflow-serving-api; where it is not installed, `on_progress` is told.
         on_progress: Called with what is being done now, in words.
@@ -88,6 +89,18 @@ def export_model(
         )
     _check_backend()
     chosen = _choose(model, signatures, format)
+    half = keras.backend.standardize_dtype(model.compute_dtype) in HALF
+    if half and format == "onnx":
+        raise ValueError(
+            "ONNX files are written in float32: build or load the model with "
+            'dtype="float32" (its weights are float32 in a mixed policy too), then '
+            '`quantize_artifact`, or ask OpenVINO with runtime="openvino-bfloat16". '
+            f"Received: a model that computes in {model.compute_dtype}"
+        )
+    if half:
+        chosen = [_answering_in_float32(signature) for signature in chosen]
+    if tolerance is None:
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
     final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
     weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
     tell = on_progress or (lambda stage: None)
@@ -141,6 +154,21 @@ def _choose(
             f"SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
         )
     return chosen
+
+
+def _answering_in_float32(signature: Signature) -> Signature:
+    """What clients can read, whatever the model computes in."""
+
+    def function(**inputs):
+        found = signature.function(**inputs)
+        return {
+            name: keras.ops.cast(value, "float32")
+            if keras.backend.standardize_dtype(value.dtype) in HALF
+            else value
+            for name, value in found.items()
+        }
+
+    return dataclasses.replace(signature, function=function)
 
 
 def _by_name(

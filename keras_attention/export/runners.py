@@ -13,7 +13,7 @@ from keras_attention.export.runner import Runner
 from keras_attention.export.scan import refuse_unsafe
 from keras_attention.export.session_runner import SessionRunner
 
-RUNTIMES = ("tensorflow", "onnxruntime", "openvino")
+RUNTIMES = ("tensorflow", "onnxruntime", "openvino", "openvino-bfloat16")
 
 
 def open_artifact(
@@ -30,7 +30,8 @@ def open_artifact(
         signature: str, optional. One that must be there; which of several files.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
         runtime: str, optional. `"tensorflow"` for a SavedModel; for ONNX
-            `"onnxruntime"`, the default, or `"openvino"`, in float32.
+            `"onnxruntime"`, the default, `"openvino"`, in float32, or
+            `"openvino-bfloat16"`, which is fast where the processor has it.
     """
     refuse_unsafe(path := Path(path))
     saved_model = (path / "saved_model.pb").is_file()
@@ -44,8 +45,13 @@ def open_artifact(
         runner: Runner = SessionRunner(path, intra_op_threads=intra_op_threads)
     else:
         file = _single_onnx_file(path, signature)
-        make: Any = OpenVinoRunner if runtime == "openvino" else OnnxRunner
-        runner = make(file, intra_op_threads=intra_op_threads)
+        threads: dict[str, Any] = {"intra_op_threads": intra_op_threads}
+        name, _, precision = (runtime or "").partition("-")
+        if name == "openvino":
+            precision = precision or "float32"
+            runner = OpenVinoRunner(file, precision=precision, **threads)
+        else:
+            runner = OnnxRunner(file, **threads)
     if signature is not None and signature not in runner.signatures:
         runner.close()
         raise ValueError(
