@@ -80,7 +80,10 @@ class Artefact {
         );
       }
     }
-    return ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    // Errors only: ONNX infers the length 0 for the weights of an `Attention` whose
+    // lengths are free, and the runtime would warn in every run that they are longer.
+    const settings = { executionProviders: ["wasm"], logSeverityLevel: 3 };
+    return ort.InferenceSession.create(bytes, settings);
   }
 }
 
