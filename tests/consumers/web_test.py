@@ -19,7 +19,11 @@ DRIVER = Path(__file__).with_name("web_page.mjs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LEFT_OUT = shutil.ignore_patterns("node_modules", "artefact")
 OPSETS = (18, 23)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.tensorflow,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")
