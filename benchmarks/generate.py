@@ -1,9 +1,13 @@
 """Greedy decoding of a GPT-2-124M shape beside KerasHub, Hugging Face and the memory.
 
-Random weights: each decodes 64 tokens behind 32. The limit reads each weight once.
+Random weights: each decodes 64 tokens behind 32. The limit reads each weight once. The
+ONNX artefacts are asked by the client of export/clients and by onnxruntime-genai.
 """
 
 import importlib.util
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -21,13 +25,19 @@ GPT2 = (50257, 12, 12, 768, 3072)
 SMALL = (5003, 2, 4, 128, 512)
 PROMPT, NEW = 32, 64
 PEERS = ("KerasHub", "KerasHub, XLA", "transformers")
+KINDS = ("int8", "int4")
+CLIENTS = Path(__file__).parent.parent / "export" / "clients"
 
 
 def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     shape = SMALL if settings.quick else GPT2
-    rows: list[Row | LeftOut] = []
-    calls, left_out = _candidates(shape, settings, tell)
-    rows += left_out
+    with tempfile.TemporaryDirectory() as folder:
+        calls, rows = _candidates(shape, settings, tell, Path(folder))
+        _measure(shape, calls, settings, tell, rows)
+    return rows
+
+
+def _measure(shape, calls, settings, tell, rows):
     rounds = max(3, settings.rounds // 3)
     for batch in (1, 8):
         ids = np.random.default_rng(0).integers(1, shape[0], (batch, PROMPT))
@@ -44,18 +54,23 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
                 "generate", case, samples, "ours", peer, target=target, **more
             )
             rows.append(row)
+        for name in [name for name in samples if "ONNX" in name]:
+            target = 4.0 if batch == 1 and any(kind in name for kind in KINDS) else None
+            row = compare(
+                "generate", f"{case}, {name}", samples, name, hub, target=target, **more
+            )
+            rows.append(row)
         if batch == 1:
             more["target"] = 0.85
             name = "weights read once"
             rows.append(compare("generate", case, samples, "ours", name, **more))
-    return rows
 
 
 def _calling(call, ids):
     return lambda: call(ids)
 
 
-def _candidates(shape, settings, tell):
+def _candidates(shape, settings, tell, folder):
     import keras
 
     import keras_attention as ka
@@ -70,10 +85,56 @@ def _candidates(shape, settings, tell):
         "KerasHub": _keras_hub(shape, jit=False),
         "KerasHub, XLA": _keras_hub(shape, jit=True),
     }
+    left_out: list[Row | LeftOut] = []
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         calls["transformers"] = _transformers(shape, settings.threads)
-        return calls, []
-    return calls, [LeftOut("transformers", "it and torch are not installed")]
+    else:
+        left_out.append(LeftOut("transformers", "it and torch are not installed"))
+    paths = {
+        "": ka.export_model(model, folder / "onnx", "onnx", signatures=["decoder"])
+    }
+    for kind in KINDS:
+        tell(f"quantising to {kind}")
+        paths[f" {kind}"] = ka.quantize_artifact(paths[""], folder / kind, kind)
+    for kind, path in paths.items():
+        calls[f"ONNX{kind}"] = _client(path, settings.threads)
+        if importlib.util.find_spec("onnxruntime_genai"):
+            calls[f"ONNX{kind}, genai"] = _genai(path)
+    return calls, left_out
+
+
+def _client(folder, threads):
+    """The generator of export/clients: numpy and onnxruntime."""
+    if str(CLIENTS) not in sys.path:
+        sys.path.insert(0, str(CLIENTS))
+    from text_generation import Choices, TextGenerator
+
+    generator = TextGenerator(folder, threads=threads)
+    choices = Choices(max_new_tokens=NEW)
+
+    def call(ids):
+        *_, rows = generator.tokens(ids.tolist(), choices)
+        return rows
+
+    return call
+
+
+def _genai(folder):
+    """onnxruntime-genai's own loop, with its own choice of threads."""
+    import onnxruntime_genai as genai
+
+    model = genai.Model(str(folder))
+
+    def call(ids):
+        settings = genai.GeneratorParams(model)
+        settings.set_search_options(max_length=PROMPT + NEW, batch_size=len(ids))
+        generator = genai.Generator(model, settings)
+        generator.append_tokens(ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [generator.get_sequence(row) for row in range(len(ids))]
+
+    return call
 
 
 def _keras_hub(shape, *, jit):

@@ -3,9 +3,9 @@
 all-MiniLM-L6-v2 under a linear head, trained on the 15,000 questions of clinc150
 (Larson et al., 2019) and tested on its 4,500. `--frozen` trains the head alone.
 
-Expected: with `--frozen` held-out accuracy 0.94 after 4.5 minutes, measured on two
-cores that had other work as well. The whole encoder takes several times as long and has
-not been measured. Needs "keras-attention[text]" and the weights.
+Expected: held-out accuracy 0.96 after 28 minutes (two epochs; 0.93 after one), and 0.94
+after 4.5 minutes with `--frozen`, measured on two cores that had other work as well.
+Needs "keras-attention[text]" and the weights.
 """
 
 import json
@@ -27,7 +27,7 @@ TRY = ["my card got swallowed by the machine", "how do i say good night in frenc
 def main():
     parser = _shared.parser(__doc__)
     _shared.add_weights(parser)
-    _shared.add_training(parser, epochs=1, examples="questions")
+    _shared.add_training(parser, epochs=2, examples="questions")
     options = parser.parse_args()
     keras.utils.set_random_seed(1)
     content = _shared.data_file(options.data, "data_full.json", SOURCE, SHA256)

@@ -14,9 +14,9 @@ import onnxruntime
 
 
 class Artefact:
-    """One signature of an ONNX artefact."""
+    """One signature of an ONNX artefact; threads: 0 for all cores."""
 
-    def __init__(self, folder, signature=None):
+    def __init__(self, folder, signature=None, threads=0):
         folder = Path(folder)
         known = json.loads((folder / "manifest.json").read_text())["signatures"]
         name = signature or next(iter(known))
@@ -25,8 +25,12 @@ class Artefact:
                 f"Expected a signature of {sorted(known)}. Received: {name}"
             )
         self.signature = known[name]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Waiting threads would keep the cores from other sessions and programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(
-            str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
+            str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, **inputs):

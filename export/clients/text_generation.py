@@ -34,9 +34,9 @@ class Choices:
 class TextGenerator:
     """A decoder with a cache, and the tokenizer before and after it."""
 
-    def __init__(self, folder, tokenizer=None):
+    def __init__(self, folder, tokenizer=None, threads=0):
         folder = Path(folder)
-        self.decoder = Artefact(folder, "decoder")
+        self.decoder = Artefact(folder, "decoder", threads)
         sizes = {"batch": 1, "past": 0}
         self.past = {
             name: [sizes.get(axis, axis) for axis in info["shape"]]
