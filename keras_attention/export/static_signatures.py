@@ -73,7 +73,8 @@ def _with_sizes(signature: Signature, sizes: Mapping[str, int]) -> Signature:
         if sizes[axis] > longest:
             raise ValueError(
                 f"{axis} length is over the {longest} positions of this model. "
-                f"Expected at most {longest} in `static_axes`. Received: {axis}={sizes[axis]}"
+                f"Expected at most {longest} in `static_axes`. "
+                f"Received: {axis}={sizes[axis]}"
             )
 
     def fixed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
