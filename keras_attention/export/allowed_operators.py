@@ -69,14 +69,17 @@ TENSORFLOW_TEXT = frozenset(
 SAVING = frozenset({"MergeV2Checkpoints", "SaveV2", "ShardedFilename"})
 RESTORING = frozenset({"RestoreV2"})
 
-# Of LiteRT built-in operators, by their number in the schema of .tflite files. None
-# that keeps a state between calls (variables, tables, recurrent cells), calls into a
-# delegate or is custom; TensorFlow's own (Flex) are custom operators.
-LITERT = {
-    int(number): name
-    for name, _, number in (
-        pair.partition("=")
-        for pair in """
+
+def _numbered(pairs: str) -> dict[int, str]:
+    """`"ADD=0 …"` as number -> name."""
+    split = (pair.split("=") for pair in pairs.split())
+    return {int(number): name for name, number in split}
+
+
+# Of LiteRT built-in operators, by their number in the schema of .tflite files.
+# TensorFlow's own (Flex) are custom operators.
+LITERT = _numbered(
+    """
     ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4
     DEPTH_TO_SPACE=5 DEQUANTIZE=6 EMBEDDING_LOOKUP=7 FLOOR=8 FULLY_CONNECTED=9
     L2_NORMALIZATION=11 LOGISTIC=14 MAX_POOL_2D=17 MUL=18 RELU=19 RELU_N1_TO_1=20
@@ -99,9 +102,20 @@ LITERT = {
     DYNAMIC_UPDATE_SLICE=151 RELU_0_TO_1=152 UNSORTED_SEGMENT_PROD=153
     UNSORTED_SEGMENT_MAX=154 UNSORTED_SEGMENT_SUM=155 ATAN2=156
     UNSORTED_SEGMENT_MIN=157 SIGN=158 BITCAST=159 BITWISE_XOR=160 RIGHT_SHIFT=161
-    """.split()  # noqa: SIM905
-    )
-}
+    """
+)
+# Built in as well and refused: they keep a state between calls, draw at random, call a
+# delegate or leave the graph. Listed for the sake of the error.
+LITERT_REFUSED = _numbered(
+    """
+    HASHTABLE_LOOKUP=10 LSH_PROJECTION=15 LSTM=16 RNN=24 SVDF=27 CALL=31
+    UNIDIRECTIONAL_SEQUENCE_RNN=35 UNIDIRECTIONAL_SEQUENCE_LSTM=44
+    BIDIRECTIONAL_SEQUENCE_RNN=46 DELEGATE=51 BIDIRECTIONAL_SEQUENCE_LSTM=52
+    CALL_ONCE=129 HASHTABLE=136 HASHTABLE_FIND=137 HASHTABLE_IMPORT=138
+    HASHTABLE_SIZE=139 VAR_HANDLE=142 READ_VARIABLE=143 ASSIGN_VARIABLE=144
+    RANDOM_STANDARD_NORMAL=146 RANDOM_UNIFORM=148 MULTINOMIAL=149
+    """
+)
 
 # Of ONNX every operator of the standard, which reads and writes no file, and of
 # onnxruntime's own domain these.

@@ -148,7 +148,7 @@ def _choose(
     if format != "saved_model" and texts:
         raise ValueError(
             f"{_NAMES[format]} has no tokenizers: a signature that takes text can only "
-            "be a SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
+            f"be a SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
         )
     return chosen
 

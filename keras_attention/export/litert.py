@@ -54,7 +54,7 @@ def write_litert(
     _, problems = inspect_litert(file)
     if problems:
         file.unlink()
-        raise _not_built_in(signature, problems)
+        raise _not_allowed(signature, problems)
 
 
 def _check_request(signature: Signature) -> None:
@@ -86,7 +86,7 @@ def _convert(signature: Signature, folder: str) -> bytes:
         text = str(error)
         missing = re.findall(r"'?\b(tfl?\.\w+)'? op is neither a custom op", text)
         if missing:
-            raise _not_built_in(signature, missing) from error
+            raise _not_allowed(signature, missing) from error
         lines = text.strip().splitlines() or [type(error).__name__]
         raise ExportError(
             f"LiteRT's converter cannot translate signature '{signature.name}'. "
@@ -95,10 +95,10 @@ def _convert(signature: Signature, folder: str) -> bytes:
         ) from error
 
 
-def _not_built_in(signature: Signature, names: Sequence[str]) -> ExportError:
+def _not_allowed(signature: Signature, names: Sequence[str]) -> ExportError:
     listed = ", ".join(sorted(set(names)))
     return ExportError(
-        f"Signature '{signature.name}' needs operators that are not built into LiteRT, "
-        "so that a phone could not run it. Expected built-in operators only: write it "
-        f"without these, or export a SavedModel or ONNX. Received: {listed}"
+        f"Signature '{signature.name}' needs operators no LiteRT file may have. "
+        "Expected those built into every LiteRT runtime that keep no state: write it "
+        f"without the others, or export a SavedModel or ONNX. Received: {listed}"
     )

@@ -61,8 +61,8 @@ def _operator(data: "_FlatBuffer", code: int) -> tuple[str, bool]:
     custom = data.field(code, _CUSTOM_NAME)
     if custom is not None or number == _CUSTOM:
         return f"custom {'' if custom is None else data.text(custom)}".strip(), False
-    name = allowed.LITERT.get(number)
-    return name or f"number {number} of the schema", name is not None
+    name = allowed.LITERT.get(number) or allowed.LITERT_REFUSED.get(number)
+    return name or f"number {number} of the schema", number in allowed.LITERT
 
 
 class _FlatBuffer:
