@@ -416,6 +416,8 @@ MORE = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+# Keras' grouped layer warns of the mask that it uses all the same.
+@pytest.mark.filterwarnings("ignore:.* was passed an input with a mask:UserWarning")
 @pytest.mark.parametrize("name", MORE)
 def test_the_grid_passes_in_a_batch_too(name, tmp_path, record_property):
     model = with_random_weights(MORE[name]())
