@@ -17,11 +17,7 @@ from keras_attention.export.signatures import Signature
 
 
 def write_litert(
-    signature: Signature,
-    file: str | Path,
-    *,
-    variables: Sequence[keras.Variable],
-    resources: Sequence[tf.Module] = (),
+    signature: Signature, file: str | Path, *, variables: Sequence[keras.Variable]
 ) -> None:
     """Writes one signature as a LiteRT model.
 
@@ -33,21 +29,15 @@ def write_litert(
         signature: What to export; every axis has a size, see `with_sizes`.
         file: Path of the `.tflite` file; its folder exists.
         variables: The weights the signature reads.
-        resources: Other objects it reads, see `write_saved_model`.
 
     Raises:
         ExportError: If an axis has no size, or if an operator is not built into LiteRT.
     """
     _check_request(signature)
-    # LiteRT drops assertions: without limits there are none to leave half behind.
+    # LiteRT has no assertions, and would silently drop those of the limits.
     bare = dataclasses.replace(signature, limits={})
     with tempfile.TemporaryDirectory() as folder:
-        write_saved_model(
-            [bare],
-            Path(folder),
-            variables=variables,
-            assets_and_resources=resources,
-        )
+        write_saved_model([bare], Path(folder), variables=variables)
         contents = _convert(signature, folder)
     file = Path(file)
     file.write_bytes(contents)

@@ -1,6 +1,7 @@
 """LiteRT files say the same, at their fixed sizes, and refuse what they cannot."""
 
 import re
+import struct
 import sys
 import threading
 import warnings
@@ -336,6 +337,24 @@ def test_damaged_files_are_refused_or_read_but_never_crash_the_scan(artifact, tm
     file.write_bytes(b"no flatbuffer at all")
     with pytest.raises(ValueError, match=r"does not open in LiteRT.*Received"):
         open_artifact(file)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problems"),
+    [
+        ({2}, []),
+        ({2, 8}, ["weights in another file"]),
+        ({2, 9}, ["weights in another file"]),
+        (set(), ["it has no graph"]),
+    ],
+)
+def test_weights_outside_the_file_are_refused(tmp_path, fields, problems):
+    # The root table with some of its ten fields; each is an empty list.
+    entries = [4 if number in fields else 0 for number in range(10)]
+    table = struct.pack("<I4s12H", 32, b"TFL3", 24, 8, *entries)
+    file = tmp_path / "a.tflite"
+    file.write_bytes(table + struct.pack("<iII", 24, 4, 0))
+    assert inspect_litert(file) == (set(), problems)
 
 
 def test_a_changed_file_is_not_opened(artifact, tmp_path):
