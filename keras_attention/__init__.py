@@ -63,9 +63,11 @@ _DEFINED_IN = {
     "assert_causal": "testing.assertions",
     "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
+    "compare_artifacts": "export.comparison",
     "coverage_loss": "ops.coverage",
     "entity_scores": "training.entity_scores",
     "export_model": "export.api",
+    "feeds_of_texts": "export.comparison",
     "fine_tune": "training.fine_tuning",
     "fine_tuning_optimizer": "training.fine_tuning",
     "from_keras": "layers.from_keras",
@@ -76,6 +78,7 @@ _DEFINED_IN = {
     "open_artifact": "export.runners",
     "plot_attention": "explain.plot",
     "publish": "export.versions",
+    "quantize_artifact": "export.quantize",
     "restore": "export.versions",
     "rollback": "export.versions",
     "save_pretrained": "weights.pretrained",
@@ -96,6 +99,11 @@ if TYPE_CHECKING:
     from keras_attention.explain.plot import plot_attention as plot_attention
     from keras_attention.explain.record import attention_maps as attention_maps
     from keras_attention.export.api import export_model as export_model
+    from keras_attention.export.comparison import (
+        compare_artifacts as compare_artifacts,
+    )
+    from keras_attention.export.comparison import feeds_of_texts as feeds_of_texts
+    from keras_attention.export.quantize import quantize_artifact as quantize_artifact
     from keras_attention.export.runners import open_artifact as open_artifact
     from keras_attention.export.scan import scan_artifact as scan_artifact
     from keras_attention.export.text_generation import (

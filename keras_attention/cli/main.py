@@ -34,6 +34,9 @@ def _main(
 for _name in ("demo", "export", "verify", "info", "scan", "serve"):
     _module = importlib.import_module(f"keras_attention.cli.{_name}")
     app.command(_name)(getattr(_module, _name))
+_quantize = importlib.import_module("keras_attention.cli.quantize")
+for _name in ("quantize", "compare"):
+    app.command(_name)(getattr(_quantize, _name))
 _train = importlib.import_module("keras_attention.cli.train_tokenizer")
 app.command("train-tokenizer")(_train.train_tokenizer)
 _publish = importlib.import_module("keras_attention.cli.publish")

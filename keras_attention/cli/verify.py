@@ -20,11 +20,12 @@ def verify(
         typer.Argument(help="An artefact, or a base folder with version folders."),
     ],
     tolerance: Annotated[
-        float, typer.Option(help="Largest error allowed against the model.")
-    ] = 1e-5,
+        float | None,
+        typer.Option(help="Largest error allowed; default: that of the export."),
+    ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="For ONNX: onnxruntime (default) or openvino."),
+        typer.Option(help="For ONNX: onnxruntime (default), openvino, …-bfloat16."),
     ] = None,
     all_cases: Annotated[
         bool, typer.Option("--all", help="List every case, not only the worst.")

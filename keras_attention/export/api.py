@@ -1,5 +1,6 @@
 """`export_model`: write an artefact, prove it, put it in place."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,15 @@ from keras_attention.export.signatures import Signature
 from keras_attention.export.static_signatures import with_sizes
 from keras_attention.export.verification import (
     TOLERANCE,
+    VerificationError,
     verify_folder,
 )
 from keras_attention.export.warmup import write_warmup
 from keras_attention.tasks.causal_lm import CausalLM
 
+HALF = ("bfloat16", "float16")
+HALF_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits, and two runtimes round at other places
 _NAMES = {"onnx": "ONNX", "litert": "LiteRT"}
-
-
-class VerificationError(RuntimeError):
-    """An artefact does not say what the model says. It was not kept."""
 
 
 def export_model(
@@ -36,7 +36,7 @@ def export_model(
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
     static_axes: Mapping[str, int] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -61,7 +61,8 @@ def export_model(
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
         static_axes: Of LiteRT, which has no free axes: name of an axis to its size,
             e.g. `{"batch": 1, "sequence": 128}`. The batch is 1 unless it is named.
-        tolerance: Largest error allowed, absolute up to values of 1, relative above.
+        tolerance: Largest error allowed, absolute up to values of 1, relative above:
+            1e-5, or 5e-2 for a SavedModel of a model that computes in half precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
             tensorflow-serving-api; where it is not installed, `on_progress` is told.
         on_progress: Called with what is being done now, in words.
@@ -98,6 +99,12 @@ def export_model(
     _check_backend()
     chosen = _choose(model, signatures, format)
     chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
+    half = keras.backend.standardize_dtype(model.compute_dtype) in HALF
+    if half:
+        _check_half(model, format)
+        chosen = [_answering_in_float32(signature) for signature in chosen]
+    if tolerance is None:
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
     final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
     weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
     tell = on_progress or (lambda stage: None)
@@ -151,6 +158,36 @@ def _choose(
             f"be a SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
         )
     return chosen
+
+
+def _check_half(model: keras.Model, format: str) -> None:
+    if format == "saved_model":
+        return
+    then = (
+        ', then `quantize_artifact`, or ask OpenVINO with runtime="openvino-bfloat16"'
+        if format == "onnx"
+        else ""
+    )
+    raise ValueError(
+        f"{_NAMES[format]} files are written in float32: build or load the model with "
+        f'dtype="float32" (its weights are float32 in a mixed policy too){then}. '
+        f"Received: a model that computes in {model.compute_dtype}"
+    )
+
+
+def _answering_in_float32(signature: Signature) -> Signature:
+    """What clients can read, whatever the model computes in."""
+
+    def function(**inputs):
+        found = signature.function(**inputs)
+        return {
+            name: keras.ops.cast(value, "float32")
+            if keras.backend.standardize_dtype(value.dtype) in HALF
+            else value
+            for name, value in found.items()
+        }
+
+    return dataclasses.replace(signature, function=function)
 
 
 def _by_name(

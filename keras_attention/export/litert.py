@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_attention.export.onnx import ExportError
+from keras_attention.export.onnx_tracing import ExportError
 from keras_attention.export.saved_model import write_saved_model
 from keras_attention.export.scan_litert import inspect_litert
 from keras_attention.export.signatures import Signature

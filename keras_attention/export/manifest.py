@@ -19,6 +19,7 @@ from keras_attention import __version__
 
 MANIFEST_NAME = "manifest.json"
 FORMATS = ("saved_model", "onnx", "litert")
+_OPTIONAL = {"quantization"}
 _PACKAGES = (
     *("tensorflow", "tensorflow-text", "keras", "onnx", "tf2onnx", "onnxruntime"),
     "ai-edge-litert",
@@ -42,6 +43,8 @@ class Manifest:
             `max_abs_error`, `max_rel_error`, `tolerance`, `passed`.
         op_libraries: Libraries of tensorflow-text a loader must load first.
         manifest_version: Of this layout. Readers refuse a higher one.
+        quantization: Of an artefact of `quantize_artifact`: `kind`, the files of the
+            `source`, the weights left in `float32`. Not written where there is none.
     """
 
     format: str
@@ -53,6 +56,7 @@ class Manifest:
     verification: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     op_libraries: list[str] = dataclasses.field(default_factory=list)
     manifest_version: int = 1
+    quantization: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_manifest(
@@ -82,15 +86,29 @@ def write_manifest(
     manifest = Manifest(
         format=format,
         signatures={signature.name: _described(signature) for signature in signatures},
-        files={name: _fingerprint(path) for name, path in _files(folder).items()},
+        files=fingerprints(folder),
         weights_bytes=int(weights_bytes),
         versions=_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verification=[dict(case) for case in verification],
         op_libraries=sorted(op_libraries),
     )
+    save_manifest(folder, manifest)
+    return manifest
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json` as it is.
+
+    Args:
+        folder: The artefact.
+        manifest: What it says.
+    """
+    described = dataclasses.asdict(manifest)
+    if not manifest.quantization:
+        del described["quantization"]
     text = json.dumps(
-        dataclasses.asdict(manifest),
+        described,
         indent=2,
         ensure_ascii=False,
         allow_nan=False,  # NaN is not JSON: an error of NaN is no verification
@@ -103,7 +121,6 @@ def write_manifest(
         os.replace(partial, Path(folder, MANIFEST_NAME))
     finally:
         partial.unlink(missing_ok=True)
-    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -128,15 +145,25 @@ def read_manifest(folder: Path) -> Manifest:
             f"manifest_version {version!r}",
         )
     known = get_type_hints(Manifest)
-    wrong = sorted(known.keys() ^ data.keys())
+    wrong = (known.keys() ^ data.keys()) - _OPTIONAL
     if wrong:
         raise _unreadable(path, f"the keys {sorted(known)}", f"{sorted(data)}")
-    for name, hint in known.items():
+    for name in data:
+        hint = known[name]
         kind = get_origin(hint) or hint  # `dict[str, Any]` -> dict
         if not isinstance(data[name], kind) or isinstance(data[name], bool):
             raise _unreadable(path, f"{name}: {kind.__name__}", repr(data[name])[:100])
     _check_entries(path, data)
     return Manifest(**data)
+
+
+def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
+    """Relative path to size and sha256 of every file but the manifest.
+
+    Args:
+        folder: The artefact.
+    """
+    return {name: _fingerprint(path) for name, path in _files(folder).items()}
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -1,9 +1,8 @@
 """A signature as an ONNX file: one operator a named region, checked before it is kept.
 
-While the signature's function is traced, each named region (see `ops/regions.py`)
-becomes a call of a TensorFlow function that is marked with the region's name and stays
-in one piece. tf2onnx then translates the graph, and `onnx_operators.py` says what a
-marked call becomes.
+`onnx_tracing.py` gives a TensorFlow graph in which each named region is one marked
+call. tf2onnx translates it, and `onnx_operators.py` says what a marked call becomes.
+Large weights are inputs until the end: each step of tf2onnx copies what it is given.
 """
 
 import contextlib
@@ -18,21 +17,24 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.export.signatures import Signature, TensorInfo
-from keras_attention.export.stock import stock_layers_as_regions
-from keras_attention.ops import regions
+from keras_attention.export.onnx_graph import subgraphs
+from keras_attention.export.onnx_tracing import (
+    PREFIX,
+    ExportError,
+    RegionMarker,
+    freeze,
+    large_weights,
+    trace,
+)
+from keras_attention.export.onnx_weights import fill
+from keras_attention.export.signatures import Signature
 
-PREFIX = "keras_attention:"
 LOWEST_OPSET = 18
 # The opsets after the last that tf2onnx 1.17 knows, with the file format that carries
 # each. Its translations stay valid: no operator it emits changed incompatibly.
 NEWER_OPSETS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 EXTERNAL_WEIGHTS_BYTES = 1_500_000_000
 EXTERNAL_WEIGHTS_FILE = "weights.bin"
-
-
-class ExportError(ValueError):
-    """What was asked for cannot be exported."""
 
 
 def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> None:
@@ -55,11 +57,13 @@ def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> No
     """
     _require_packages()
     _check_request(signature, opset)
-    function, input_names = _trace(signature, _RegionMarker(opset))
-    graph_def, output_names = _freeze(signature, function, input_names)
+    weights = large_weights(signature)
+    function, inputs = trace(signature, RegionMarker(opset), weights)
+    graph_def, output_names = freeze(signature, function, list(inputs))
     with _translating_errors(signature), _newer_opsets():
-        model = _convert(signature, graph_def, input_names, output_names, opset)
+        model = _convert(signature, graph_def, inputs, output_names, opset)
         _describe(signature, model)
+        fill(model, weights)
         _refuse_foreign_operators(signature, model, opset)
         _save_checked(model, Path(file))
 
@@ -97,142 +101,7 @@ def _check_request(signature, opset):
         )
 
 
-class _RegionMarker:
-    """The interceptor: calls each region as a marked TensorFlow function.
-
-    Args:
-        opset: Regions whose operator is newer than this are left as they are.
-    """
-
-    def __init__(self, opset):
-        self.opset = opset
-        self._functions = {}
-
-    def __call__(self, name, function, tensors, settings):
-        from keras_attention.export.onnx_operators import OPERATORS
-
-        operator = OPERATORS.get(name)
-        if operator is None or operator.since_opset > self.opset:
-            return function(*tensors, **settings)
-        present = [tensor is not None for tensor in tensors]
-        # Also turns Keras variables into tensors, in the dtype of the current policy.
-        given = [tf.convert_to_tensor(t) for t in tensors if t is not None]
-        if any(tensor.dtype == tf.float64 for tensor in given):
-            return function(*tensors, **settings)  # the operators stop at float32
-        label = json.dumps(
-            {"name": name, "settings": settings, "present": present}, sort_keys=True
-        )
-        marked = self._functions.get((label, function))
-        if marked is None:
-            marked = _marked_function(label, function, settings, present)
-            self._functions[label, function] = marked
-        # TensorFlow specialises functions, even these, to constant arguments and to
-        # results in use, which changes their signature. Through an identity it sees
-        # neither.
-        return tf.nest.map_structure(tf.identity, marked(*map(tf.identity, given)))
-
-
-def _marked_function(label, function, settings, present):
-    def body(*given):
-        remaining = iter(given)
-        tensors = [next(remaining) if there else None for there in present]
-        with regions.intercepting(_call):  # regions inside: part of this one
-            return function(*tensors, **settings)
-
-    return tf.function(
-        body,
-        autograph=False,
-        experimental_implements=PREFIX + label,
-        experimental_attributes={"_noinline": True},
-    )
-
-
-def _call(name, function, tensors, settings):
-    return function(*tensors, **settings)
-
-
-def _trace(signature, marker):
-    """The concrete function, from inputs to a list of outputs, in their orders."""
-
-    def traced(*tensors):
-        inputs = dict(zip(signature.inputs, tensors, strict=True))
-        with regions.intercepting(marker), stock_layers_as_regions():
-            outputs = signature.function(**inputs)
-        _check_names(signature, outputs)
-        return [tf.identity(outputs[name]) for name in signature.outputs]
-
-    specs = [
-        tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}")
-        for index, spec in enumerate(signature.tensor_specs().values())
-    ]
-    function = tf.function(traced, autograph=False, input_signature=specs)
-    concrete = function.get_concrete_function()
-    for info, name, tensor in zip(
-        signature.outputs.values(), signature.outputs, concrete.outputs, strict=True
-    ):
-        _check_output(signature, name, info, tensor)
-    return concrete, [tensor.name for tensor in concrete.inputs[: len(specs)]]
-
-
-def _check_names(signature, outputs):
-    if not isinstance(outputs, dict) or set(outputs) != set(signature.outputs):
-        got = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
-        raise ExportError(
-            f"The function of signature '{signature.name}' must return a dict with "
-            f"exactly the declared outputs {sorted(signature.outputs)}. Change the "
-            f"function or the declaration. Received: {got}"
-        )
-
-
-def _check_output(signature, name, info: TensorInfo, tensor):
-    declared = tf.TensorShape(info.spec_shape)
-    if tensor.dtype.name != info.dtype or not declared.is_compatible_with(tensor.shape):
-        raise ExportError(
-            f"Output '{name}' of signature '{signature.name}' is declared as "
-            f"{info.dtype} of shape {info.shape}, but the function returns another "
-            f"kind of tensor. Correct the declaration. Received: {tensor.dtype.name} "
-            f"of shape {tuple(tensor.shape)}"
-        )
-
-
-def _freeze(signature, function, input_names):
-    """The graph with weights as constants and marked calls left in one piece."""
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
-
-    try:
-        frozen = convert_variables_to_constants_v2(
-            function, lower_control_flow=False, aggressive_inlining=False
-        )
-        graph_def = frozen.graph.as_graph_def(add_shapes=True)
-    except Exception as error:
-        if "2GB" not in str(error) and "2147483647" not in str(error):
-            raise
-        raise ExportError(
-            f"The weights of signature '{signature.name}' exceed 2 GB, the most that "
-            "TensorFlow can put into one graph. Export a SavedModel, or a smaller "
-            f"model. Received: {error}"
-        ) from error
-    output_names = [tensor.name for tensor in frozen.outputs]
-    return _simplify(graph_def, input_names, output_names), output_names
-
-
-def _simplify(graph_def, input_names, output_names):
-    """TensorFlow's own constant folding; "function" would take marked calls apart."""
-    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
-    from tensorflow.python.grappler import tf_optimizer
-
-    config = config_pb2.ConfigProto()
-    config.graph_options.infer_shapes = True
-    config.graph_options.rewrite_options.optimizers[:] = ["constfold", "dependency"]
-    meta_graph = meta_graph_pb2.MetaGraphDef(graph_def=graph_def)
-    kept = meta_graph.collection_def["train_op"].node_list.value
-    kept.extend([*input_names, *output_names])
-    return tf_optimizer.OptimizeGraph(config, meta_graph)
-
-
-def _convert(signature, graph_def, input_names, output_names, opset):
+def _convert(signature, graph_def, inputs, output_names, opset):
     """The ONNX model, not yet described."""
     from tf2onnx import optimizer
     from tf2onnx.tfonnx import process_tf_graph
@@ -240,14 +109,13 @@ def _convert(signature, graph_def, input_names, output_names, opset):
     from keras_attention.export.onnx_operators import handlers
 
     nodes = {node.name for node in graph_def.node}
-    names = dict(zip(input_names, signature.inputs, strict=True))
-    names |= dict(zip(output_names, signature.outputs, strict=True))
+    names = inputs | dict(zip(output_names, signature.outputs, strict=True))
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         converted = process_tf_graph(
             graph,
             opset=opset,
-            input_names=[name for name in input_names if name[:-2] in nodes],
+            input_names=[name for name in inputs if name[:-2] in nodes],
             output_names=output_names,
             custom_op_handlers=handlers(_labels(graph_def)),
             continue_on_error=False,
@@ -333,7 +201,7 @@ def _version():
 
 def _describe(signature, model):
     """Inputs, outputs and axes as the signature declares them."""
-    from keras_attention.export.onnx_operators import UNUSED, subgraphs
+    from keras_attention.export.onnx_operators import UNUSED
 
     graph = model.graph
     del graph.input[:], graph.output[:], graph.value_info[:]

@@ -5,13 +5,14 @@ already removed from tf2onnx's graph. It adds ONNX nodes that compute the same a
 to the same output names.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, defs, helper
 
+from keras_attention.export.onnx_graph import subgraphs
 from keras_attention.export.onnx_tensorflow import TENSORFLOW_OPERATORS
 from keras_attention.ops.attend import BLOCKED
 
@@ -333,15 +334,6 @@ def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, lis
 
     calls = {"PartitionedCall": marked_call, "StatefulPartitionedCall": marked_call}
     return {name: (each, []) for name, each in (TENSORFLOW_OPERATORS | calls).items()}
-
-
-def subgraphs(graph: Any) -> Iterator[Any]:
-    """The ONNX graph and, at any depth, the bodies of its loops and branches."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from subgraphs(attribute.g)
 
 
 def foreign_operators(model: Any) -> dict[str, str]:

@@ -14,8 +14,9 @@ from keras_attention.export.runner import Runner
 from keras_attention.export.scan import refuse_unsafe
 from keras_attention.export.session_runner import SessionRunner
 
-RUNTIMES = ("tensorflow", "onnxruntime", "openvino", "litert")
-_RUNTIMES_OF = {"": RUNTIMES[:1], ".onnx": RUNTIMES[1:3], ".tflite": RUNTIMES[3:]}
+_ONNX_RUNTIMES = ("onnxruntime", "openvino", "openvino-bfloat16")
+_RUNTIMES_OF = {"": ("tensorflow",), ".onnx": _ONNX_RUNTIMES, ".tflite": ("litert",)}
+RUNTIMES = ("tensorflow", *_ONNX_RUNTIMES, "litert")
 
 
 def open_artifact(
@@ -32,8 +33,9 @@ def open_artifact(
         signature: str, optional. One that must be there; which of several files.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
         runtime: str, optional. `"tensorflow"` for a SavedModel; for ONNX
-            `"onnxruntime"`, the default, or `"openvino"`, in float32; `"litert"` for
-            LiteRT.
+            `"onnxruntime"`, the default, `"openvino"`, in float32, or
+            `"openvino-bfloat16"`, which is fast where the processor has it;
+            `"litert"` for LiteRT.
     """
     refuse_unsafe(path := Path(path))
     saved_model = (path / "saved_model.pb").is_file()
@@ -47,9 +49,15 @@ def open_artifact(
     if saved_model:
         runner: Runner = SessionRunner(path, intra_op_threads=intra_op_threads)
     else:
-        make: Any = OpenVinoRunner if runtime == "openvino" else OnnxRunner
-        make = LiteRtRunner if file.suffix == ".tflite" else make
-        runner = make(file, intra_op_threads=intra_op_threads)
+        threads: dict[str, Any] = {"intra_op_threads": intra_op_threads}
+        name, _, precision = (runtime or "").partition("-")
+        if file.suffix == ".tflite":
+            runner = LiteRtRunner(file, **threads)
+        elif name == "openvino":
+            precision = precision or "float32"
+            runner = OpenVinoRunner(file, precision=precision, **threads)
+        else:
+            runner = OnnxRunner(file, **threads)
     if signature is not None and signature not in runner.signatures:
         runner.close()
         raise ValueError(

@@ -25,6 +25,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.ops.attend import BLOCKED
 from keras_attention.ops.cache_fixed import FixedKVCache
 from keras_attention.ops.positions import EMPTY
+from keras_attention.tasks._generating import rows_of_ids
 from keras_attention.tasks.causal_lm import CausalLM, language_model
 
 CONTROLS = {
@@ -320,7 +321,7 @@ class _Served:
         return text
 
     def _ids(self, batch):
-        return self.model._prompts(list(batch))[0]
+        return rows_of_ids(self.model, list(batch), "prompts")[0]
 
     def _settings_of(self, chosen, row):
         if not chosen:

@@ -90,8 +90,12 @@ def _badness(result: CaseResult) -> tuple[bool, float]:
     return not result.passed, result.max_abs_error
 
 
+class VerificationError(RuntimeError):
+    """An artefact does not say what the model says. It was not kept."""
+
+
 def verify_artifact(
-    path: str | Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
+    path: str | Path, *, tolerance: float | None = None, runtime: str | None = None
 ) -> Report:
     """Verifies an exported artefact again, here and now.
 
@@ -101,7 +105,7 @@ def verify_artifact(
 
     Args:
         path: The artefact's folder; of a base folder the highest version is taken.
-        tolerance: As for `export_model`.
+        tolerance: As for `export_model`; the one it was exported with when `None`.
         runtime: See `open_artifact`.
 
     Returns:
@@ -112,7 +116,11 @@ def verify_artifact(
         ValueError: If a file is missing, changed or not listed.
     """
     folder = artifact_folder(path)
-    check_files(folder, read_manifest(folder))  # its operators: see `open_artifact`
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)  # its operators: see `open_artifact`
+    if tolerance is None:
+        allowed = [float(case["tolerance"]) for case in manifest.verification]
+        tolerance = max(allowed, default=TOLERANCE)
     return verify_folder(folder, tolerance=tolerance, runtime=runtime)
 
 

@@ -35,7 +35,7 @@ def rows_of_ids(task: Any, given: Any, name: str) -> tuple[list[list[int]], bool
         # Cut silently, a text would say something else.
         given = getattr(task.tokenizer, "encode_whole", task.tokenizer)(given)
     if isinstance(given, list | tuple):
-        return [[int(token) for token in row] for row in given], False
+        return [[int(token) for token in row] for row in given], from_text
     if isinstance(given, dict):
         given = {n: given[n] for n in ("token_ids", "padding_mask") if n in given}
     inputs = standardize_ids(given, {"padding_mask": None})

@@ -1,5 +1,7 @@
 """Generation inside artefacts says what `generate` says, token for token."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -93,6 +95,16 @@ def test_each_row_has_its_own_choices(model, session):
 def test_text_goes_in_and_text_comes_out(model, session):
     got = session.run("generate", text=TEXTS, **controls(3))["generated_text"]
     assert got.tolist() == model.generate(TEXTS, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("from_text", [True, False])
+def test_what_travels_with_the_artefact_is_what_it_answers(model, session, from_text):
+    name = "generate" if from_text else "generate_ids"
+    signature = generation_signature(model, name=name, from_text=from_text)
+    for _, inputs, answer in itertools.islice(signature.examples(), 2):
+        got = session.run(name, **inputs)
+        for output, values in answer.items():
+            np.testing.assert_array_equal(got[output], values)
 
 
 @pytest.mark.parametrize(

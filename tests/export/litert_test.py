@@ -20,7 +20,7 @@ from keras_attention.export import jobs, litert_runner
 from keras_attention.export.cases import grid
 from keras_attention.export.litert import write_litert
 from keras_attention.export.manifest import read_manifest
-from keras_attention.export.onnx import ExportError
+from keras_attention.export.onnx_tracing import ExportError
 from keras_attention.export.runners import open_artifact
 from keras_attention.export.scan_litert import inspect_litert
 from keras_attention.export.signatures import Signature, TensorInfo
@@ -242,6 +242,12 @@ def test_a_request_that_does_not_fit_is_refused(bert, tmp_path, arguments, messa
     with pytest.raises(ValueError, match=message):
         ka.export_model(bert, tmp_path / "x", **{"format": "litert", **arguments})
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_refused(tmp_path):
+    model = ka.GPTDecoder(61, **SIZES, dtype="mixed_bfloat16")
+    with pytest.raises(ValueError, match=r"LiteRT files are .*computes in bfloat16"):
+        ka.export_model(model, tmp_path / "x", "litert", static_axes={"sequence": 7})
 
 
 def test_texts_are_refused(bert, tmp_path):

@@ -1,0 +1,235 @@
+/**
+ * Asks an ONNX artefact in the browser, and draws its attention weights.
+ *
+ *     const artefact = await openArtefact("artefact");
+ *     const outputs = await artefact.ask("attention", {
+ *       token_ids: [[2, 31, 17, 0]],
+ *       segment_ids: [[0, 0, 0, 0]],
+ *       padding_mask: [[true, true, true, false]],
+ *     });
+ *     drawWeights(canvas, outputs.block_0_attention);
+ */
+
+import * as ort from "onnxruntime-web";
+
+// More threads need a page that is cross-origin isolated: the headers COOP and COEP.
+ort.env.wasm.numThreads = 1;
+
+const MANIFEST_VERSION = 1;
+const LEAST = { int32: -(2 ** 31), int64: Number.MIN_SAFE_INTEGER };
+const MOST = { int32: 2 ** 31 - 1, int64: Number.MAX_SAFE_INTEGER };
+const ARRAYS = {
+  bool: (values) => Uint8Array.from(values),
+  int32: (values) => Int32Array.from(values),
+  int64: (values) => BigInt64Array.from(values, BigInt),
+  float32: (values) => Float32Array.from(values),
+};
+
+/** Opens the folder at a URL: its manifest now, each ONNX file when it is asked. */
+export async function openArtefact(folder) {
+  const base = new URL(`${folder.replace(/\/+$/, "")}/`, document.baseURI);
+  const manifest = JSON.parse(
+    new TextDecoder().decode(await download(new URL("manifest.json", base))),
+  );
+  if (manifest.manifest_version !== MANIFEST_VERSION || manifest.format !== "onnx") {
+    throw new Error(
+      `This page reads manifests of version ${MANIFEST_VERSION} of ONNX artefacts. ` +
+        "Export with --format onnx. Received: " +
+        `version ${manifest.manifest_version}, format ${manifest.format}`,
+    );
+  }
+  return new Artefact(base, manifest);
+}
+
+class Artefact {
+  #base;
+  #files;
+  #sessions = new Map();
+
+  constructor(base, manifest) {
+    this.#base = base;
+    this.#files = manifest.files;
+    this.signatures = manifest.signatures;
+  }
+
+  /** Nested arrays by name in, tensors (`type`, `dims`, `data`) by name out. */
+  async ask(name, inputs) {
+    const signature = this.signatures[name];
+    if (!signature) {
+      const known = Object.keys(this.signatures).join(", ");
+      throw new Error(`Expected a signature of: ${known}. Received: ${name}`);
+    }
+    const feeds = tensorsOf(signature, inputs);
+    if (!this.#sessions.has(name)) {
+      this.#sessions.set(name, await this.#open(`${name}.onnx`));
+    }
+    return this.#sessions.get(name).run(feeds);
+  }
+
+  async #open(file) {
+    const bytes = await download(new URL(file, this.#base));
+    // Browsers keep copies: an old file beside a new manifest is found here. Pages
+    // that are neither https nor localhost have no `crypto.subtle`.
+    if (globalThis.crypto.subtle) {
+      const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+      const hex = Array.from(hash, (x) => x.toString(16).padStart(2, "0")).join("");
+      if (hex !== this.#files[file]?.sha256) {
+        throw new Error(
+          `${file} is not the file that was exported. Expected the sha256 of ` +
+            `manifest.json: copy the whole folder again. Received: ${hex}`,
+        );
+      }
+    }
+    // Errors only: ONNX infers the length 0 for the weights of an `Attention` whose
+    // lengths are free, and the runtime would warn in every run that they are longer.
+    const settings = { executionProviders: ["wasm"], logSeverityLevel: 3 };
+    return ort.InferenceSession.create(bytes, settings);
+  }
+}
+
+async function download(url) {
+  const answer = await fetch(url, { cache: "no-cache" });
+  if (!answer.ok) {
+    throw new Error(
+      "A file of the artefact is missing. Expected the folder that export --format " +
+        `onnx wrote, beside this page. Received: ${answer.status} for ${url}`,
+    );
+  }
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+/** ONNX can refuse neither wrong ids nor long sequences: the manifest's limits do. */
+function tensorsOf(signature, inputs) {
+  const expected = Object.keys(signature.inputs);
+  const names = Object.keys(Object(inputs));
+  if (names.length !== expected.length || !expected.every((x) => names.includes(x))) {
+    throw new Error(`Expected the inputs ${expected}. Received: ${names}`);
+  }
+  const sizes = {};
+  const tensors = {};
+  for (const [name, { dtype, shape }] of Object.entries(signature.inputs)) {
+    const dims = shapeOf(inputs[name]);
+    const values = flatten(name, inputs[name], dims);
+    checkShape(name, shape, dims, sizes, signature.max_lengths);
+    checkValues(name, dtype, values, signature.limits[name]);
+    tensors[name] = new ort.Tensor(dtype, ARRAYS[dtype](values), dims);
+  }
+  return tensors;
+}
+
+function shapeOf(value) {
+  const dims = [];
+  for (; Array.isArray(value); value = value[0]) dims.push(value.length);
+  return dims;
+}
+
+function flatten(name, value, dims, depth = 0) {
+  if (Array.isArray(value) ? value.length !== dims[depth] : depth !== dims.length) {
+    throw new Error(
+      `Expected rows of one length in ${name}: pad them, and name the padding in the ` +
+        `mask. Received: ${JSON.stringify(value)} where shape ${dims} begins`,
+    );
+  }
+  if (!Array.isArray(value)) return [value];
+  return value.flatMap((part) => flatten(name, part, dims, depth + 1));
+}
+
+function checkShape(name, shape, dims, sizes, longest) {
+  const fits =
+    dims.length === shape.length &&
+    shape.every((axis, i) => {
+      if (typeof axis === "number") return dims[i] === axis;
+      sizes[axis] ??= dims[i];
+      return dims[i] === sizes[axis] && dims[i] <= (longest[axis] ?? Infinity);
+    });
+  if (!fits) {
+    const most = Object.entries(longest).map(([axis, size]) => `, ${axis} <= ${size}`);
+    throw new Error(
+      `Expected ${name} of shape [${shape.join(", ")}]${most.join("")}, and one size ` +
+        `an axis in all inputs. Received: [${dims.join(", ")}]`,
+    );
+  }
+}
+
+function checkValues(name, dtype, values, limit) {
+  if (!(dtype in ARRAYS)) {
+    const known = Object.keys(ARRAYS).join(", ");
+    throw new Error(`This page feeds ${known}. Received: ${name} of ${dtype}`);
+  }
+  const least = limit === undefined ? LEAST[dtype] : 0;
+  const most = limit === undefined ? MOST[dtype] : limit - 1;
+  const isRight = {
+    bool: (x) => typeof x === "boolean" || x === 0 || x === 1,
+    float32: (x) => typeof x === "number",
+  };
+  const isInteger = (x) => Number.isInteger(x) && x >= least && x <= most;
+  const wrong = values.find((x) => !(isRight[dtype] ?? isInteger)(x));
+  if (wrong !== undefined) {
+    const range = dtype in isRight ? dtype : `integers from ${least} to ${most}`;
+    throw new Error(`Expected ${name}: ${range}. Received: ${JSON.stringify(wrong)}`);
+  }
+}
+
+/** The outputs that are attention weights: [batch, heads, queries, keys]. */
+export function weightsOf(signature) {
+  return Object.entries(signature.outputs)
+    .filter(([, { shape }]) => shape.length === 4 && typeof shape[3] === "string")
+    .map(([name]) => name);
+}
+
+/** A tensor as nested arrays. */
+export function nested({ dims, data }) {
+  let parts = Array.from(data, Number);
+  for (const size of dims.slice(1).reverse()) {
+    const count = parts.length / size;
+    const flat = parts;
+    parts = Array.from({ length: count }, (_, i) =>
+      flat.slice(i * size, (i + 1) * size),
+    );
+  }
+  return parts;
+}
+
+export const MARGIN = 48;
+
+/** How wide a square of the heat map is. */
+export function cellSize(count) {
+  return Math.max(4, Math.min(32, Math.floor(576 / count)));
+}
+
+/**
+ * Draws the weights of one head: a row a query, a column a key. What is exactly 0 is
+ * left blank, the rest goes from pale to dark blue, which is the largest of the map.
+ */
+export function drawWeights(canvas, weights, { row = 0, head = 0, labels = [] } = {}) {
+  const [, heads, queries, keys] = weights.dims;
+  const start = (row * heads + head) * queries * keys;
+  const values = weights.data.subarray(start, start + queries * keys);
+  const largest = values.reduce((a, b) => Math.max(a, b), 0);
+  const cell = cellSize(Math.max(queries, keys));
+  canvas.width = MARGIN + keys * cell;
+  canvas.height = MARGIN + queries * cell;
+  const pen = canvas.getContext("2d");
+  values.forEach((weight, i) => {
+    if (weight === 0) return;
+    const part = weight / largest;
+    pen.fillStyle = `rgb(${235 - 227 * part}, ${243 - 195 * part}, ${252 - 145 * part})`;
+    const [x, y] = [i % keys, Math.floor(i / keys)];
+    pen.fillRect(MARGIN + x * cell, MARGIN + y * cell, cell, cell);
+  });
+  if (cell < 12) return;
+  pen.fillStyle = getComputedStyle(canvas).color;
+  pen.font = "12px system-ui, sans-serif";
+  pen.textBaseline = "middle";
+  labels.forEach((label, i) => {
+    const middle = MARGIN + (i + 0.5) * cell;
+    pen.textAlign = "right";
+    pen.fillText(label, MARGIN - 6, middle);
+    pen.save();
+    pen.translate(middle, MARGIN - 6);
+    pen.rotate(-Math.PI / 2);
+    pen.textAlign = "left";
+    pen.fillText(label, 0, 0);
+    pen.restore();
+  });
+}

@@ -1,0 +1,136 @@
+/** The form of index.html: `?artefact=FOLDER` names another folder. */
+
+import {
+  MARGIN,
+  cellSize,
+  drawWeights,
+  nested,
+  openArtefact,
+  weightsOf,
+} from "./attention.js";
+
+const PRINTED = 2000; // values of one output
+const find = (selector) => document.querySelector(selector);
+const chosen = (name) => find(`[name=${name}]`);
+const main = find("main");
+const canvas = find("canvas");
+let artefact, inputs, outputs;
+
+/** Does one thing at a time, and shows what went wrong. */
+async function doing(work) {
+  main.setAttribute("aria-busy", "true");
+  find("button").disabled = true;
+  find("[role=alert]").textContent = "";
+  try {
+    await work();
+  } catch (error) {
+    find("[role=alert]").textContent = error.message;
+    find("#outputs").textContent = find("#time").textContent = "";
+    find("#weights").hidden = true;
+  }
+  find("button").disabled = !artefact;
+  main.setAttribute("aria-busy", "false");
+}
+
+function offer(name, values, labels = values) {
+  const index = Math.max(chosen(name).selectedIndex, 0);
+  const options = values.map((value, i) => new Option(labels[i], value));
+  chosen(name).replaceChildren(...options);
+  chosen(name).selectedIndex = Math.min(index, options.length - 1);
+}
+
+/** Seven ids, the last two of them padding. */
+function example({ inputs, limits, max_lengths }) {
+  const length = Math.min(7, ...Object.values(max_lengths));
+  const kept = Math.max(1, length - 2);
+  const value = ({ dtype }, limit, i) => {
+    if (dtype === "bool") return i < kept;
+    return limit > 2 && i < kept ? 1 + ((i * 17) % (limit - 1)) : 0;
+  };
+  const sizeOf = (axis) => (axis === "batch" ? 1 : Number(axis) || length);
+  const fill = (name, info, [axis, ...rest], i = 0) =>
+    axis === undefined
+      ? value(info, limits[name], i)
+      : Array.from({ length: sizeOf(axis) }, (_, i) => fill(name, info, rest, i));
+  const rows = Object.entries(inputs).map(
+    ([name, info]) =>
+      `  ${JSON.stringify(name)}: ${JSON.stringify(fill(name, info, info.shape))}`,
+  );
+  return `{\n${rows.join(",\n")}\n}`;
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(
+      'The inputs are no JSON. Expected {"token_ids": [[2, 3]], …} with true and false ' +
+        `in small letters. Received: ${error.message}`,
+    );
+  }
+}
+
+async function run() {
+  inputs = parsed(chosen("inputs").value);
+  const start = performance.now();
+  outputs = await artefact.ask(chosen("signature").value, inputs);
+  find("#time").textContent = `${(performance.now() - start).toFixed(1)} ms`;
+  find("#outputs").textContent = Object.entries(outputs).map(printed).join("\n\n");
+  const maps = weightsOf(artefact.signatures[chosen("signature").value]);
+  find("#weights").hidden = maps.length === 0;
+  if (maps.length === 0) return;
+  const [rows, heads] = outputs[maps[0]].dims;
+  offer("layer", maps);
+  offer("row", [...Array(rows).keys()]);
+  offer("head", [...Array(heads).keys()]);
+  draw();
+}
+
+function printed([name, tensor]) {
+  const title = `${name}: ${tensor.type} [${tensor.dims.join(", ")}]`;
+  if (tensor.data.length > PRINTED) return `${title}\n(${tensor.data.length} values)`;
+  const rounded = (_, x) => (typeof x === "number" ? Number(x.toPrecision(6)) : x);
+  return `${title}\n${JSON.stringify(nested(tensor), rounded).replaceAll("],", "],\n ")}`;
+}
+
+function draw() {
+  const [row, head] = [Number(chosen("row").value), Number(chosen("head").value)];
+  const labels = (inputs.token_ids?.[row] ?? []).map(String);
+  drawWeights(canvas, outputs[chosen("layer").value], { row, head, labels });
+  find("#cell").textContent = "";
+}
+
+function point({ offsetX, offsetY }) {
+  const { dims, data } = outputs[chosen("layer").value];
+  const [, heads, queries, keys] = dims;
+  const cell = cellSize(Math.max(queries, keys));
+  const [key, query] = [offsetX, offsetY].map((x) => Math.floor((x - MARGIN) / cell));
+  const isInside = key >= 0 && query >= 0 && key < keys && query < queries;
+  const [row, head] = [Number(chosen("row").value), Number(chosen("head").value)];
+  const weight = data[((row * heads + head) * queries + query) * keys + key];
+  find("#cell").textContent = isInside
+    ? `Position ${query} looks at ${key}: ${weight.toPrecision(4)}`
+    : "";
+}
+
+find("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  doing(run);
+});
+chosen("signature").addEventListener("change", ({ target }) => {
+  chosen("inputs").value = example(artefact.signatures[target.value]);
+  doing(run);
+});
+find("#weights").addEventListener("change", draw);
+canvas.addEventListener("pointermove", point);
+
+await doing(async () => {
+  const folder = new URLSearchParams(location.search).get("artefact") ?? "artefact";
+  artefact = await openArtefact(folder);
+  const names = Object.keys(artefact.signatures);
+  const drawn = names.findIndex((x) => weightsOf(artefact.signatures[x]).length > 0);
+  offer("signature", names);
+  chosen("signature").selectedIndex = Math.max(drawn, 0);
+  chosen("inputs").value = example(artefact.signatures[chosen("signature").value]);
+  await run();
+});
