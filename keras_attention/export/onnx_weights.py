@@ -32,22 +32,23 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
     graph = model.graph
     uses = _uses(graph)
     known = {one.name: one for one in graph.initializer}
-    given = set()
     for name, variable in weights.items():
         if name not in uses:
             continue
         values = keras.ops.convert_to_numpy(variable)
-        while len(uses.get(name, ())) == 1:
+        while len(uses[name]) == 1:
             node = uses[name][0]
             changed = _computed(node, values, known)
             if changed is None or node not in graph.node:
                 break
+            values = changed
             graph.node.remove(node)
-            name, values = node.output[0], changed  # noqa: PLW2901
-        if name not in given:
-            values = np.ascontiguousarray(values)
-            graph.initializer.append(numpy_helper.from_array(values, name))
-        given.add(name)
+            uses[name] = uses.pop(node.output[0])
+            for user in uses[name]:
+                inputs = [name if x == node.output[0] else x for x in user.input]
+                user.input[:] = inputs
+        table = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        graph.initializer.append(table)
 
 
 def _uses(graph):

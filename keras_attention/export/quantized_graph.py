@@ -76,7 +76,13 @@ def _weights_only(model, bits, nodes):
         block_size=BLOCK_SIZE,
         is_symmetric=False,
         accuracy_level=4,  # products of int8
-        nodes_to_include=sorted(nodes),
+        # `nodes_to_include` would add to all products instead of choosing among them.
+        nodes_to_exclude=sorted(
+            node.name
+            for graph in _graphs(model)
+            for node in graph.node
+            if node.name not in nodes
+        ),
     )
     quantizer.process()
     return quantizer.model.model
