@@ -50,13 +50,15 @@ ONLY_IN = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "openvino": {"export"},
+    "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
     "jax": {"ops.kernels", "ops.compiled"},
     "torch": {"ops.kernels", "ops.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
-    *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client")
+    "ai_edge_litert",
+    *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client"),
 }
 
 MAX_FILE_LINES = 400

@@ -21,10 +21,10 @@ def export(
     ],
     path: Annotated[
         Path,
-        typer.Argument(help="Base folder of a SavedModel, or folder of ONNX files."),
+        typer.Argument(help="Base folder of a SavedModel, or folder of the files."),
     ],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="saved_model or onnx.")
+        str, typer.Option("--format", "-f", help="saved_model, onnx or litert.")
     ] = "saved_model",
     signature: Annotated[
         list[str] | None,
@@ -34,6 +34,10 @@ def export(
         int | None, typer.Option(help="Version folder of a SavedModel; default: next.")
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 26.")] = 23,
+    static_axis: Annotated[
+        list[str] | None,
+        typer.Option(help="LiteRT: size of an axis, sequence=128; repeatable."),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest error allowed; 1e-5, in half precision 5e-2."),
@@ -42,6 +46,7 @@ def export(
 ) -> None:
     """Export a model, prove that the export says the same, then put it in place."""
     with failing_clearly():
+        sizes = dict(map(_axis_size, static_axis)) if static_axis else None
         with console.status("Loading TensorFlow and the model …"):
             start_tensorflow()
             loaded = load_model(model)
@@ -56,6 +61,7 @@ def export(
                 version=version,
                 signatures=signature or None,
                 opset=opset,
+                static_axes=sizes,
                 tolerance=tolerance,
                 on_progress=lambda stage: status.update(f"{stage} …"),
             )
@@ -67,6 +73,16 @@ def export(
 
         print_results(manifest.verification)
         console.print(f"Exported to [bold]{folder}[/bold]")
+
+
+def _axis_size(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal():
+        raise ValueError(
+            "`--static-axis` is the name of an axis and its size. Expected e.g. "
+            f"--static-axis sequence=128. Received: {text!r}"
+        )
+    return name, int(size)
 
 
 def load_model(path: Path) -> Any:

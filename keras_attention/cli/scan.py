@@ -15,7 +15,8 @@ from keras_attention.cli.console import (
 
 def scan(
     path: Annotated[
-        Path, typer.Argument(help="An artefact, a base folder, a .onnx or .keras file.")
+        Path,
+        typer.Argument(help="An artefact, a base folder, a .onnx, .tflite or .keras."),
     ],
     as_json: bool = json_option(),
 ) -> None:

@@ -1,7 +1,7 @@
 """`export_model`: write an artefact, prove it, put it in place."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import keras
 from keras_attention.export import jobs
 from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
 from keras_attention.export.genai import write_genai
-from keras_attention.export.manifest import version_numbers, write_manifest
+from keras_attention.export.manifest import FORMATS, version_numbers, write_manifest
 from keras_attention.export.publish import staging
 from keras_attention.export.signatures import Signature
+from keras_attention.export.static_signatures import with_sizes
 from keras_attention.export.verification import (
     TOLERANCE,
     VerificationError,
@@ -21,9 +22,9 @@ from keras_attention.export.verification import (
 from keras_attention.export.warmup import write_warmup
 from keras_attention.tasks.causal_lm import CausalLM
 
-FORMATS = ("saved_model", "onnx")
 HALF = ("bfloat16", "float16")
 HALF_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits, and two runtimes round at other places
+_NAMES = {"onnx": "ONNX", "litert": "LiteRT"}
 
 
 def export_model(
@@ -34,6 +35,7 @@ def export_model(
     version: int | None = None,
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
+    static_axes: Mapping[str, int] | None = None,
     tolerance: float | None = None,
     warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
@@ -50,13 +52,15 @@ def export_model(
     Args:
         model: A model of this library, or any built functional Keras model.
         path: For `"saved_model"` the base folder: the artefact is its numeric version
-            folder, as TF Serving wants it. For `"onnx"` the artefact's folder.
-        format: `"saved_model"` or `"onnx"`.
+            folder, as TF Serving wants it. For the others the artefact's folder.
+        format: `"saved_model"`, `"onnx"` or `"litert"`.
         version: Of a SavedModel; one above the highest there when `None`.
         signatures: Names of the model's signatures to export, or your own
-            `Signature`s. By default a SavedModel has all, ONNX the first that takes
-            ids; each ONNX signature is a file of its own, `NAME.onnx`.
+            `Signature`s. By default a SavedModel has all, the others the first that
+            takes ids, each in a file of its own, `NAME.onnx` or `NAME.tflite`.
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
+        static_axes: Of LiteRT, which has no free axes: name of an axis to its size,
+            e.g. `{"batch": 1, "sequence": 128}`. The batch is 1 unless it is named.
         tolerance: Largest error allowed, absolute up to values of 1, relative above:
             1e-5, or 5e-2 for a SavedModel of a model that computes in half precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
@@ -82,22 +86,22 @@ def export_model(
         raise ValueError(
             f"`format` must be one of {', '.join(FORMATS)}. Received: format={format!r}"
         )
-    if format == "onnx" and version is not None:
+    if format != "saved_model" and version is not None:
         raise ValueError(
-            "`version` is for SavedModels: an ONNX artefact is the folder itself. "
-            f"Received: version={version}"
+            f"`version` is for SavedModels: the artefact of {_NAMES[format]} is the "
+            f"folder itself. Received: version={version}"
+        )
+    if format != "litert" and static_axes is not None:
+        raise ValueError(
+            "`static_axes` is for LiteRT: in the other formats the axes are free. "
+            f"Received: format={format!r}, static_axes={static_axes}"
         )
     _check_backend()
     chosen = _choose(model, signatures, format)
+    chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
     half = keras.backend.standardize_dtype(model.compute_dtype) in HALF
-    if half and format == "onnx":
-        raise ValueError(
-            "ONNX files are written in float32: build or load the model with "
-            'dtype="float32" (its weights are float32 in a mixed policy too), then '
-            '`quantize_artifact`, or ask OpenVINO with runtime="openvino-bfloat16". '
-            f"Received: a model that computes in {model.compute_dtype}"
-        )
     if half:
+        _check_half(model, format)
         chosen = [_answering_in_float32(signature) for signature in chosen]
     if tolerance is None:
         tolerance = HALF_TOLERANCE if half else TOLERANCE
@@ -148,12 +152,27 @@ def _choose(
         known = {one.name: one for one in jobs.signatures_of(model)}
         chosen = _by_name(known, wanted, format)
     texts = [one.name for one in chosen if one.takes_text]
-    if format == "onnx" and texts:
+    if format != "saved_model" and texts:
         raise ValueError(
-            "ONNX has no tokenizers: a signature that takes text can only be a "
-            f"SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
+            f"{_NAMES[format]} has no tokenizers: a signature that takes text can only "
+            f"be a SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
         )
     return chosen
+
+
+def _check_half(model: keras.Model, format: str) -> None:
+    if format == "saved_model":
+        return
+    then = (
+        ', then `quantize_artifact`, or ask OpenVINO with runtime="openvino-bfloat16"'
+        if format == "onnx"
+        else ""
+    )
+    raise ValueError(
+        f"{_NAMES[format]} files are written in float32: build or load the model with "
+        f'dtype="float32" (its weights are float32 in a mixed policy too){then}. '
+        f"Received: a model that computes in {model.compute_dtype}"
+    )
 
 
 def _answering_in_float32(signature: Signature) -> Signature:
@@ -199,6 +218,13 @@ def _write(
             write_onnx(signature, folder / f"{signature.name}.onnx", opset=opset)
         if isinstance(model, CausalLM) and any(s.name == "decoder" for s in chosen):
             write_genai(model, folder)
+        return []
+    if format == "litert":
+        from keras_attention.export.litert import write_litert
+
+        for signature in chosen:
+            file = folder / f"{signature.name}.tflite"
+            write_litert(signature, file, variables=model.weights)
         return []
     from keras_attention.export.saved_model import op_libraries, write_saved_model
 

@@ -71,7 +71,7 @@ def grid(signature: Any) -> Iterator[Case]:
     for seed, (name, sizes, keep) in enumerate(_shapes_and_padding(signature)):
         random = np.random.default_rng(seed)
         inputs = {
-            key: _values(
+            key: random_values(
                 key, info, signature=signature, sizes=sizes, keep=keep, random=random
             )
             for key, info in signature.inputs.items()
@@ -118,7 +118,17 @@ def _keep(batch: int, length: int, padding: str) -> np.ndarray:
     return keep[:, ::-1].copy() if padding == "left" else keep
 
 
-def _values(name, info, *, signature, sizes, keep, random):
+def random_values(name, info, *, signature, sizes, keep, random) -> np.ndarray:
+    """One input of a case: ids below their limit, 0 where there is padding.
+
+    Args:
+        name: Of the input.
+        info: Its `TensorInfo`.
+        signature: Whose input it is.
+        sizes: Name to size of each dynamic axis.
+        keep: Bool `[batch, length]`, False at padding; for inputs of that shape.
+        random: A NumPy generator.
+    """
     shape = tuple(sizes[a] if isinstance(a, str) else a for a in info.shape)
     if info.dtype == "bool":
         if shape == keep.shape:

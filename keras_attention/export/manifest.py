@@ -18,9 +18,12 @@ from typing import Any, get_origin, get_type_hints
 from keras_attention import __version__
 
 MANIFEST_NAME = "manifest.json"
-FORMATS = ("saved_model", "onnx")
+FORMATS = ("saved_model", "onnx", "litert")
 _OPTIONAL = {"quantization"}
-_PACKAGES = ("tensorflow", "tensorflow-text", "keras", "onnx", "tf2onnx", "onnxruntime")
+_PACKAGES = (
+    *("tensorflow", "tensorflow-text", "keras", "onnx", "tf2onnx", "onnxruntime"),
+    "ai-edge-litert",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Manifest:
     """What `manifest.json` says.
 
     Attributes:
-        format: `"saved_model"` or `"onnx"`.
+        format: `"saved_model"`, `"onnx"` or `"litert"`.
         signatures: Name to a dict of `inputs` and `outputs` (each a name to `dtype`
             and `shape`, whose entries are sizes or names of dynamic axes), `limits`
             and `max_lengths`.
@@ -69,7 +72,7 @@ def write_manifest(
 
     Args:
         folder: The artefact.
-        format: `"saved_model"` or `"onnx"`.
+        format: `"saved_model"`, `"onnx"` or `"litert"`.
         signatures: The `Signature`s it was written from.
         weights_bytes: Size of the weights, each counted once.
         verification: Results of comparing the artefact with the model.

@@ -19,6 +19,8 @@ from keras_attention.export.manifest import (
     read_manifest,
 )
 
+_SINGLE_FILES = {".keras": "keras", ".onnx": "onnx", ".tflite": "litert"}
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -26,9 +28,9 @@ class Scan:
 
     Attributes:
         path: The artefact.
-        format: `"saved_model"`, `"onnx"` or `"keras"`.
-        checksums: Whether the files were compared with a manifest; a single `.onnx`
-            or `.keras` file has none.
+        format: `"saved_model"`, `"onnx"`, `"litert"` or `"keras"`.
+        checksums: Whether the files were compared with a manifest; a single `.onnx`,
+            `.tflite` or `.keras` file has none.
         operators: The operators it uses; of `.keras` the classes.
     """
 
@@ -45,11 +47,12 @@ def scan_artifact(path: str | Path) -> Scan:
     with their sha256. A SavedModel may use only known operators that read and write no
     file; ONNX only operators of the standard and of onnxruntime, with weights inside
     the folder; a `.keras` file only classes of Keras, KerasHub and this library, no
-    `Lambda`, and no zip bomb.
+    `Lambda`, and no zip bomb; a LiteRT file only built-in operators without a state,
+    and its weights inside it.
 
     Args:
         path: An artefact's folder (of a base folder the highest version), or a single
-            `.onnx` or `.keras` file.
+            `.onnx`, `.tflite` or `.keras` file.
 
     Returns:
         What was looked at.
@@ -64,20 +67,20 @@ def scan_artifact(path: str | Path) -> Scan:
     ```
     """
     path = Path(path)
-    if path.is_file() and path.suffix in (".keras", ".onnx"):
-        kind = path.suffix.removeprefix(".")
+    if path.is_file() and path.suffix in _SINGLE_FILES:
+        kind = _SINGLE_FILES[path.suffix]
         return Scan(path, kind, False, _checked(path, _contents(path)))
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     files = [folder / name for name in manifest.files]
-    graphs = [f for f in files if f.suffix in (".onnx", ".pbtxt", ".keras")]
+    graphs = [f for f in files if f.suffix in (*_SINGLE_FILES, ".pbtxt")]
     # Also a graph in a subfolder: some loader may be pointed at it.
     graphs += [f for f in files if f.name in ("saved_model.pb", "saved_model.cpb")]
     if not graphs:
         raise ValueError(
-            "There is nothing to open in the artefact. Expected a saved_model.pb or "
-            f".onnx files. Received: {sorted(manifest.files)}, in {folder}"
+            "There is nothing to open in the artefact. Expected a saved_model.pb, "
+            f".onnx or .tflite files. Received: {sorted(manifest.files)}, in {folder}"
         )
     found: set[str] = set()
     for graph in graphs:
@@ -102,6 +105,10 @@ def _contents(file: Path) -> tuple[set[str], list[str]]:
         from keras_attention.export.scan_onnx import inspect_onnx
 
         return inspect_onnx(file)
+    if file.suffix == ".tflite":
+        from keras_attention.export.scan_litert import inspect_litert
+
+        return inspect_litert(file)
     if file.suffix in (".pbtxt", ".cpb"):
         return set(), [f"{file.name} is a form of SavedModel that is not scanned"]
     return _inspect_saved_model(file)

@@ -55,12 +55,12 @@ class Signature:
     limits: dict[str, int] = field(default_factory=dict)
     max_lengths: dict[str, int] = field(default_factory=dict)
     exact_zeros: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ("saved_model", "onnx")
+    formats: tuple[str, ...] = ("saved_model", "onnx", "litert")
     examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
 
     @property
     def takes_text(self) -> bool:
-        """Whether any input is a string: such a signature cannot become ONNX."""
+        """Whether any input is a string: then only a SavedModel can be written."""
         return any(info.dtype == "string" for info in self.inputs.values())
 
     def tensor_specs(self) -> dict[str, tf.TensorSpec]:

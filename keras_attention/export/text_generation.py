@@ -98,6 +98,7 @@ def generation_signature(
         inputs | (CONTROLS if free else {}),
         outputs,
         limits={} if text else {"token_ids": model.decoder.vocabulary_size},
+        formats=("saved_model", "onnx"),
         examples=served.examples,
     )
 
