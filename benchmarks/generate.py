@@ -185,8 +185,13 @@ def _limit(decoder):
     """Products of one vector with each matrix, as often as there are new tokens."""
     import tensorflow as tf
 
-    weights = [w.value for w in decoder.trainable_weights if len(w.shape) == 2]
-    weights = [w for w in weights if w.shape[0] != decoder.max_sequence_length]
+    weights = [
+        w.value
+        if len(w.shape) == 2
+        else tf.Variable(tf.reshape(w.value, w.matrix_shape))
+        for w in decoder.trainable_weights
+        if len(w.shape) > 2 or "kernel" in w.path or "token" in w.path
+    ]
 
     @tf.function(jit_compile=True, autograph=False)
     def once(number):

@@ -11,15 +11,18 @@ from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.export.text_generation import generation_signature
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
+from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.models.seq2seq import Seq2SeqTransformer
 from keras_attention.models.t5 import T5EncoderDecoder
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks._shared import probabilities
 from keras_attention.tasks.causal_lm import CausalLM
+from keras_attention.tasks.image_classifier import ImageClassifier
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
+from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
 from keras_attention.tasks.token_classifier import TokenClassifier
 
@@ -235,7 +238,27 @@ def _encoder_decoder(model: Any) -> list[Signature]:
     return [Signature("serving_default", answer, inputs, outputs, **settings)]
 
 
+def _seq2seq_lm(model: Seq2SeqLM) -> list[Signature]:
+    """The whole loop from text and from ids, and the logits of given targets."""
+    loops = [] if model.tokenizer is None else [generation_signature(model)]
+    ids = generation_signature(model, name="generate_ids", from_text=False)
+    return [*loops, ids, *_encoder_decoder(model.backbone)]
+
+
+def _image_classifier(model: ImageClassifier) -> list[Signature]:
+    images = _vision_transformer(model.backbone)[0].inputs
+    outputs = {"scores": TensorInfo("float32", ("batch", len(model.labels)))}
+
+    def answer(images):
+        return {"scores": probabilities(model(images, training=False))}
+
+    return [Signature("classify", answer, images, outputs)]
+
+
 _JOBS = {
+    ImageClassifier: _image_classifier,
+    Seq2SeqLM: _seq2seq_lm,
+    RecurrentSeq2Seq: _encoder_decoder,
     TextClassifier: _text_classifier,
     TokenClassifier: _token_classifier,
     MaskedLM: _masked_lm,

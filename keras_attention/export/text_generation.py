@@ -5,37 +5,25 @@ request chooses are inputs with the batch first, so that a server can put reques
 together; a row depends on nothing but its own inputs.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_attention.export.cases import TEXTS
+from keras_attention.export.generation_examples import examples
+from keras_attention.export.row_choices import CONTROLS, ByRow
 from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.generation.beam import BeamSearch
-from keras_attention.generation.filters import Temperature, TopK, TopP
-from keras_attention.generation.generate import Generator
-from keras_attention.generation.history import History, history_of
+from keras_attention.generation.history import history_of
 from keras_attention.generation.loop import Loop, State, repeated
+from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.noise import seeds_of_rows
 from keras_attention.generation.settings import GenerationSettings
-from keras_attention.generation.streaming import text_of
-from keras_attention.ops.attend import BLOCKED
 from keras_attention.ops.cache_fixed import FixedKVCache
 from keras_attention.ops.positions import EMPTY
-from keras_attention.tasks._generating import rows_of_ids
 from keras_attention.tasks.causal_lm import CausalLM, language_model
-
-CONTROLS = {
-    "max_new_tokens": TensorInfo("int32", ("batch",)),
-    "temperature": TensorInfo("float32", ("batch",)),
-    "top_k": TensorInfo("int32", ("batch",)),
-    "top_p": TensorInfo("float32", ("batch",)),
-    "seed": TensorInfo("int32", ("batch",)),
-}
-"""What a request chooses; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing."""
+from keras_attention.tasks.seq2seq_lm import Seq2SeqLM, language_model_of_pair
 
 _IDS = {
     "token_ids": TensorInfo("int32", ("batch", "sequence")),
@@ -44,7 +32,7 @@ _IDS = {
 
 
 def generation_signature(
-    model: CausalLM,
+    model: CausalLM | Seq2SeqLM,
     settings: GenerationSettings | None = None,
     *,
     name: str = "generate",
@@ -54,12 +42,12 @@ def generation_signature(
     """Generation as a signature, for `export_model(signatures=[…])`.
 
     From `text` it gives `generated_text`; from `token_ids` and `padding_mask`, also as
-    one ONNX file, `generated_ids` `[B, N]` and `generated_mask`. The tokens are those
-    of `model.generate`, row by row: a row's `seed` draws what it draws for that prompt
-    alone.
+    one ONNX file, `generated_ids` `[B, N]` and `generated_mask`. Inputs are prompts, or
+    the sources of an encoder. The tokens are those of `model.generate`, row by row: a
+    row's `seed` draws what it draws for that prompt alone.
 
     Args:
-        model: Which generates.
+        model: Which generates, a `CausalLM` or a `Seq2SeqLM`.
         settings: What is fixed: penalties, beams, what ends a row. Functions on the
             host and `stop_strings` cannot be part of a graph.
         name: Of the signature.
@@ -85,6 +73,7 @@ def generation_signature(
     free = settings.num_beams == 1 if controls is None else controls
     _check(settings, text, free, model.tokenizer)
     served = _Served(model, settings, text, free)
+    vocabulary_size = model.backbone.vocabulary_size
     inputs = {"text": TensorInfo("string", ("batch",))} if text else dict(_IDS)
     outputs = {"generated_text": TensorInfo("string", ("batch",))}
     if not text:
@@ -97,9 +86,9 @@ def generation_signature(
         served,
         inputs | (CONTROLS if free else {}),
         outputs,
-        limits={} if text else {"token_ids": model.decoder.vocabulary_size},
+        limits={} if text else {"token_ids": vocabulary_size},
         formats=("saved_model", "onnx"),
-        examples=served.examples,
+        examples=lambda: examples(model, settings, from_text=text, controls=free),
     )
 
 
@@ -125,46 +114,17 @@ def _check(settings, from_text, controls, tokenizer):
 
 
 @dataclass(frozen=True)
-class _ByRow:
-    """Temperature, top-k and top-p of each row, `[B]`; temperature 0 is greedy."""
-
-    temperature: Any
-    top_k: Any
-    top_p: Any
-
-    def __call__(self, history: History, logits: Any) -> Any:
-        size = logits.shape[-1]
-        greedy = self.temperature == 0
-
-        def best():
-            first = tf.argmax(logits, axis=-1)[:, None]
-            return tf.where(tf.range(size, dtype=first.dtype) == first, 0.0, BLOCKED)
-
-        def drawn():
-            k = tf.where(self.top_k == 0, size, self.top_k)
-            changed = Temperature(tf.where(greedy, 1.0, self.temperature))(
-                history, logits
-            )
-            changed = TopK(k)(history, changed)
-            cut = TopP(self.top_p)(history, changed)
-            cut = tf.where(self.top_p[:, None] < 1, cut, changed)
-            return tf.where(greedy[:, None], best(), cut)
-
-        return tf.cond(tf.reduce_all(greedy), best, drawn)
-
-
-@dataclass(frozen=True)
 class _Served:
     """The function of a signature.
 
     Attributes:
-        model: The `CausalLM`.
+        model: The task.
         settings: What is fixed.
         from_text: Whether prompts are texts.
         controls: Whether the `CONTROLS` are inputs.
     """
 
-    model: CausalLM
+    model: CausalLM | Seq2SeqLM
     settings: GenerationSettings
     from_text: bool
     controls: bool
@@ -179,12 +139,19 @@ class _Served:
         limit = given.get("max_new_tokens", self.settings.max_new_tokens)
         with tf.control_dependencies(list(self._checks(keep, limit, given))):
             ids = tf.cast(tf.identity(inputs["token_ids"]), tf.int32)
-        history = history_of(ids, keep, max_new_tokens=limit)
+        source, prompts, before = None, (ids, keep), tf.maximum(tf.shape(ids)[1] - 1, 1)
+        if isinstance(self.model, Seq2SeqLM):
+            first = tf.fill((tf.shape(ids)[0], 1), self.model.start_token_id)
+            source, prompts, before = prompts, (first, first >= 0), 0
+        history = history_of(*prompts, max_new_tokens=limit)
         more = tf.zeros((tf.shape(ids)[0], tf.reduce_max(limit)), tf.int32)
         history = history._replace(token_ids=tf.concat([history.token_ids, more], 1))
-        width = tf.zeros((tf.maximum(tf.shape(ids)[1] - 1, 1),))
         search = self._beams if self.settings.num_beams > 1 else self._rows
-        token_ids, lengths, broken = search(history, width, given)
+        token_ids, lengths, broken = search(
+            history,
+            given,
+            lambda loop: loop.prefill(history, tf.zeros((before,)), source),
+        )
         message = "The logits of the model were NaN: no token can be chosen. Received:"
         with tf.control_dependencies(
             [_assert(~tf.reduce_any(broken), message, broken)]
@@ -207,8 +174,12 @@ class _Served:
         counts = tf.reduce_sum(tf.cast(keep, tf.int32), axis=-1)
         message = "Each prompt must have at least one token. Received counts:"
         yield _assert(tf.reduce_all(counts > 0), message, counts)
-        longest = self.model.decoder.max_sequence_length
-        if longest is not None:
+        longest = self._language_model.max_sequence_length
+        if longest is not None and isinstance(self.model, Seq2SeqLM):
+            message = f"Encoder and decoder have {longest} positions. Received tokens:"
+            fits = (counts <= longest) & (1 + limit <= longest)
+            yield _assert(tf.reduce_all(fits), message, counts)
+        elif longest is not None:
             message = (
                 f"The model has {longest} positions, too few for a prompt and "
                 "max_new_tokens: shorten the prompt or generate less. Received tokens:"
@@ -225,11 +196,11 @@ class _Served:
             message = f"{name} must be {words}. Received:"
             yield _assert(tf.reduce_all(fulfilled), message, given[name])
 
-    def _start(self, loop, history, width):
+    def _start(self, history, cache):
         batch, capacity = tf.unstack(tf.shape(history.token_ids))
         none = tf.zeros((batch,), tf.bool)
         return State(
-            cache=loop.prefill(history, width),
+            cache=cache,
             history=history,
             log_probabilities=tf.zeros((batch, capacity)),
             finished=none,
@@ -237,21 +208,21 @@ class _Served:
             seeds=tf.zeros((batch,), tf.int32),
         )
 
-    def _rows(self, history, width, given):
+    def _rows(self, history, given, prefill):
         """Tokens, lengths and whether a row's logits were NaN, by the loop."""
         processors = self.settings.make_processors(self._ends())
         if given:
             names = ("temperature", "top_k", "top_p")
-            processors.append(_ByRow(*(given[name] for name in names)))
+            processors.append(ByRow(*(given[name] for name in names)))
         do_sample = bool(given) or self.settings.do_sample
         loop = self._made(Loop, processors, do_sample=do_sample)
         seed = given.get("seed", self.settings.seed)
         seeds = seeds_of_rows(seed, 1) + tf.zeros_like(history.lengths)
-        state = self._start(loop, history, width)._replace(seeds=seeds)
+        state = self._start(history, prefill(loop))._replace(seeds=seeds)
         state = loop.steps(state, tf.reduce_max(history.max_new_tokens))
         return state.history.token_ids, state.history.lengths, state.broken
 
-    def _beams(self, history, width, given):
+    def _beams(self, history, given, prefill):
         """The same, of the best of the beams."""
         settings = self.settings
         processors = settings.make_processors(self._ends())
@@ -262,120 +233,35 @@ class _Served:
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
         )
-        start = self._start(self._made(Loop, processors), history, width)
+        start = self._start(history, prefill(self._made(Loop, processors)))
         beams = search.start(repeated(start, settings.num_beams))
         beams = search.steps(beams, tf.constant(settings.max_new_tokens))
         return beams.token_ids[:, 0], beams.lengths[:, 0], beams.broken
 
     def _made(self, kind, processors, **settings):
-        model = language_model(self.model.decoder)._replace(empty_cache=self._empty)
         common = {"stop_token_ids": self._ends(), "compiled": False}
-        return kind(model, processors, **common, **settings)
+        return kind(self._language_model, processors, **common, **settings)
+
+    @functools.cached_property
+    def _language_model(self) -> LanguageModel:
+        if isinstance(self.model, Seq2SeqLM):
+            return language_model_of_pair(self.model.backbone, _GraphCache)
+        return language_model(self.model.decoder, _GraphCache)
 
     def _ends(self):
         return [int(token) for token in self.settings.stop_token_ids or ()]
 
-    def _empty(self, batch_size, capacity):
-        """Caches of a capacity that is known only when the graph runs."""
-        decoder = self.model.decoder
-        size = decoder.num_key_value_heads * decoder.key_dim
-        store = tf.zeros((batch_size, capacity, size), decoder.compute_dtype)
-        positions = tf.fill((batch_size, capacity), EMPTY)
-        return [FixedKVCache(store, store, positions) for _ in decoder.blocks]
 
-    def examples(self) -> Iterator[tuple[str, dict, dict]]:
-        """Prompts, and what `generate` says of each alone, outside of any graph."""
-        longest = self.model.decoder.max_sequence_length or 64
-        new = max(1, min(8, longest // 3))
-        if not self.controls:
-            new = self.settings.max_new_tokens
-        generator = Generator(language_model(self.model.decoder), compiled=False)
-        for name, batch in self._prompts(longest - new):
-            size = len(batch)
-            for mode, choose in (
-                _MODES.items() if self.controls else {"fixed": None}.items()
-            ):
-                chosen = choose(size, new) if choose is not None else {}
-                rows = [
-                    generator.generate([ids], self._settings_of(chosen, row))
-                    for row, ids in enumerate(self._ids(batch))
-                ]
-                found = [row.token_ids[0] for row in rows]
-                inputs = {"text": batch} if self.from_text else _padded(batch)
-                yield f"{name}, {mode}", inputs | chosen, self._answer(found)
+class _GraphCache:
+    """Makes `FixedKVCache`s of a capacity that is known only when the graph runs."""
 
-    def _prompts(self, longest):
-        if not self.from_text:
-            rng = np.random.default_rng(0)
-            size = self.model.decoder.vocabulary_size
-            for lengths in ([1], [5], [2, 7, 4]):
-                rows = [rng.integers(0, size, min(n, longest)) for n in lengths]
-                yield f"prompts of {lengths} tokens", rows
-            return
-        for name, texts in list(TEXTS.items())[:3]:
-            yield name, [self._cut(text, longest) for text in texts if text]
-
-    def _cut(self, text, longest):
-        while len(self._ids([text])[0]) > longest:
-            text = text[: len(text) // 2]
-        return text
-
-    def _ids(self, batch):
-        return rows_of_ids(self.model, list(batch), "prompts")[0]
-
-    def _settings_of(self, chosen, row):
-        if not chosen:
-            return self.settings
-        of_row = {name: values[row].item() for name, values in chosen.items()}
-        limit, seed = of_row["max_new_tokens"], of_row["seed"]
-        settings = replace(self.settings, max_new_tokens=limit, seed=seed)
-        if of_row["temperature"] == 0:
-            return settings
-        return replace(
-            settings,
-            do_sample=True,
-            temperature=of_row["temperature"],
-            top_k=of_row["top_k"] or None,
-            top_p=None if of_row["top_p"] == 1 else of_row["top_p"],
-        )
-
-    def _answer(self, found):
-        if self.from_text:
-            texts = [text_of(self.model.tokenizer, ids) for ids in found]
-            return {"generated_text": np.array(texts, object)}
-        ids = _padded(found)
-        names = ("generated_ids", "generated_mask")
-        return dict(zip(names, ids.values(), strict=True))
-
-
-def _padded(rows):
-    width = max(map(len, rows))
-    ids, keep = (
-        np.zeros((len(rows), width), "int32"),
-        np.zeros((len(rows), width), bool),
-    )
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)], keep[row, : len(tokens)] = tokens, True
-    return {"token_ids": ids, "padding_mask": keep}
-
-
-def _controls(size: int, new: int, temperature: Any, top_k: Any, top_p: Any) -> dict:
-    rows = np.arange(size)
-    return {
-        "max_new_tokens": np.maximum(new - 2 * rows, 1).astype("int32"),
-        "temperature": np.resize(temperature, size).astype("float32"),
-        "top_k": np.resize(top_k, size).astype("int32"),
-        "top_p": np.resize(top_p, size).astype("float32"),
-        "seed": (rows * 7919 + 5).astype("int32"),
-    }
-
-
-_MODES: dict[str, Callable[[int, int], dict]] = {
-    "greedy": lambda size, new: _controls(size, new, [0.0], [0], [1.0]),
-    "drawn": lambda size, new: _controls(
-        size, new, [0.75, 0.0, 1.5], [7, 0, 0], [0.875, 1.0, 0.5]
-    ),
-}
+    @staticmethod
+    def empty(*, batch_size, key_size, value_size, capacity, dtype, num_heads):
+        """A cache without tokens; `num_heads` is of no use here."""
+        del num_heads
+        keys = tf.zeros((batch_size, capacity, key_size), dtype)
+        values = tf.zeros((batch_size, capacity, value_size), dtype)
+        return FixedKVCache(keys, values, tf.fill((batch_size, capacity), EMPTY))
 
 
 def _assert(condition: Any, message: str, values: Any) -> Any:

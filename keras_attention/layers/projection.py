@@ -65,13 +65,18 @@ class Projection(keras.layers.EinsumDense):
             self._dtype_policy = self.dtype_policy[self.path]
         super().build((None, *(self.input_axes or input_shape[-1:])))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.kernel.matrix_shape = self._matrix_shape  # for `ops/compiled.py`
+
+    @property
+    def _matrix_shape(self):
+        columns = math.prod(self.output_axes)
+        return math.prod(self.kernel.shape) // columns, columns
 
     def call(self, inputs, training=None):
-        rows = inputs.shape[-1]
-        columns = math.prod(self.output_axes)
         self._check_size(inputs.shape)
-        bias = None if self.bias is None else ops.reshape(self.bias, (columns,))
-        y = linear(inputs, ops.reshape(self.kernel, (rows, columns)), bias)
+        matrix = self._matrix_shape
+        bias = None if self.bias is None else ops.reshape(self.bias, matrix[1:])
+        y = linear(inputs, ops.reshape(self.kernel, matrix), bias)
         return y if self.activation is None else self.activation(y)  # [..., F]
 
     def quantize(self, mode=None, type_check=True, config=None):

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_attention.ops.compiled import apart
 from keras_attention.ops.regions import region
 
 
@@ -24,6 +25,6 @@ def linear(x: Any, kernel: Any, bias: Any = None) -> Any:
 def _linear(x: Any, kernel: Any, bias: Any) -> Any:
     # In two axes, where compilers fuse the product and the sum.
     *outer, size = ops.shape(x)
-    y = ops.matmul(ops.reshape(x, (-1, size)), kernel)
+    y = apart(ops.matmul(ops.reshape(x, (-1, size)), kernel))
     y = y if bias is None else ops.add(y, bias)
     return ops.reshape(y, (*outer, kernel.shape[-1]))  # [..., F]

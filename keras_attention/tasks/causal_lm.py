@@ -243,14 +243,19 @@ class CausalLM(keras.Model):
         return cls(**{**config, **parts})
 
 
-def language_model(decoder: Any) -> LanguageModel:
-    """A decoder as the loops of generation see it."""
+def language_model(decoder: Any, kind: Any = FixedKVCache) -> LanguageModel:
+    """A decoder as the loops of generation see it.
+
+    Args:
+        decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
+        kind: Of the caches.
+    """
 
     def forward(token_ids, padding_mask, cache):
         return decoder(token_ids, padding_mask=padding_mask, cache=cache)
 
     def empty_cache(batch_size, capacity):
-        return decoder.empty_cache(batch_size, FixedKVCache, capacity=capacity)
+        return decoder.empty_cache(batch_size, kind, capacity=capacity)
 
     return LanguageModel(
         forward,

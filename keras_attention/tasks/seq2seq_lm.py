@@ -341,8 +341,13 @@ class RecurrentCache(NamedTuple):
         return RecurrentCache(take(lambda x: ops.take(x, rows, axis=0), self.states))
 
 
-def language_model_of_pair(backbone: Any) -> LanguageModel:
-    """An encoder and a decoder as the loops of generation see them."""
+def language_model_of_pair(backbone: Any, kind: Any = FixedKVCache) -> LanguageModel:
+    """An encoder and a decoder as the loops of generation see them.
+
+    Args:
+        backbone: A `Seq2SeqTransformer`, `T5EncoderDecoder` or `RecurrentSeq2Seq`.
+        kind: Of the caches.
+    """
     recurrent = isinstance(backbone, RecurrentSeq2Seq)
 
     def forward(token_ids, padding_mask, cache):
@@ -356,7 +361,7 @@ def language_model_of_pair(backbone: Any) -> LanguageModel:
         encoded = backbone.encode(token_ids, padding_mask)
         if recurrent:
             return [RecurrentCache(backbone.empty_cache(encoded))]
-        return backbone.empty_cache(encoded, FixedKVCache, capacity=capacity)
+        return backbone.empty_cache(encoded, kind, capacity=capacity)
 
     def empty_cache(batch_size, capacity):
         raise ValueError(

@@ -8,6 +8,18 @@ import tensorflow as tf
 _ROLES = ("unk", "cls", "sep", "pad", "mask")
 
 
+def tensorflow_text() -> Any:
+    """The package, or an error that says how to get it."""
+    try:
+        import tensorflow_text
+    except ImportError as error:
+        raise ImportError(
+            "Tokenizing in the graph needs tensorflow_text. Install it: "
+            'pip install "keras-attention[text]". Received: no module tensorflow_text'
+        ) from error
+    return tensorflow_text
+
+
 def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
     """`{token: id}` of a vocabulary without repetitions."""
     if not vocabulary:

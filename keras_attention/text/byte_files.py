@@ -70,6 +70,12 @@ def added_tokens(
     return found
 
 
+def check_normalization(normalization: str | None) -> None:
+    """It is one that is done equally here."""
+    if normalization not in (None, "NFC"):
+        _refuse("the normalization", "'NFC' or None", normalization)
+
+
 def check_offsets(trim_offsets: bool, added: Mapping[str, Mapping[str, Any]]) -> None:
     """Swallowed white space is in no offset here."""
     swallow = [t for t, one in added.items() if one["lstrip"] or one["rstrip"]]
@@ -125,7 +131,9 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     model = _read_model(data.get("model"))
     options = _read_pre_tokenizer(data.get("pre_tokenizer"))
     if data.get("normalizer") is not None:
-        _refuse("the normalizer", "none", data["normalizer"])
+        if data["normalizer"] != {"type": "NFC"}:
+            _refuse("the normalizer", "none or NFC", data["normalizer"])
+        options["normalization"] = "NFC"
     if data.get("decoder") is not None and data["decoder"].get("type") != "ByteLevel":
         _refuse("the decoder", "ByteLevel", data["decoder"])
     ids = dict(model.pop("vocab"))

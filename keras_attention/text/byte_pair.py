@@ -32,6 +32,8 @@ class BytePairTokenizer(Tokenizer):
         add_prefix_space: bool. Put a space before a text that starts without.
         trim_offsets: bool. Leave the space of a word out of its offsets.
         ignore_merges: bool. A word that is a token stays whole, whatever the merges.
+        normalization: `"NFC"` (Qwen2's: characters composed; needs tensorflow_text),
+            or `None`.
         special_tokens: dict of the names of `"bos"`, `"eos"`, `"unk"`, `"cls"`,
             `"sep"`, `"pad"` and `"mask"`, those that there are. Without a `"pad"`,
             rows are filled with `"eos"`, or 0: `padding_mask` tells them.
@@ -74,6 +76,7 @@ class BytePairTokenizer(Tokenizer):
         add_prefix_space: bool = False,
         trim_offsets: bool = True,
         ignore_merges: bool = False,
+        normalization: str | None = None,
         special_tokens: Mapping[str, str | None] | None = None,
         added_tokens: Sequence[str | Mapping[str, Any]] | None = None,
         template: Mapping[str, Sequence[str]] | None = None,
@@ -85,6 +88,7 @@ class BytePairTokenizer(Tokenizer):
         self._vocabulary = tuple(vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
         check_pattern(pattern)
+        byte_files.check_normalization(normalization)
         self._special_tokens = {
             role: token
             for role, token in (special_tokens or {}).items()
@@ -115,6 +119,7 @@ class BytePairTokenizer(Tokenizer):
             "add_prefix_space": add_prefix_space,
             "trim_offsets": trim_offsets,
             "ignore_merges": ignore_merges,
+            "normalization": normalization,
             "special_tokens": dict(self._special_tokens),
             "added_tokens": [dict(token) for token in self._added.values()],
             "template": template,
@@ -136,6 +141,7 @@ class BytePairTokenizer(Tokenizer):
                 token: (settings["lstrip"], settings["rstrip"])
                 for token, settings in self._added.items()
             },
+            self._config["normalization"],
         )
         codes = {letter: byte for byte, letter in letters.items()}
         self._bytes = [_to_bytes(token, codes) for token in self._vocabulary]

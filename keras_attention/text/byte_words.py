@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import byte_tables
+from keras_attention.text import byte_nfc, byte_tables
 
 _LETTER, _NUMBER, _SPACE, _OTHER, _EDGE = range(5)
 _BLANK, _APOSTROPHE = 0x20, 0x27
@@ -67,6 +67,7 @@ class ByteSplitter:
         add_prefix_space: bool. Put a space before a text that has none.
         added_tokens: `{token: (lstrip, rstrip)}`, found before anything is cut;
             whether each swallows the white space on its left and on its right.
+        normalization: `"NFC"`, or `None`: what is done to the text between them.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class ByteSplitter:
         pattern: str,
         add_prefix_space: bool,
         added_tokens: Mapping[str, tuple[bool, bool]],
+        normalization: str | None = None,
     ) -> None:
+        self._normalization = normalization
         self._digits = PATTERNS[pattern]
         self._add_prefix_space = add_prefix_space
         self._added = sorted(added_tokens, key=len)  # longest last: it wins
@@ -111,6 +114,8 @@ class ByteSplitter:
                 lambda: self._mark_added(state, tf.where(is_candidate)[:, 0]),
                 lambda: state,
             )
+        if self._normalization is not None:
+            state = byte_nfc.composed(state, _FIRST_ADDED)
         if self._add_prefix_space:
             state = self._prefix(*state)
         codes, splits, starts, ends = state

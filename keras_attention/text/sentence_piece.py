@@ -250,16 +250,10 @@ def _to_bytes(token: str) -> bytes:
 
 def _operation(model: bytes) -> Any:
     """The operation that splits texts, with the model inside."""
-    try:
-        import tensorflow_text
-    except ImportError as error:
-        raise ImportError(
-            "Tokenizing in the graph needs tensorflow_text. Install it: "
-            'pip install "keras-attention[text]". Received: no module tensorflow_text'
-        ) from error
     with tf.init_scope():
         try:
-            found = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
+            kind = arguments.tensorflow_text().SentencepieceTokenizer
+            found = kind(model, out_type=tf.int32)
             found.vocab_size()
         except tf.errors.OpError as error:
             raise ValueError(

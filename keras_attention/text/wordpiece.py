@@ -265,15 +265,8 @@ _BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
 def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:
     """The operation that splits words, with the vocabulary inside."""
     try:
-        import tensorflow_text
-    except ImportError as error:
-        raise ImportError(
-            "Tokenizing in the graph needs tensorflow_text. Install it: "
-            'pip install "keras-attention[text]". Received: no module tensorflow_text'
-        ) from error
-    try:
         with tf.init_scope():
-            return tensorflow_text.FastWordpieceTokenizer(
+            return arguments.tensorflow_text().FastWordpieceTokenizer(
                 list(vocabulary),
                 suffix_indicator=prefix,
                 max_bytes_per_word=_MOST_BYTES_PER_WORD,

@@ -30,7 +30,7 @@ def byte_level_json(
         steps = {"type": "Sequence", "pretokenizers": steps}
     return {
         **_head(ids, added),
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if config["normalization"] else None,
         "pre_tokenizer": steps,
         "post_processor": _post_processor(ids, config["template"], level),
         "decoder": level,

@@ -2,10 +2,11 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from language_models import controls, language_model, padded
+from language_models import byte_pairs, controls, language_model, padded
 
 import keras_attention as ka
 from keras_attention.export.cached_steps import (
@@ -246,3 +247,46 @@ def test_cases_keep_answers_of_text(tmp_path):
     (again,) = load_cases(tmp_path / "cases.npz")
     assert again.expected["out"].tolist() == texts.tolist()
     assert again.inputs == case.inputs
+
+
+SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
+PAIRS = {
+    "bart": lambda: ka.Seq2SeqTransformer(259, **SIZES, max_sequence_length=23),
+    "t5": lambda: ka.T5EncoderDecoder(259, **SIZES),
+    "recurrent": lambda: ka.RecurrentSeq2Seq(259, 8, 16),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["recurrent", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bart", "t5"))],
+)
+def test_encoder_decoders_write_in_artefacts(name, tmp_path):
+    keras.utils.set_random_seed(3)
+    backbone = PAIRS[name]()
+    rng = np.random.default_rng(1)
+    for weight in backbone.trainable_weights:
+        weight.assign(rng.normal(scale=0.4, size=weight.shape))
+    model = ka.Seq2SeqLM(backbone, byte_pairs(), start_token_id=2, compiled=False)
+    folder = ka.export_model(model, tmp_path / "saved", warmup=False)
+    sources = [[5, 17, 33, 40], [7], [41, 42, 43]]
+    settings = ka.GenerationSettings(max_new_tokens=8)
+    expected = [row.tolist() for row in model.generate(sources, settings)]
+    with ka.open_artifact(folder) as runner:
+        got = rows_of(runner.run("generate_ids", **padded(sources), **controls(3)))
+        assert got == expected
+        assert len({tuple(row) for row in got}) == 3
+        texts = ["the cat", "é"]
+        written = runner.run("generate", text=texts, **controls(2))["generated_text"]
+        assert written.tolist() == model.generate(texts, settings)
+    ids = ["generate_ids"]
+    onnx = ka.export_model(model, tmp_path / "onnx", "onnx", signatures=ids)
+    with ka.open_artifact(onnx) as runner:
+        got = rows_of(runner.run("generate_ids", **padded(sources), **controls(3)))
+        assert got == expected
+    beams = ka.GenerationSettings(max_new_tokens=8, num_beams=3)
+    signature = generation_signature(model, beams, name="beams", from_text=False)
+    folder = ka.export_model(model, tmp_path / "beams", signatures=[signature])
+    with ka.open_artifact(folder) as runner:
+        got = rows_of(runner.run("beams", **padded(sources)))
+    assert got == [row.tolist() for row in model.generate(sources, beams)]

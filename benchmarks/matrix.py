@@ -1,0 +1,262 @@
+"""Every model, signature and runtime: the worst error of an artefact, or why none.
+
+`python -m benchmarks.matrix` prints it; `--write` keeps it in docs/matrix.md. Models
+are small and drawn at random; each cell is the whole grid of the verification.
+"""
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+DOCS = Path(__file__).parent.parent / "docs" / "matrix.md"
+RUNTIMES = {
+    "session": ("saved_model", None, None),
+    "ONNX 23": ("onnx", 23, "onnxruntime"),
+    "ONNX 18": ("onnx", 18, "onnxruntime"),
+    "OpenVINO": ("onnx", 23, "openvino"),
+    "LiteRT": ("litert", None, None),
+}
+TOLERANCE = 1e-5
+SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
+LLAMA = {
+    "position": "rotary",
+    "normalization": "rms",
+    "activation": "silu",
+    "gated": True,
+    "use_bias": False,
+    "num_key_value_heads": 1,
+    "head": "own",
+}
+LONGEST = 64
+console = Console(stderr=True, highlight=False)
+
+
+def main(
+    write: Annotated[
+        bool, typer.Option("--write", help=f"Keep it in {DOCS.name}.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A model; may be given again.")
+    ] = None,
+) -> None:
+    """Export every model to every format and ask every runtime."""
+    from keras_attention.cli.console import start_tensorflow
+
+    start_tensorflow()
+    rows, reasons = [], {}
+    makers = {
+        name: make for name, make in _models().items() if not only or name in only
+    }
+    with console.status("…") as status:
+        for number, (name, make) in enumerate(makers.items(), 1):
+            for signature, cells in _cells(make(), status.update, name):
+                shown = [_shown(cell, reasons) for cell in cells.values()]
+                rows.append((name, signature, *shown))
+                console.print(f"{number}/{len(makers)} {' | '.join(rows[-1])}")
+    text = _markdown(rows, reasons)
+    print(text)
+    if write:
+        DOCS.write_text(text, encoding="utf-8")
+        console.print(f"Written: {DOCS}")
+    if any("✗" in cell for row in rows for cell in row):
+        raise typer.Exit(1)
+
+
+def _models() -> dict[str, Callable[[], Any]]:
+    import keras
+
+    import keras_attention as ka
+
+    def bert(**changes):
+        return ka.BertEncoder(
+            _tokens(), **SIZES, max_sequence_length=LONGEST, **changes
+        )
+
+    def gpt(**changes):
+        sizes = {**SIZES, "max_sequence_length": LONGEST}
+        return ka.GPTDecoder(_tokens(), **sizes, **changes)
+
+    def pair(kind):
+        return kind(_tokens(), **SIZES)
+
+    def stock():
+        query = keras.Input((None, 16), name="query")
+        y = keras.layers.MultiHeadAttention(2, 8)(query, query)
+        y = keras.layers.LayerNormalization()(query + y)
+        return keras.Model(query, keras.layers.Dense(5, activation="gelu")(y))
+
+    words, pieces = _tokenizer, _byte_pairs
+    vit = {"image_size": (8, 8), "patch_size": 4, **SIZES}
+    labels = ["one", "two", "three"]
+    found = {
+        "BertEncoder": bert,
+        "SentenceEncoder": lambda: ka.SentenceEncoder(bert(), words()),
+        "TextClassifier": lambda: ka.TextClassifier(bert(), labels, words()),
+        "TokenClassifier": lambda: ka.TokenClassifier(bert(), labels, words()),
+        "MaskedLM": lambda: ka.MaskedLM(bert(), words()),
+        "NextSentence": lambda: ka.NextSentence(bert(), words()),
+        "QuestionAnswerer": lambda: ka.QuestionAnswerer(bert(), words()),
+        "GPTDecoder, Llama's shape": lambda: gpt(**LLAMA),
+        "CausalLM, GPT-2's shape": lambda: ka.CausalLM(gpt(), pieces()),
+        "CausalLM, Llama's shape": lambda: ka.CausalLM(gpt(**LLAMA), pieces()),
+        "Seq2SeqTransformer": lambda: pair(ka.Seq2SeqTransformer),
+        "T5EncoderDecoder": lambda: pair(ka.T5EncoderDecoder),
+        "RecurrentSeq2Seq": lambda: ka.RecurrentSeq2Seq(_tokens(), 8, 16),
+        "Seq2SeqLM, BART's shape": lambda: ka.Seq2SeqLM(
+            pair(ka.Seq2SeqTransformer), pieces(), start_token_id=2
+        ),
+        "Seq2SeqLM, T5": lambda: ka.Seq2SeqLM(
+            pair(ka.T5EncoderDecoder), pieces(), start_token_id=0
+        ),
+        "Seq2SeqLM, recurrent": lambda: ka.Seq2SeqLM(
+            ka.RecurrentSeq2Seq(_tokens(), 8, 16), pieces(), start_token_id=0
+        ),
+        "VisionTransformer": lambda: ka.VisionTransformer(**vit),
+        "ImageClassifier": lambda: ka.ImageClassifier(
+            ka.VisionTransformer(**vit), labels
+        ),
+        "Keras' own layers": stock,
+    }
+    return {name: (lambda make=make: _drawn(make)) for name, make in found.items()}
+
+
+def _tokens() -> int:
+    return _byte_pairs().vocabulary_size
+
+
+def _drawn(make):
+    """The model with weights large enough that nothing is nearly constant."""
+    import keras
+    import numpy as np
+
+    keras.utils.set_random_seed(1)
+    model = make()
+    rng = np.random.default_rng(2)
+    for weight in model.trainable_weights:
+        if len(weight.shape) > 1:
+            weight.assign(rng.normal(scale=0.2, size=weight.shape))
+    return model
+
+
+def _tokenizer():
+    import keras_attention as ka
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*special, *letters, *(f"##{letter}" for letter in letters), *".,'!?"]
+    return ka.WordPieceTokenizer(tokens, max_length=LONGEST)
+
+
+def _byte_pairs():
+    import keras_attention as ka
+    from keras_attention.text.byte_merges import byte_characters
+
+    tokens = [*byte_characters().values(), "th", "the", "<end>"]
+    merges = [("t", "h"), ("th", "e")]
+    roles = {"special_tokens": {"eos": "<end>"}, "max_length": LONGEST}
+    return ka.BytePairTokenizer(tokens, merges, **roles)
+
+
+def _cells(model, tell, name):
+    """Yield (signature, runtime to a number, or to a reason)."""
+    from keras_attention.export.jobs import signatures_of
+
+    for signature in signatures_of(model):
+        tell(f"{name}: {signature.name} …")
+        cells, written = {}, {}
+        with tempfile.TemporaryDirectory() as folder:
+            for label, (format, opset, runtime) in RUNTIMES.items():
+                key = format, opset
+                if key not in written:
+                    place = Path(folder, f"{format}-{opset}")
+                    written[key] = _written(model, signature, place, format, opset)
+                cells[label] = _asked(written[key], runtime)
+        yield signature.name, cells
+
+
+def _written(model, signature, place, format, opset):
+    """The folder of an artefact, or why there is none."""
+    from keras_attention.export import api, static_signatures
+    from keras_attention.export.cases import CASES_NAME, save_cases
+
+    if format not in signature.formats and format != "litert":
+        return f"{signature.name} is for {' and '.join(signature.formats)}"
+    if format != "saved_model" and signature.takes_text:
+        return "text: only a SavedModel tokenizes"
+    place.mkdir()
+    try:
+        if format == "litert":
+            axes = {
+                axis
+                for info in signature.inputs.values()
+                for axis in info.shape
+                if isinstance(axis, str)
+            }
+            sizes = {axis: 1 if axis == "batch" else 12 for axis in axes}
+            (signature,) = static_signatures.with_sizes([signature], sizes)
+        api._write(model, [signature], place, format, opset or 23)
+        save_cases(api._answered([signature]), place / CASES_NAME)
+    except ValueError as error:
+        shutil.rmtree(place)
+        return str(error).split(". ")[0]
+    return place
+
+
+def _asked(place, runtime):
+    from keras_attention.export.verification import verify_here
+
+    if isinstance(place, str):
+        return place
+    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed"
+    return verify_here(place, tolerance=TOLERANCE, runtime=runtime)
+
+
+def _shown(cell, reasons) -> str:
+    if isinstance(cell, str):
+        return f"[{reasons.setdefault(cell, len(reasons) + 1)}]"
+    worst = max(cell.results, key=lambda one: (not one.passed, one.max_abs_error))
+    if not worst.passed:
+        number = reasons.setdefault(worst.reason, len(reasons) + 1)
+        return f"✗ [{number}]"
+    errors = [min(one.max_abs_error, one.max_rel_error) for one in cell.results]
+    return f"{max(errors):.1e}" if max(errors) else "0"
+
+
+_INTRODUCTION = f"""\
+# Every model, signature and runtime
+
+The worst difference between an artefact and the model it was made of, over the whole
+grid of the verification (lengths, padding on both sides, empty rows, caches): absolute
+up to values of 1, relative above. 1e-5 is allowed; texts and token ids must be equal,
+which the cell shows as 0. Small models with random weights, written by
+`python -m benchmarks.matrix --write` on {datetime.now(UTC):%Y-%m-%d}. onnxruntime-web,
+Triton and the C client are tested by themselves, in tests/consumers.
+"""
+
+
+def _markdown(rows, reasons) -> str:
+    lines = [
+        *_INTRODUCTION.splitlines(),
+        "",
+        f"| model | signature | {' | '.join(RUNTIMES)} |",
+        f"|---|---|{'---|' * len(RUNTIMES)}",
+    ]
+    before = None
+    for name, *cells in rows:
+        lines.append(f"| {'' if name == before else name} | {' | '.join(cells)} |")
+        before = name
+    lines += ["", "A cell without a number says why:", ""]
+    lines += [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
