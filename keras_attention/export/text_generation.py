@@ -20,6 +20,7 @@ from keras_attention.generation.loop import Loop, State, repeated
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.noise import seeds_of_rows
 from keras_attention.generation.settings import GenerationSettings
+from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.cache_fixed import FixedKVCache
 from keras_attention.ops.positions import EMPTY
 from keras_attention.tasks.causal_lm import CausalLM, language_model
@@ -87,9 +88,17 @@ def generation_signature(
         inputs | (CONTROLS if free else {}),
         outputs,
         limits={} if text else {"token_ids": vocabulary_size},
-        formats=("saved_model", "onnx"),
+        formats=_formats(model),
         examples=lambda: examples(model, settings, from_text=text, controls=free),
     )
+
+
+def _formats(model):
+    backbone = model.backbone
+    if isinstance(backbone, RecurrentSeq2Seq):
+        # tf2onnx loses the shapes of states that a loop carries.
+        return ("saved_model",)
+    return ("saved_model", "onnx")
 
 
 def _check(settings, from_text, controls, tokenizer):

@@ -239,7 +239,7 @@ class AttentionCell(keras.layers.Layer):
         )
         if self.return_attention_scores:
             weights = ops.cast(weights, output.dtype)
-            output = ops.concatenate([output, weights], axis=-1)  # [B, O + S]
+            output = ops.concatenate([output, weights], axis=1)  # [B, O + S]
         return output, list(state)
 
     def split(self, outputs: Any) -> tuple[Any, Any]:
@@ -259,7 +259,7 @@ class AttentionCell(keras.layers.Layer):
         """One step of the wrapped cell: its output and new states."""
         if attention is not None:
             attention = ops.cast(attention, inputs.dtype)
-            inputs = ops.concatenate([inputs, attention], axis=-1)  # [B, E + A]
+            inputs = ops.concatenate([inputs, attention], axis=1)  # [B, E + A]
         takes_training = isinstance(self.cell, keras.layers.Layer)
         kwargs = {"training": training} if takes_training else {}
         output, cell_state = self.cell(inputs, state.cell, **kwargs)
@@ -307,12 +307,12 @@ class AttentionCell(keras.layers.Layer):
         """The output of the step, and the attention that is fed to the next."""
         attention = ops.cast(attention, output.dtype)
         if self.combine is not None:
-            both = ops.concatenate([attention, output], axis=-1)
+            both = ops.concatenate([attention, output], axis=1)
             vector = ops.cast(self.combine(both), output.dtype)
             return vector, vector
         if self._mixes():
             return attention, attention
-        return ops.concatenate([output, attention], axis=-1), attention
+        return ops.concatenate([output, attention], axis=1), attention
 
     def _mixes(self) -> bool:
         """Whether what the attention returns holds h_t already."""
