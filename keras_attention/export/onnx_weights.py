@@ -27,7 +27,7 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
         model: An `onnx.ModelProto`, changed in place.
         weights: Name of a tensor to what it holds.
     """
-    from onnx import numpy_helper
+    from onnx import helper
 
     graph = model.graph
     uses = _uses(graph)
@@ -47,8 +47,11 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
             for user in uses[name]:
                 inputs = [name if x == node.output[0] else x for x in user.input]
                 user.input[:] = inputs
-        table = numpy_helper.from_array(np.ascontiguousarray(values), name)
-        graph.initializer.append(table)
+        # Made in place: protobuf copies what is appended, and not beyond 2 GB.
+        table = graph.initializer.add()
+        table.name, table.raw_data = name, np.ascontiguousarray(values).tobytes()
+        table.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+        table.dims.extend(values.shape)
 
 
 def _uses(graph):

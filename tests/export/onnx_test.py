@@ -6,6 +6,7 @@ small, built once, and run by ONNX Runtime on many shapes.
 
 import collections
 import logging
+import shutil
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+import keras_attention as ka
 from keras_attention.export import onnx as writer
 from keras_attention.export.onnx import ExportError, write_onnx
 from keras_attention.export.signatures import Signature, TensorInfo
@@ -596,3 +598,13 @@ def test_a_signature_that_cannot_be_exported_is_refused(
     with pytest.raises(ExportError, match=f"(?s){message}.*Received: "):
         write_onnx(signature, tmp_path / "model.onnx", opset=opset)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_model_of_more_than_two_gigabytes(tmp_path):
+    sizes = {"num_layers": 5, "num_heads": 8, "hidden_dim": 4096}
+    decoder = ka.GPTDecoder(1009, **sizes, intermediate_dim=8192, max_sequence_length=9)
+    folder = ka.export_model(decoder, tmp_path / "onnx", "onnx")  # verified in it
+    assert (folder / "weights.bin").stat().st_size > 2.6e9
+    shutil.rmtree(folder)
