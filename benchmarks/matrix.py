@@ -5,6 +5,7 @@ are small and drawn at random; each cell is the whole grid of the verification.
 """
 
 import importlib.util
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -218,7 +219,13 @@ def _asked(place, runtime):
         return place
     if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
         return "openvino is not installed"
-    return verify_here(place, tolerance=TOLERANCE, runtime=runtime)
+    try:
+        return verify_here(place, tolerance=TOLERANCE, runtime=runtime)
+    except Exception as error:  # every runtime has its own
+        named = re.findall(r"Conversion is failed for: (\w+)", str(error))
+        if not named:
+            raise
+        return f"{runtime} does not read the operator {named[0]}"
 
 
 def _shown(cell, reasons) -> str:

@@ -215,7 +215,12 @@ def _write(
         from keras_attention.export.onnx import write_onnx
 
         for signature in chosen:
-            write_onnx(signature, folder / f"{signature.name}.onnx", opset=opset)
+            write_onnx(
+                signature,
+                folder / f"{signature.name}.onnx",
+                opset=opset,
+                variables=model.weights,
+            )
         if isinstance(model, CausalLM) and any(s.name == "decoder" for s in chosen):
             write_genai(model, folder)
         return []

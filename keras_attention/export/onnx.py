@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -37,7 +38,13 @@ EXTERNAL_WEIGHTS_BYTES = 1_500_000_000
 EXTERNAL_WEIGHTS_FILE = "weights.bin"
 
 
-def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> None:
+def write_onnx(
+    signature: Signature,
+    file: str | Path,
+    *,
+    opset: int = 23,
+    variables: Sequence[keras.Variable] = (),
+) -> None:
     """Writes one signature as an ONNX model.
 
     Inputs and outputs have the names, order, dtypes and named axes of the signature.
@@ -50,6 +57,8 @@ def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> No
         file: Path of the `.onnx` file; its folder exists.
         opset: Version of the ONNX operators, 18 to 26. From 23 on, attention is one
             `Attention` operator; below, it is spelled out in older ones.
+        variables: Weights that it may read: the large ones of them keep their names,
+            cost no memory twice, and may be larger than 2 GB together.
 
     Raises:
         ExportError: If an operator has no ONNX form, or the signature does not
@@ -57,7 +66,7 @@ def write_onnx(signature: Signature, file: str | Path, *, opset: int = 23) -> No
     """
     _require_packages()
     _check_request(signature, opset)
-    weights = large_weights(signature)
+    weights = large_weights(variables)
     function, inputs = trace(signature, RegionMarker(opset), weights)
     graph_def, output_names = freeze(signature, function, list(inputs))
     with _translating_errors(signature), _newer_opsets():

@@ -75,35 +75,10 @@ def _call(name, function, tensors, settings):
     return function(*tensors, **settings)
 
 
-class _Reads(keras.StatelessScope):
-    """Notes which Keras variables are read."""
-
-    def __init__(self):
-        super().__init__()
-        self.variables = {}
-
-    def get_current_value(self, variable):
-        """Nothing: the variable answers for itself."""
-        self.variables[id(variable)] = variable
-
-
-def large_weights(signature):
-    """Name to Keras variable of the large ones that the signature reads."""
-    reads = _Reads()
-
-    def traced(*tensors):
-        inputs = dict(zip(signature.inputs, tensors, strict=True))
-        with reads, stock_layers_as_regions():
-            outputs = signature.function(**inputs)
-        _check_names(signature, outputs)
-
-    specs = [
-        tf.TensorSpec(spec.shape, spec.dtype)  # names with dots: see `_trace`
-        for spec in signature.tensor_specs().values()
-    ]
-    tf.function(traced, autograph=False).get_concrete_function(*specs)
-    large = [v for v in reads.variables.values() if is_large(v)]
-    return {f"weight_{index}/{v.path}": v for index, v in enumerate(large)}
+def large_weights(variables):
+    """Name to Keras variable of the large ones."""
+    large = {id(v): v for v in variables if is_large(v)}
+    return {f"weight_{index}/{v.path}": v for index, v in enumerate(large.values())}
 
 
 def trace(signature, marker, weights):
@@ -122,6 +97,7 @@ def trace(signature, marker, weights):
             stock_layers_as_regions(),
         ):
             outputs = signature.function(**inputs)
+        _check_names(signature, outputs)
         return [tf.identity(outputs[name]) for name in signature.outputs]
 
     specs = [(spec.shape, spec.dtype) for spec in signature.tensor_specs().values()]

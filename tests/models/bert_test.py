@@ -99,8 +99,8 @@ def test_positions_may_be_counted_over_real_tokens():
     ids = np.array([[0, 0, 5, 3, 8], [5, 3, 8, 12, 12]])
     padded = to_numpy(model(ids, SEGMENTS, keep)["sequence_output"])
     alone = to_numpy(model(ids[:1, 2:])["sequence_output"])[0]
-    assert relative_error(padded[0, 2:], alone) <= 1e-6
-    assert relative_error(padded[1, :3], alone) <= 1e-6
+    assert relative_error(padded[0, 2:], alone) <= 3e-6
+    assert relative_error(padded[1, :3], alone) <= 3e-6
     table = model.position_embedding.embeddings
     table.assign(np.array(table) * np.array([[1]] * 5 + [[0]] * 4))
     assert np.array_equal(model(ids[:1, 2:])["sequence_output"][0], alone)
