@@ -72,6 +72,7 @@ def test_missing_weights_are_named_with_the_pip_line(monkeypatch):
         shared["folder"](None)
 
 
+@pytest.mark.slow
 def test_the_kinds_draw_a_picture_of_each(tmp_path):
     pytest.importorskip("matplotlib")
     small = ["--weights", minilm_folder(), "--sentences", 16, "--epochs", 1]
@@ -99,6 +100,7 @@ def test_masks_are_drawn(tmp_path):
     assert re.search(r"^ ?\d+%   . +\d+% +\d+% +\d+%   \.$", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_readme_shows_the_layer_that_is_served(tmp_path):
     pytest.importorskip("onnxruntime")
     name = "03_layer_to_served_model.py"
@@ -116,6 +118,7 @@ def test_the_readme_shows_the_layer_that_is_served(tmp_path):
     assert (tmp_path / "out/code-onnx/serving_default.onnx").exists()
 
 
+@pytest.mark.slow
 def test_search_finds_what_was_asked_for(tmp_path):
     pytest.importorskip("tensorflow_text")
     options = ["--weights", minilm_folder(), "--passages", 60]

@@ -203,6 +203,7 @@ def test_another_process_loads_it_by_importing_the_package(tmp_path):
     assert result.stdout.endswith("the same\n"), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["additive", "global", "local-predictive", "multi-head"]
 )

@@ -573,6 +573,7 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     assert configs[0] == configs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, id=k.name, marks=costly(k)) for k in KINDS]
 )
@@ -592,6 +593,7 @@ def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
         assert abs(actual - expected).max() <= 2e-6 * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dot", "global", "local", "additive", "multi"])
 def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
     kinds = [kind for kind in KINDS if kind.name.startswith(family)]

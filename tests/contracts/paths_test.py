@@ -168,7 +168,7 @@ if keras.backend.backend() == "tensorflow":
     PATHS += [
         Path("graph of unknown sizes", graph),
         Path("XLA", xla, costly=True),
-        Path("SavedModel session", served),
+        Path("SavedModel session", served, costly=True),
         Path("ONNX Runtime", onnx_runtime, costly=True),
     ]
 CASES = [
@@ -229,10 +229,12 @@ def feeds(kind):
 
 
 @pytest.fixture(scope="module")
-def saved_model(tmp_path_factory):
-    """All kinds as signatures of one SavedModel, in a session."""
+def saved_model(tmp_path_factory, pytestconfig):
+    """All kinds that are asked as signatures of one SavedModel, in a session."""
     folder = tmp_path_factory.mktemp("kinds") / "1"
-    layers = {kind.name: kind.built() for kind in KINDS}
+    every = pytestconfig.getoption("--slow")
+    kinds = [kind for kind in KINDS if every or not costly(kind)]
+    layers = {kind.name: kind.built() for kind in kinds}
     signatures = [signature_of(BY_NAME[name], layer) for name, layer in layers.items()]
     variables = [v for layer in layers.values() for v in layer.variables]
     write_saved_model(signatures, folder, variables=variables)

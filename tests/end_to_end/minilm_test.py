@@ -43,6 +43,7 @@ def onnx_folder(model, tmp_path_factory):
     return ka.export_model(model, folder, format="onnx")
 
 
+@pytest.mark.slow
 def test_session_and_onnx_give_keras_vectors_for_raw_strings(
     model, saved_model, onnx_folder
 ):

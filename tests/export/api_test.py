@@ -141,6 +141,7 @@ def test_an_existing_artefact_is_never_touched(model, onnx_folder, saved_model):
         ka.export_model(model, saved_model.parent, version=1)
 
 
+@pytest.mark.slow
 def test_the_next_version_stands_beside_the_one_before(model, tmp_path):
     (tmp_path / "7").mkdir()
     folder = ka.export_model(model, tmp_path, signatures=["embed_ids"])
@@ -283,8 +284,22 @@ def test_each_product_of_queries_and_keys_is_one_attention_node(kinds_model, tmp
     assert operators.count("Attention") == 2 * 5
 
 
-@pytest.mark.parametrize("format", ["saved_model", "onnx"])
-@pytest.mark.parametrize("kind", ["bert", "gpt", "llama"])
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [
+        ("bert", "saved_model"),
+        ("gpt", "onnx"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (
+                ("bert", "onnx"),
+                ("gpt", "saved_model"),
+                ("llama", "saved_model"),
+                ("llama", "onnx"),
+            )
+        ),
+    ],
+)
 def test_bare_models_export_too(tmp_path, kind, format):
     model = small_bert()
     if kind != "bert":

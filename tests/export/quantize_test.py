@@ -211,6 +211,7 @@ def test_agreement_of_labels_and_of_next_tokens():
     assert found.perplexity == pytest.approx(1 / np.sqrt(0.25 * 0.5))
 
 
+@pytest.mark.slow
 def test_a_model_in_bfloat16_becomes_a_saved_model_that_answers_in_float32(
     tokenizer, tmp_path
 ):

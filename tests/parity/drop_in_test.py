@@ -59,6 +59,7 @@ AXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", AXES.values(), ids=AXES)
 def test_attention_over_axes_is_the_same(case):
     query_sizes, value_sizes, axes = case
@@ -591,6 +592,7 @@ MODES = [("int8", False), ("int8", True), ("int4", False), ("int4", True)]
 MODES.append(("float8", False))
 
 
+@pytest.mark.slow
 @quantising
 @pytest.mark.parametrize(("mode", "lora"), MODES)
 def test_a_quantised_model_is_that_of_keras_and_survives_saving(mode, lora, tmp_path):
