@@ -30,6 +30,7 @@ def test_greedy_tokens_are_those_of_the_model_alone(same):
     assert speculative.num_steps == 3 if same else speculative.num_steps <= 13
 
 
+@pytest.mark.slow
 def test_a_task_with_a_draft_gives_the_tokens_it_gives_without(tmp_path):
     large, small = models()
     model = ka.CausalLM(large, draft=small, compiled=False)

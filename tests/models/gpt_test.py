@@ -121,6 +121,7 @@ LONGER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", POSITIONS.values(), ids=POSITIONS)
 @pytest.mark.parametrize(("kind", "settings"), LONGER.values(), ids=LONGER)
 def test_every_step_is_full_recomputation(position, kind, settings):

@@ -246,6 +246,7 @@ def test_detokenize_is_the_decoder_of_hugging_face(pair):
         assert [text.decode() for text in back.numpy()] == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
@@ -300,6 +301,7 @@ def test_a_tokenizer_json_gives_the_same_tokenizer(tmp_path):
         assert tokenizer.eos_token_id == VOCABULARY.index(END)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(len(PATTERNS)))
 @pytest.mark.parametrize("framed", [False, True])
 def test_a_written_tokenizer_json_is_read_equally_by_tokenizers(
