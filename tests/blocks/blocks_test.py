@@ -163,6 +163,7 @@ def without_builds(config):
     return json.loads(text, object_hook=lambda x: {**x, "build_config": None})
 
 
+@pytest.mark.slow
 @every_kind
 def test_saving_and_loading_a_block_changes_no_bit(make, tmp_path):
     inputs = keras.Input((T, E))

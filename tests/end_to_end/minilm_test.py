@@ -83,6 +83,7 @@ def test_the_worst_error_of_every_case_is_in_the_manifest(saved_model, onnx_fold
         assert any("all padding" in result["case"] for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("gcc") and shutil.which("make")), reason="gcc or make is missing"
 )

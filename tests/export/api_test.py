@@ -250,6 +250,7 @@ def kinds_model():
     return every_kind()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])
 def test_masked_rows_are_exactly_0_for_every_kind(kinds_model, tmp_path, format):
     folder = ka.export_model(kinds_model, tmp_path / format, format=format)
@@ -386,6 +387,7 @@ def test_a_sliding_window_by_blocks_is_exported_at_any_length(tmp_path, format):
     np.testing.assert_allclose(got["output"], dense, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])
 def test_ids_whose_padding_is_0_are_verified_with_rows_of_padding(tmp_path, format):
     ids = keras.Input((None,), dtype="int32", name="token_ids")
