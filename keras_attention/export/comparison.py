@@ -119,9 +119,9 @@ def compare_artifacts(
         answers, seconds = _in_turn(asked, batches, rounds, tell)
     found = []
     reference = next(iter(asked))
+    first = float(np.median(np.sum(seconds[reference], axis=1)))
     for name, one in asked.items():
         median = float(np.median(np.sum(seconds[name], axis=1)))
-        first = float(np.median(np.sum(seconds[reference], axis=1)))
         found.append(
             Candidate(
                 name,
@@ -129,7 +129,7 @@ def compare_artifacts(
                 _size(Path(name.partition("@")[0])),
                 len(texts) / median,
                 first / median,
-                _agreements(answers[reference], answers[name], one, batches),
+                _agreements(answers[reference], answers[name], one.feeds),
             )
         )
     return Comparison(tuple(found), len(texts))
@@ -175,12 +175,13 @@ class _Asked:
             if info.dtype == "float32" and not name.startswith("present")
         ]
         self.tokenizer = tokenizer
+        self.feeds: list[dict[str, Any]] = []  # of the answers that are kept
 
-    def feed(self, texts):
-        return _feed(texts, self.tokenizer, self.inputs)
-
-    def __call__(self, texts):
-        found = self.runner.run(self.signature, **self.feed(texts))
+    def __call__(self, texts, *, keep=False):
+        feed = _feed(texts, self.tokenizer, self.inputs)
+        if keep:
+            self.feeds.append(feed)
+        found = self.runner.run(self.signature, **feed)
         return {name: found[name] for name in self.outputs}
 
 
@@ -225,7 +226,7 @@ def _in_turn(asked, batches, rounds, tell):
     for number, batch in enumerate(batches):
         tell(f"Batch {number + 1} of {len(batches)}")
         for name, call in asked.items():  # also warms up
-            answers[name].append(call(batch))
+            answers[name].append(call(batch, keep=True))
         for turn in range(rounds):
             for name in random.permutation(list(asked)):
                 start = time.perf_counter()
@@ -234,18 +235,15 @@ def _in_turn(asked, batches, rounds, tell):
     return answers, seconds
 
 
-def _agreements(expected, got, asked, batches):
+def _agreements(expected, got, feeds):
     common = [name for name in expected[0] if name in got[0]]
     if not common:
         raise ValueError(
             "The artefacts have no output in common. Expected: "
             f"{sorted(expected[0])}. Received: {sorted(got[0])}"
         )
-    ids = masks = None
-    if list(asked.inputs) != ["text"]:
-        feeds = [asked.feed(batch) for batch in batches]
-        ids = next(([f[n] for f in feeds] for n in _IDS if n in feeds[0]), None)
-        masks = next(([f[n] for f in feeds] for n in _MASKS if n in feeds[0]), None)
+    ids = next(([f[n] for f in feeds] for n in _IDS if n in feeds[0]), None)
+    masks = next(([f[n] for f in feeds] for n in _MASKS if n in feeds[0]), None)
     return tuple(
         agreement(
             name,

@@ -18,7 +18,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.export.onnx_graph import subgraphs
+from keras_attention.export.onnx_graph import (
+    EXTERNAL_WEIGHTS_BYTES,
+    subgraphs,
+    weights_bytes,
+)
 from keras_attention.export.onnx_tracing import (
     PREFIX,
     ExportError,
@@ -34,7 +38,6 @@ LOWEST_OPSET = 18
 # The opsets after the last that tf2onnx 1.17 knows, with the file format that carries
 # each. Its translations stay valid: no operator it emits changed incompatibly.
 NEWER_OPSETS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
-EXTERNAL_WEIGHTS_BYTES = 1_500_000_000
 EXTERNAL_WEIGHTS_FILE = "weights.bin"
 
 
@@ -254,8 +257,7 @@ def _save_checked(model, file):
     """Writes into a folder of its own, checks there, then moves into place."""
     import onnx
 
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    external = size > EXTERNAL_WEIGHTS_BYTES
+    external = weights_bytes(model) > EXTERNAL_WEIGHTS_BYTES
     weights = file.parent / EXTERNAL_WEIGHTS_FILE
     if weights.exists() and not file.exists():  # those of another signature
         weights = file.with_suffix("." + EXTERNAL_WEIGHTS_FILE)

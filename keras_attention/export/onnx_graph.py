@@ -1,7 +1,15 @@
-"""Walks over ONNX graphs. Needs neither TensorFlow nor Keras."""
+"""Reads ONNX graphs. Needs neither TensorFlow nor Keras."""
 
 from collections.abc import Iterator
 from typing import Any
+
+EXTERNAL_WEIGHTS_BYTES = 1_500_000_000
+"""Weights of more than this lie beside the model: a protobuf message ends at 2 GB."""
+
+
+def weights_bytes(model: Any) -> int:
+    """Size of the weights that an `onnx.ModelProto` holds."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def subgraphs(graph: Any) -> Iterator[Any]:

@@ -23,21 +23,7 @@ class OnnxRunner(Runner):
     runtime = "ONNX Runtime"
 
     def __init__(self, file: Path, *, intra_op_threads: int = 0) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise ImportError(
-                "Running an ONNX file needs onnxruntime. Expected: pip install "
-                f'"keras-attention[onnx]". Received: {error}'
-            ) from error
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        # Spinning threads take the cores from the other sessions of the process.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # its shape warnings come with every call
-        self._session: Any = ort.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
+        self._session: Any = open_session(str(file), intra_op_threads=intra_op_threads)
         described = SignatureDescription(
             {x.name: _of_onnx(x) for x in self._session.get_inputs()},
             {x.name: _of_onnx(x) for x in self._session.get_outputs()},
@@ -56,6 +42,28 @@ class OnnxRunner(Runner):
 
 
 _ONNX_DTYPES = {"float": "float32", "double": "float64"}  # C++ names
+
+
+def open_session(model: str | bytes, *, intra_op_threads: int = 0) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU.
+
+    Args:
+        model: Path of a file, or its content.
+        intra_op_threads: Threads of one operation; default: all cores.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ImportError(
+            "Running an ONNX file needs onnxruntime. Expected: pip install "
+            f'"keras-attention[onnx]". Received: {error}'
+        ) from error
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    # Spinning threads take the cores from the other sessions of the process.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # its shape warnings come with every call
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _of_onnx(value: Any) -> TensorDescription:

@@ -21,6 +21,8 @@ from keras_attention.export.manifest import (
     read_manifest,
     save_manifest,
 )
+from keras_attention.export.onnx_graph import EXTERNAL_WEIGHTS_BYTES, weights_bytes
+from keras_attention.export.onnx_runner import open_session
 from keras_attention.export.publish import staging
 from keras_attention.export.verification import (
     Report,
@@ -29,7 +31,6 @@ from keras_attention.export.verification import (
 )
 
 QUANTIZATIONS = ("int8", "int4", "dynamic_int8")
-_EXTERNAL_BYTES = 1_500_000_000
 
 
 def quantize_artifact(
@@ -107,7 +108,7 @@ def quantize_artifact(
         _copy_the_rest(folder, staged)
         tell("Asking the artefact, in a fresh process")
         report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
-        about = {"kind": kind, "source": fingerprints(folder), "float32": sorted(kept)}
+        about = {"kind": kind, "source": manifest.files, "float32": sorted(kept)}
         save_manifest(
             staged,
             dataclasses.replace(
@@ -137,7 +138,8 @@ def _quantize(file, kind, keep, search):
 
     from keras_attention.export.quantized_graph import products, quantized
 
-    paths = products(onnx.load(file, load_external_data=False))
+    model = onnx.load(file)
+    paths = products(model)
     unused = [p for p in keep if not fnmatch.filter(paths.values(), p)]
     if unused or not paths:
         raise ValueError(
@@ -148,8 +150,8 @@ def _quantize(file, kind, keep, search):
     left = {n for n, p in paths.items() if any(fnmatch.fnmatch(p, k) for k in keep)}
     chosen = [name for name in paths if name not in left]
     if search is not None:
-        chosen = search.tolerated(onnx.load(file), chosen)
-    model = quantized(onnx.load(file), kind, chosen)
+        chosen = search.tolerated(model, chosen)
+    model = quantized(model, kind, chosen)
     return model, [path for name, path in paths.items() if name not in chosen]
 
 
@@ -196,14 +198,7 @@ class _Search(NamedTuple):
 
 def _answers(model, feeds):
     """All float outputs of a graph, a list an input."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Any = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString())
     names = [one.name for one in session.get_outputs() if "float" in one.type]
     return [
         dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds
@@ -211,14 +206,14 @@ def _answers(model, feeds):
 
 
 def _save(model, file: Path) -> int:
-    """Writes a checked model; returns the bytes of its weights."""
+    """Writes a model; returns the bytes of its weights."""
     import onnx
 
-    size = sum(len(one.raw_data) for one in model.graph.initializer)
+    size = weights_bytes(model)
     onnx.save(
         model,
         file,
-        save_as_external_data=size > _EXTERNAL_BYTES,
+        save_as_external_data=size > EXTERNAL_WEIGHTS_BYTES,
         location=f"{file.stem}.weights.bin",
     )
     return size

@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.export.onnx_graph import subgraphs
+from keras_attention.export.onnx_graph import (
+    EXTERNAL_WEIGHTS_BYTES,
+    subgraphs,
+    weights_bytes,
+)
 
 BLOCK_SIZE = 32  # values of a weight that share a scale
 
@@ -101,7 +105,7 @@ def _dynamic(model, nodes):
             per_channel=True,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=sorted(nodes),
-            use_external_data_format=_is_large(model),
+            use_external_data_format=weights_bytes(model) > EXTERNAL_WEIGHTS_BYTES,
         )
         return onnx.load(file)
 
@@ -136,10 +140,6 @@ def _graphs(model):
 def _path(name):
     """`weight_7/bert/block_0/…/kernel` without the number."""
     return name.partition("/")[2] if name.startswith("weight_") else name
-
-
-def _is_large(model):
-    return sum(len(one.raw_data) for one in model.graph.initializer) > 1_500_000_000
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from keras_attention.export.session_runner import SessionRunner
 
 _ONNX_RUNTIMES = ("onnxruntime", "openvino", "openvino-bfloat16")
 _RUNTIMES_OF = {"": ("tensorflow",), ".onnx": _ONNX_RUNTIMES, ".tflite": ("litert",)}
-RUNTIMES = ("tensorflow", *_ONNX_RUNTIMES, "litert")
 
 
 def open_artifact(

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import MODELS, SIZES, with_random_weights
 from typer.testing import CliRunner
 
 import keras_attention as ka
@@ -26,21 +27,6 @@ from keras_attention.export.scan_litert import inspect_litert
 from keras_attention.export.signatures import Signature, TensorInfo
 from keras_attention.export.static_signatures import with_sizes
 
-SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
-LLAMA = {
-    "position": "rotary",
-    "normalization": "rms",
-    "activation": "silu",
-    "gated": True,
-    "use_bias": False,
-    "num_key_value_heads": 1,
-}
-MODELS = {
-    "bert": lambda: ka.BertEncoder(61, **SIZES),
-    "gpt2": lambda: ka.GPTDecoder(61, **SIZES),
-    "llama": lambda: ka.GPTDecoder(61, **SIZES, **LLAMA),
-    "vit": lambda: ka.VisionTransformer((8, 8), 4, **SIZES),
-}
 LENGTH = 13
 
 
@@ -51,14 +37,6 @@ def axes_of(model, **sizes):
     named = {a for info in inputs.values() for a in info.shape if isinstance(a, str)}
     primes = dict(zip(sorted(named - {"batch"}), (LENGTH, 17), strict=False))
     return {**primes, **sizes}
-
-
-def with_random_weights(model):
-    rng = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        if len(weight.shape) > 1:
-            weight.assign(rng.normal(scale=0.4, size=weight.shape))
-    return model
 
 
 @pytest.fixture(scope="module")

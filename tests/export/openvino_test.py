@@ -1,28 +1,12 @@
 """The same ONNX files say the same in OpenVINO."""
 
-import numpy as np
 import pytest
+from small_models import MODELS, with_random_weights
 
 import keras_attention as ka
 from keras_attention.export.runners import open_artifact
 
 pytest.importorskip("openvino", reason='pip install "keras-attention[openvino]"')
-
-SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
-LLAMA = {
-    "position": "rotary",
-    "normalization": "rms",
-    "activation": "silu",
-    "gated": True,
-    "use_bias": False,
-    "num_key_value_heads": 1,
-}
-MODELS = {
-    "bert": lambda: ka.BertEncoder(61, **SIZES),
-    "gpt2": lambda: ka.GPTDecoder(61, **SIZES),
-    "llama": lambda: ka.GPTDecoder(61, **SIZES, **LLAMA),
-    "vit": lambda: ka.VisionTransformer((8, 8), 4, **SIZES),
-}
 
 
 @pytest.mark.slow
@@ -30,11 +14,7 @@ MODELS = {
 @pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_grid_of_verification_passes(name, opset, tmp_path, record_property):
-    model = MODELS[name]()
-    rng = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        if len(weight.shape) > 1:
-            weight.assign(rng.normal(scale=0.4, size=weight.shape))
+    model = with_random_weights(MODELS[name]())
     folder = ka.export_model(model, tmp_path / "onnx", format="onnx", opset=opset)
     report = ka.verify_artifact(folder, runtime="openvino")
     assert report.passed, str(report)
