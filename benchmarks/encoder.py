@@ -18,25 +18,35 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
     ours, theirs = hub.pair(shape)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        path = ka.export_model(
-            ours,
-            Path(folder) / "bert",
-            signatures=["serving_default"],
-            on_progress=tell,
-        )
-        with open_artifact(path, intra_op_threads=settings.threads) as runner:
+        paths = [
+            ka.export_model(
+                ours,
+                Path(folder) / f"xla-{jit_compile}",
+                signatures=["serving_default"],
+                jit_compile=jit_compile,
+                on_progress=tell,
+            )
+            for jit_compile in (False, True)
+        ]
+        threads = {"intra_op_threads": settings.threads}
+        with (
+            open_artifact(paths[0], **threads) as plain,
+            open_artifact(paths[1], **threads) as xla,
+        ):
             for batch, length in SHAPES:
                 fed = hub.inputs(batch, length, shape["vocabulary_size"])
-                rows += _compare((runner, ours, theirs), fed, settings, tell)
+                models = plain, xla, ours, theirs
+                rows += _compare(models, fed, settings, tell)
     return rows
 
 
 def _compare(models, fed, settings, tell):
     import numpy as np
 
-    runner, ours, theirs = models
+    plain, xla, ours, theirs = models
     calls = {
-        "SavedModel": lambda: runner.run("serving_default", **fed),
+        "SavedModel": lambda: plain.run("serving_default", **fed),
+        "SavedModel, XLA": lambda: xla.run("serving_default", **fed),
         "ours, tf.function": _compiled(ours, fed, jit=False),
         "KerasHub": _compiled(theirs, fed, jit=False),
         "KerasHub, XLA": _compiled(theirs, fed, jit=True),
@@ -52,7 +62,11 @@ def _compare(models, fed, settings, tell):
     name = "BERT MiniLM" if settings.quick else "BERT base"
     return [
         compare("encoder", f"{name} {case}, {ours}", samples, ours, peer, target=target)
-        for ours, target in (("SavedModel", 1.0), ("ours, tf.function", None))
+        for ours, target in (
+            ("SavedModel", 1.0),
+            ("SavedModel, XLA", None),
+            ("ours, tf.function", None),
+        )
     ]
 
 

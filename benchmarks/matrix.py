@@ -202,8 +202,8 @@ def _written(model, signature, place, format, opset):
             }
             sizes = {axis: 1 if axis == "batch" else 12 for axis in axes}
             (signature,) = static_signatures.with_sizes([signature], sizes)
-        api._write(model, [signature], place, format, opset or 23)
-        save_cases(api._answered([signature]), place / CASES_NAME)
+        api.write_files(model, [signature], place, format, opset or 23)
+        save_cases(api.answered_cases([signature]), place / CASES_NAME)
     except (ValueError, KeyError) as error:
         shutil.rmtree(place)
         if "past_key_values" in str(error):

@@ -20,6 +20,7 @@ from benchmarks.measure import (
 )
 
 KINDS = ("int8", "int4", "dynamic_int8")
+BUCKETS = (16, 32, 64, 128, 256)
 PEERS = ("eager model.encode", "KerasHub", "torch")
 
 
@@ -70,6 +71,8 @@ def _artifacts(model, folder, settings, tell, opened):
     more: dict[str, Any] = {"on_progress": tell}
     text = ["serving_default"]
     saved = ka.export_model(model, folder / "saved", signatures=text, **more)
+    more_of_xla = {"jit_compile": True, "length_buckets": BUCKETS, **more}
+    xla = ka.export_model(model, folder / "xla", signatures=text, **more_of_xla)
     onnx = ka.export_model(model, folder / "onnx", "onnx", **more)
     for kind in KINDS:
         ka.quantize_artifact(onnx, folder / kind, kind, **more)
@@ -80,10 +83,14 @@ def _artifacts(model, folder, settings, tell, opened):
         )
         return _onnx(opened.enter_context(runner), model.tokenizer)
 
-    runner = ka.open_artifact(saved, intra_op_threads=settings.threads)
+    def session(path):
+        runner = ka.open_artifact(path, intra_op_threads=settings.threads)
+        return _session(opened.enter_context(runner))
+
     calls = {
-        "SavedModel, raw text": _session(opened.enter_context(runner)),
+        "SavedModel, raw text": session(saved),
         "ONNX Runtime": asked(onnx),
+        "SavedModel, XLA": session(xla),
         **{f"ONNX Runtime {kind}": asked(folder / kind) for kind in KINDS},
     }
     if importlib.util.find_spec("openvino") is None:

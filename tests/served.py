@@ -11,6 +11,7 @@ from keras_attention.export.manifest import write_manifest
 from keras_attention.export.publish import staging
 from keras_attention.export.saved_model import write_saved_model
 from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.static_signatures import with_sizes
 
 VOCABULARY, LENGTH, UNITS = 11, 7, 3
 IDS = {
@@ -52,12 +53,19 @@ def small_artifact(folder, *, seed=3, format="saved_model"):
     keras.utils.set_random_seed(seed)
     embedding = keras.layers.Embedding(VOCABULARY, UNITS)
     embedding.build()
-    chosen = signatures(embedding)[: 1 if format == "onnx" else 2]
+    chosen = signatures(embedding)[: 2 if format == "saved_model" else 1]
+    if format == "litert":
+        chosen = with_sizes(chosen, {"batch": 2, "sequence": 3})
     with staging(folder) as place:
         if format == "onnx":
             from keras_attention.export.onnx import write_onnx
 
             write_onnx(chosen[0], place / "serving_default.onnx", opset=18)
+        elif format == "litert":
+            from keras_attention.export.litert import write_litert
+
+            file = place / "serving_default.tflite"
+            write_litert(chosen[0], file, variables=embedding.variables)
         else:
             write_saved_model(chosen, place, variables=embedding.variables)
         cases = [

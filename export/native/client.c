@@ -2,9 +2,12 @@
  * Asks a SavedModel with the C API of TensorFlow: no Python, no server.
  *
  *   client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME TEXT...
+ *   client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME
+ *          --input NAME VALUE... [--input NAME VALUE...]...
  *
  * The texts are one batch. Each row of the output is printed as one line of JSON.
- * The signature must have one input, a batch of strings.
+ * The first form is for a signature with one input; in the second each input is named.
+ * An input has one value a row: texts, or numbers as generation takes them.
  *
  * Which tensors of the graph belong to the signature stands in the MetaGraphDef that
  * the loader returns. Three nested maps are all that is read of it, so this file walks
@@ -124,25 +127,39 @@ static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
          tensor->index < TF_OperationNumOutputs(tensor->oper);
 }
 
-static TF_Tensor *strings_tensor(char **texts, int count) {
+/* One element a value: a batch without further axes. NULL if that cannot be. */
+static TF_Tensor *tensor_of(TF_DataType dtype, char **values, int count) {
   int64_t shape[] = {count};
-  TF_Tensor *tensor =
-      TF_AllocateTensor(TF_STRING, shape, 1, sizeof(TF_TString) * (size_t)count);
+  size_t size = dtype == TF_STRING ? sizeof(TF_TString) : TF_DataTypeSize(dtype);
+  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape, 1, size * (size_t)count);
   if (tensor == NULL) return NULL;
-  TF_TString *strings = TF_TensorData(tensor);
+  void *data = TF_TensorData(tensor);
   for (int i = 0; i < count; ++i) {
-    TF_StringInit(&strings[i]);
-    TF_StringCopy(&strings[i], texts[i], strlen(texts[i]));
+    char *end = "";
+    if (dtype == TF_STRING) {
+      TF_StringInit((TF_TString *)data + i);
+      TF_StringCopy((TF_TString *)data + i, values[i], strlen(values[i]));
+    } else if (dtype == TF_FLOAT) {
+      ((float *)data)[i] = strtof(values[i], &end);
+    } else {
+      long long number = strtoll(values[i], &end, 10);
+      if (dtype == TF_INT64) ((int64_t *)data)[i] = number;
+      if (dtype == TF_INT32) ((int32_t *)data)[i] = (int32_t)number;
+      if (dtype == TF_INT32 && number != (int32_t)number) end = values[i];
+    }
+    if (*end == '\0' && (dtype == TF_STRING || *values[i])) continue;
+    fprintf(stderr, "client: not a number of this input: '%s'\n", values[i]);
+    TF_DeleteTensor(tensor); /* numbers own nothing */
+    return NULL;
   }
   return tensor;
 }
 
 /* A tensor that this program allocated does not own what its strings point to. */
-static void delete_strings_tensor(TF_Tensor *tensor) {
-  if (tensor == NULL) return;
-  TF_TString *strings = TF_TensorData(tensor);
-  int64_t count = TF_TensorElementCount(tensor);
-  for (int64_t i = 0; i < count; ++i) TF_StringDealloc(&strings[i]);
+static void delete_tensor(TF_Tensor *tensor) {
+  if (TF_TensorType(tensor) == TF_STRING)
+    for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i)
+      TF_StringDealloc((TF_TString *)TF_TensorData(tensor) + i);
   TF_DeleteTensor(tensor);
 }
 
@@ -231,54 +248,88 @@ static int ok(const TF_Status *status, const char *what) {
   return 0;
 }
 
-/* The one string input and the named output of the signature. */
-static int find_signature(TF_Graph *graph, const TF_Buffer *meta_graph,
-                          const char *signature, const char *output,
-                          TF_Output *fed, TF_Output *fetched) {
+enum { MOST_INPUTS = 16 };
+
+/* What a call is given; the graph's tensors and their values, in one order. */
+typedef struct {
+  TF_Output tensors[MOST_INPUTS];
+  TF_Tensor *values[MOST_INPUTS];
+  int count;
+} Feeds;
+
+static int find_signature(const TF_Buffer *meta_graph, const char *signature,
+                          Bytes *definition) {
   Bytes meta = {meta_graph->data, (const uint8_t *)meta_graph->data + meta_graph->length};
-  Bytes definition, info;
-  Field entry, input, field, dtype;
-  int inputs = 0;
-  if (!get_from_map(meta, SIGNATURE_DEF, signature, &definition)) {
-    fprintf(stderr, "client: no signature '%s'. Expected one of:", signature);
-    print_keys(meta, SIGNATURE_DEF);
+  if (get_from_map(meta, SIGNATURE_DEF, signature, definition)) return 1;
+  fprintf(stderr, "client: no signature '%s'. Expected one of:", signature);
+  print_keys(meta, SIGNATURE_DEF);
+  return 0;
+}
+
+/* Adds the values of one input. */
+static int feed(TF_Graph *graph, Bytes info, char **values, int count, Feeds *feeds) {
+  Field field;
+  int has_dtype = get_field(info, DTYPE, &field);
+  TF_DataType dtype = has_dtype ? (TF_DataType)field.value : TF_STRING;
+  if (dtype != TF_STRING && dtype != TF_FLOAT && dtype != TF_INT32 && dtype != TF_INT64) {
+    fprintf(stderr, "client: cannot read values of TF_DataType %d\n", (int)dtype);
     return 0;
   }
-  Bytes rest = definition;
-  while (next_field(&rest, &field))
-    if (field.number == INPUTS) entry = field, ++inputs;
-  if (inputs != 1 || !get_field(entry.bytes, 2, &input) ||
-      !get_field(input.bytes, DTYPE, &dtype) || dtype.value != TF_STRING) {
-    fprintf(stderr, "client: '%s' does not take texts alone. Its inputs:", signature);
-    print_keys(definition, INPUTS);
-    return 0;
-  }
-  if (!get_from_map(definition, OUTPUTS, output, &info)) {
-    fprintf(stderr, "client: no output '%s'. Expected one of:", output);
-    print_keys(definition, OUTPUTS);
-    return 0;
-  }
-  if (!find_tensor(graph, input.bytes, fed) || !find_tensor(graph, info, fetched)) {
+  if (!find_tensor(graph, info, &feeds->tensors[feeds->count])) {
     fprintf(stderr, "client: the signature names tensors that are not in the graph\n");
     return 0;
   }
+  TF_Tensor *value = tensor_of(dtype, values, count);
+  if (value == NULL) return 0;
+  feeds->values[feeds->count++] = value;
   return 1;
+}
+
+/* Texts for the one input of a signature, or `--input NAME VALUE...` for each. */
+static int feed_all(TF_Graph *graph, Bytes definition, char **arguments, int count,
+                    Feeds *feeds) {
+  Bytes rest = definition, info;
+  Field entry = {0}, field, input;
+  int inputs = 0, named = !strcmp(arguments[0], "--input");
+  while (next_field(&rest, &field))
+    if (field.number == INPUTS) entry = field, ++inputs;
+  if (!named && inputs == 1 && get_field(entry.bytes, 2, &input) &&
+      get_field(input.bytes, DTYPE, &field) && field.value == TF_STRING)
+    return feed(graph, input.bytes, arguments, count, feeds);
+  for (int i = 0, end; named && i + 1 < count; i = end) {
+    for (end = i + 2; end < count && strcmp(arguments[end], "--input");) ++end;
+    if (!get_from_map(definition, INPUTS, arguments[i + 1], &info) ||
+        feeds->count == MOST_INPUTS)
+      break;
+    if (!feed(graph, info, arguments + i + 2, end - i - 2, feeds)) return 0;
+  }
+  if (named && feeds->count == inputs) return 1;
+  fprintf(stderr, "client: %s Its inputs:",
+          named ? "each input once, please: --input NAME VALUE..."
+                : "the signature does not take texts alone: --input NAME VALUE...");
+  print_keys(definition, INPUTS);
+  return 0;
 }
 
 static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph,
                char **arguments, int count, TF_Status *status) {
-  TF_Output fed, fetched;
+  Feeds feeds = {.count = 0};
+  Bytes definition, info;
+  TF_Output fetched;
   TF_Tensor *answer = NULL;
-  if (!find_signature(graph, meta_graph, arguments[1], arguments[2], &fed, &fetched))
-    return 0;
-  TF_Tensor *texts = strings_tensor(arguments + 3, count - 3);
-  if (texts == NULL) {
-    fprintf(stderr, "client: out of memory\n");
-    return 0;
+  int done = find_signature(meta_graph, arguments[1], &definition) &&
+             feed_all(graph, definition, arguments + 3, count - 3, &feeds);
+  if (done && !(get_from_map(definition, OUTPUTS, arguments[2], &info) &&
+                find_tensor(graph, info, &fetched))) {
+    fprintf(stderr, "client: no output '%s'. Expected one of:", arguments[2]);
+    print_keys(definition, OUTPUTS);
+    done = 0;
   }
-  TF_SessionRun(session, NULL, &fed, &texts, 1, &fetched, &answer, 1, NULL, 0, NULL,
-                status);
-  int done = ok(status, "asking the model");
+  if (done) {
+    TF_SessionRun(session, NULL, feeds.tensors, feeds.values, feeds.count, &fetched,
+                  &answer, 1, NULL, 0, NULL, status);
+    done = ok(status, "asking the model");
+  }
   if (done && is_printable(TF_TensorType(answer))) {
     print_rows(answer);
   } else if (done) {
@@ -287,7 +338,7 @@ static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph
     done = 0;
   }
   if (answer != NULL) TF_DeleteTensor(answer); /* strings of the runtime: too */
-  delete_strings_tensor(texts);
+  for (int i = 0; i < feeds.count; ++i) delete_tensor(feeds.values[i]);
   return done;
 }
 
@@ -324,7 +375,8 @@ int main(int argc, char **argv) {
   if (done && argc - first < 4) {
     fprintf(stderr,
             "usage: client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME "
-            "TEXT...\n");
+            "TEXT...\n       or, in place of TEXT...: --input NAME VALUE... for each "
+            "input\n");
     done = 0;
   } else if (done) {
     done = load_and_ask(argv + first, argc - first, status);

@@ -38,6 +38,13 @@ def export(
         list[str] | None,
         typer.Option(help="LiteRT: size of an axis, sequence=128; repeatable."),
     ] = None,
+    jit_compile: Annotated[
+        bool, typer.Option("--jit-compile", help="SavedModel: compiled by XLA.")
+    ] = False,
+    length_bucket: Annotated[
+        list[int] | None,
+        typer.Option(help="SavedModel: a length to round up to; repeatable."),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest error allowed; 1e-5, in half precision 5e-2."),
@@ -62,6 +69,8 @@ def export(
                 signatures=signature or None,
                 opset=opset,
                 static_axes=sizes,
+                jit_compile=jit_compile,
+                length_buckets=sorted(length_bucket or ()),
                 tolerance=tolerance,
                 on_progress=lambda stage: status.update(f"{stage} …"),
             )

@@ -1,14 +1,21 @@
 """`export_model`: write an artefact, prove it, put it in place."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_attention.export import jobs
-from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
+from keras_attention.export.buckets import check_buckets, prepared
+from keras_attention.export.cases import (
+    CASES_NAME,
+    Case,
+    answered,
+    grid,
+    save_cases,
+)
 from keras_attention.export.genai import write_genai
 from keras_attention.export.manifest import FORMATS, version_numbers, write_manifest
 from keras_attention.export.publish import staging
@@ -36,6 +43,8 @@ def export_model(
     signatures: Sequence[str | Signature] | None = None,
     opset: int = 23,
     static_axes: Mapping[str, int] | None = None,
+    jit_compile: bool = False,
+    length_buckets: Sequence[int] = (),
     tolerance: float | None = None,
     warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
@@ -61,6 +70,11 @@ def export_model(
         opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
         static_axes: Of LiteRT, which has no free axes: name of an axis to its size,
             e.g. `{"batch": 1, "sequence": 128}`. The batch is 1 unless it is named.
+        jit_compile: Of a SavedModel: XLA compiles the model in every signature that
+            is no loop and no step of one, for each shape the first time it is asked.
+        length_buckets: Of a SavedModel: lengths to round up to, `[16, 32, 64, 128]`,
+            so that few shapes are compiled; answers have the length of the question.
+            Each is verified and warmed up. A longer input keeps its length.
         tolerance: Largest error allowed, absolute up to values of 1, relative above:
             1e-5, or 5e-2 for a SavedModel of a model that computes in half precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
@@ -96,8 +110,16 @@ def export_model(
             "`static_axes` is for LiteRT: in the other formats the axes are free. "
             f"Received: format={format!r}, static_axes={static_axes}"
         )
+    if format != "saved_model" and (jit_compile or length_buckets):
+        raise ValueError(
+            "`jit_compile` and `length_buckets` are for SavedModels; other runtimes "
+            f"compile in their own way. Received: format={format!r}, "
+            f"jit_compile={jit_compile}, length_buckets={length_buckets!r}"
+        )
     _check_backend()
     chosen = _choose(model, signatures, format)
+    check_buckets(length_buckets, chosen)
+    compilation = {"jit_compile": jit_compile, "length_buckets": [*length_buckets]}
     chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
     half = keras.backend.standardize_dtype(model.compute_dtype) in HALF
     if half:
@@ -110,9 +132,10 @@ def export_model(
     tell = on_progress or (lambda stage: None)
     with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
         tell(f"Writing {', '.join(one.name for one in chosen)}")
-        libraries = _write(model, chosen, folder, format, opset)
+        served = [prepared(one, **compilation) for one in chosen]
+        libraries = write_files(model, served, folder, format, opset)
         tell("Asking the model the questions of the verification")
-        save_cases(_answered(chosen), folder / CASES_NAME)
+        save_cases(answered_cases(chosen, length_buckets), folder / CASES_NAME)
         if warmup and format == "saved_model":
             tell(write_warmup(folder, final.parent.name))
         tell("Asking the artefact, in a fresh process")
@@ -129,6 +152,7 @@ def export_model(
             weights_bytes=weights_bytes,
             verification=[vars(result) for result in report.results],
             op_libraries=libraries,
+            compilation=compilation if any(compilation.values()) else {},
         )
     return final
 
@@ -207,10 +231,18 @@ def _by_name(
     return [known[name] for name in wanted]
 
 
-def _write(
+def write_files(
     model: keras.Model, chosen: list[Signature], folder: Path, format: str, opset: int
 ) -> list[str]:
-    """Writes the artefact; returns the op libraries its loaders need."""
+    """Writes signatures into a folder; returns the op libraries its loaders need.
+
+    Args:
+        model: Whose signatures they are.
+        chosen: For ONNX and LiteRT, a file each.
+        folder: Which exists, and is empty.
+        format: One of `FORMATS`.
+        opset: Of ONNX.
+    """
     if format == "onnx":
         from keras_attention.export.onnx import write_onnx
 
@@ -242,11 +274,18 @@ def _write(
     return op_libraries(folder)
 
 
-def _answered(chosen: list[Signature]):
+def answered_cases(
+    chosen: list[Signature], length_buckets: Sequence[int] = ()
+) -> Iterator[Case]:
+    """The questions of the verification, with what the model says.
+
+    Args:
+        chosen: The signatures.
+        length_buckets: Lengths that are asked too.
+    """
     for signature in chosen:
-        yield from answered(
-            grid(signature), signature.function, keras.ops.convert_to_numpy
-        )
+        cases = grid(signature, length_buckets)
+        yield from answered(cases, signature.function, keras.ops.convert_to_numpy)
 
 
 def _bytes_of(weight: Any) -> int:

@@ -6,7 +6,7 @@ has the runtime and nothing else. Needs neither TensorFlow nor Keras.
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Case:
     exact_zeros: tuple[str, ...] = ()
 
 
-def grid(signature: Any) -> Iterator[Case]:
+def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
     """The cases of one signature, without answers yet where it has none of its own.
 
     Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding
@@ -54,6 +54,7 @@ def grid(signature: Any) -> Iterator[Case]:
 
     Args:
         signature: A `Signature`.
+        length_buckets: Lengths that are asked too.
     """
     if signature.examples is not None:
         for name, inputs, expected in signature.examples():
@@ -61,14 +62,19 @@ def grid(signature: Any) -> Iterator[Case]:
             yield Case(signature.name, name, inputs, expected or {}, zeros)
         return
     if signature.takes_text:
-        for name, texts in TEXTS.items():
+        # A word a token, and special tokens around them.
+        more = {f"{n - 3} words": ["a " * (n - 3)] for n in length_buckets if n > 3}
+        for name, texts in (TEXTS | more).items():
             # A map of a long text is large, a long word is one token.
             chosen = texts[-1:] if _has_maps(signature) else texts
-            yield Case(
-                signature.name, name, {"text": chosen}, {}, signature.exact_zeros
-            )
+            inputs = {
+                key: chosen[place:] + chosen[:place]
+                for place, key in enumerate(signature.inputs)
+            }
+            yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
         return
-    for seed, (name, sizes, keep) in enumerate(_shapes_and_padding(signature)):
+    shapes = _shapes_and_padding(signature, length_buckets)
+    for seed, (name, sizes, keep) in enumerate(shapes):
         random = np.random.default_rng(seed)
         inputs = {
             key: random_values(
@@ -79,7 +85,7 @@ def grid(signature: Any) -> Iterator[Case]:
         yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
 
 
-def _shapes_and_padding(signature):
+def _shapes_and_padding(signature, length_buckets):
     axes = {a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)}
     # Ids without a mask beside them have one of their own: 0 is padding.
     masked = any(
@@ -103,6 +109,10 @@ def _shapes_and_padding(signature):
         yield "one row of three is all padding", sizes, keep
         sizes = {**dict.fromkeys(axes, 5), "batch": 1}
         yield "the only row is all padding", sizes, np.zeros((1, 5), bool)
+    for length in length_buckets if axes - {"batch"} else ():
+        if length <= longest or not _has_maps(signature):
+            sizes = {**dict.fromkeys(axes, length), "batch": 1}
+            yield f"length {length}", sizes, _keep(1, length, "no")
 
 
 def _has_maps(signature) -> bool:

@@ -1,6 +1,6 @@
 """What each model of this library can be asked once it is exported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +8,9 @@ import keras
 from keras_attention.explain.record import attention_maps, record_attention
 from keras_attention.export.cached_steps import decoder_signature, step_signatures
 from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.text_answering import answer_signature
 from keras_attention.export.text_generation import generation_signature
+from keras_attention.export.text_jobs import from_text
 from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
@@ -27,7 +29,6 @@ from keras_attention.tasks.text_classifier import TextClassifier
 from keras_attention.tasks.token_classifier import TokenClassifier
 
 SEQUENCE = ("batch", "sequence")
-TEXT = {"text": TensorInfo("string", ("batch",))}
 
 
 def signatures_of(model: keras.Model) -> list[Signature]:
@@ -83,32 +84,13 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     ]
     if model.tokenizer is None:
         return signatures
+    embed_ids, encode_ids, attention_ids = signatures
     return [
-        _from_text("serving_default", embed, embedding, model.tokenizer, tokens=False),
-        _from_text("encode_text", encode, tokens, model.tokenizer),
-        _from_text("attention_text", attend, maps, model.tokenizer, exact_zeros=names),
+        from_text("serving_default", embed_ids, model.tokenizer, tokens=False),
+        from_text("encode_text", encode_ids, model.tokenizer),
+        from_text("attention_text", attention_ids, model.tokenizer),
         *signatures,
     ]
-
-
-def _from_text(
-    name: str,
-    function: Callable,
-    outputs: dict[str, TensorInfo],
-    tokenizer: Any,
-    *,
-    tokens: bool = True,
-    **settings: Any,
-) -> Signature:
-    """The same job from raw strings; with the ids, where outputs are per token."""
-
-    def from_text(text):
-        ids = tokenizer(text)
-        ids = {name: ids[name] for name in _ids(segments=False)}
-        return {**function(**ids), **(ids if tokens else {})}
-
-    outputs = {**outputs, **(_ids(segments=False) if tokens else {})}
-    return Signature(name, from_text, TEXT, outputs, **settings)
 
 
 def _bert_encoder(model: BertEncoder) -> list[Signature]:
@@ -119,53 +101,59 @@ def _bert_encoder(model: BertEncoder) -> list[Signature]:
 
 
 def _text_classifier(model: TextClassifier) -> list[Signature]:
-    shape = ("batch", len(model.labels))
-    return _scored(model, "classify", "scores", shape, model.scores)
+    ids = _scored(
+        model, "classify", "scores", ("batch", len(model.labels)), model.scores
+    )
+    return [
+        *_with_text(model, "classify", ids, tokens=False),
+        *_with_text(model, "classify_pair", ids, pairs=True, tokens=False),
+        ids,
+    ]
 
 
 def _token_classifier(model: TokenClassifier) -> list[Signature]:
     shape = (*SEQUENCE, len(model.labels))
-    return _scored(model, "tag", "scores", shape, probabilities)
+    ids = _scored(model, "tag", "scores", shape, probabilities)
+    return [*_with_text(model, "tag", ids, offsets=True), ids]
 
 
 def _masked_lm(model: MaskedLM) -> list[Signature]:
     shape = (*SEQUENCE, model.backbone.vocabulary_size)
-    return _scored(model, "fill", "scores", shape, probabilities)
+    ids = _scored(model, "fill", "scores", shape, probabilities)
+    return [*_with_text(model, "fill", ids, offsets=True), ids]
 
 
 def _question_answerer(model: QuestionAnswerer) -> list[Signature]:
-    """Question and context are one row of ids: pairs are put together by the caller."""
+    """Of ids, question and context are one row, which the caller puts together."""
     shape = ("batch", 2, "sequence")
-    return _scored(model, "answer", "logits", shape, lambda logits: logits, text=False)
+    ids = _scored(model, "answer", "logits", shape, lambda logits: logits)
+    return [ids] if model.tokenizer is None else [answer_signature(model, ids), ids]
 
 
 def _next_sentence(model: NextSentence) -> list[Signature]:
-    return _scored(model, "follow", "scores", ("batch", 2), probabilities, text=False)
+    ids = _scored(model, "follow", "scores", ("batch", 2), probabilities)
+    return [*_with_text(model, "follow", ids, pairs=True, tokens=False), ids]
 
 
 def _scored(
-    model: Any,
-    job: str,
-    output: str,
-    shape: tuple[int | str, ...],
-    scores: Callable,
-    *,
-    text: bool = True,
-) -> list[Signature]:
-    """A task's answer from text, under the name of the job, and from ids."""
+    model: Any, job: str, output: str, shape: Sequence[int | str], scores: Callable
+) -> Signature:
+    """A task's answer from ids."""
     segments = bool(getattr(model.backbone, "num_segments", 0))
-    outputs = {output: TensorInfo("float32", shape)}
+    outputs = {output: TensorInfo("float32", tuple(shape))}
 
     def answer(**ids):
         return {output: scores(model(ids, training=False))}
 
-    ids, limits = _ids(segments=segments), _limits(model.backbone, segments=segments)
-    signatures = [Signature(f"{job}_ids", answer, ids, outputs, **limits)]
-    if model.tokenizer is None or not text:
-        return signatures
-    tokens = "sequence" in shape
-    from_text = _from_text(job, answer, outputs, model.tokenizer, tokens=tokens)
-    return [from_text, *signatures]
+    limits = _limits(model.backbone, segments=segments)
+    return Signature(f"{job}_ids", answer, _ids(segments=segments), outputs, **limits)
+
+
+def _with_text(model: Any, job: str, ids: Signature, **choices: Any) -> list[Signature]:
+    """The same from text, if the model can read."""
+    if model.tokenizer is None:
+        return []
+    return [from_text(job, ids, model.tokenizer, **choices)]
 
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:

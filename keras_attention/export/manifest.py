@@ -19,7 +19,7 @@ from keras_attention import __version__
 
 MANIFEST_NAME = "manifest.json"
 FORMATS = ("saved_model", "onnx", "litert")
-_OPTIONAL = {"quantization"}
+_OPTIONAL = ("quantization", "compilation")
 _PACKAGES = (
     *("tensorflow", "tensorflow-text", "keras", "onnx", "tf2onnx", "onnxruntime"),
     "ai-edge-litert",
@@ -45,6 +45,8 @@ class Manifest:
         manifest_version: Of this layout. Readers refuse a higher one.
         quantization: Of an artefact of `quantize_artifact`: `kind`, the files of the
             `source`, the weights left in `float32`. Not written where there is none.
+        compilation: Of a SavedModel that was written with `jit_compile` or
+            `length_buckets`: both. Not written of others.
     """
 
     format: str
@@ -57,6 +59,7 @@ class Manifest:
     op_libraries: list[str] = dataclasses.field(default_factory=list)
     manifest_version: int = 1
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)
+    compilation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_manifest(
@@ -67,6 +70,7 @@ def write_manifest(
     weights_bytes: int,
     verification: Sequence[Mapping[str, Any]] = (),
     op_libraries: Sequence[str] = (),
+    compilation: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Describe the files that are in the folder now.
 
@@ -77,6 +81,7 @@ def write_manifest(
         weights_bytes: Size of the weights, each counted once.
         verification: Results of comparing the artefact with the model.
         op_libraries: See `saved_model.op_libraries`.
+        compilation: What `Manifest` says of it.
     """
     if format not in FORMATS:
         raise ValueError(
@@ -92,6 +97,7 @@ def write_manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verification=[dict(case) for case in verification],
         op_libraries=sorted(op_libraries),
+        compilation=dict(compilation or {}),
     )
     save_manifest(folder, manifest)
     return manifest
@@ -105,8 +111,9 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
         manifest: What it says.
     """
     described = dataclasses.asdict(manifest)
-    if not manifest.quantization:
-        del described["quantization"]
+    for name in _OPTIONAL:
+        if not described[name]:
+            del described[name]
     text = json.dumps(
         described,
         indent=2,
@@ -145,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"manifest_version {version!r}",
         )
     known = get_type_hints(Manifest)
-    wrong = (known.keys() ^ data.keys()) - _OPTIONAL
+    wrong = (known.keys() ^ data.keys()) - {*_OPTIONAL}
     if wrong:
         raise _unreadable(path, f"the keys {sorted(known)}", f"{sorted(data)}")
     for name in data:

@@ -26,6 +26,31 @@ class TensorInfo:
         return [axis if isinstance(axis, int) else None for axis in self.shape]
 
 
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """A signature's function in three steps, where the model is the one in the middle.
+
+    What stands around it, tokenizers say, cannot be compiled by XLA.
+
+    Attributes:
+        before: From the inputs of the signature to those of `middle`, and anything.
+        middle: From tensors to a dict of tensors.
+        after: From the answers of `middle`, and the anything, to the outputs.
+        inputs: Of `middle`, name to description.
+        outputs: Of `middle`, name to description.
+    """
+
+    before: Callable[..., tuple[dict[str, Any], Any]]
+    middle: Callable[..., dict[str, Any]]
+    after: Callable[[dict[str, Any], Any], dict[str, Any]]
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+
+    def __call__(self, **inputs: Any) -> dict[str, Any]:
+        given, rest = self.before(**inputs)
+        return self.after(self.middle(**given), rest)
+
+
 @dataclass(frozen=True)
 class Signature:
     """One callable of an artefact.

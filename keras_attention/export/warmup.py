@@ -5,11 +5,13 @@ from pathlib import Path
 from keras_attention.export.cases import CASES_NAME, load_cases
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
-MOST_PER_SIGNATURE = 8  # TF Serving refuses a version with more than 1,000 in all
+MOST_PER_SIGNATURE = 16  # TF Serving refuses a version with more than 1,000 in all
 
 
 def write_warmup(folder: Path, name: str) -> str:
     """Write the requests, one for each shape among a SavedModel's verification cases.
+
+    Texts have the shape of their longest: that is the one the model sees.
 
     Needs tensorflow-serving-api. Without it nothing is written.
 
@@ -32,7 +34,10 @@ def write_warmup(folder: Path, name: str) -> str:
     chosen = {}
     for case in load_cases(folder / CASES_NAME):
         tensors = {key: tf.make_tensor_proto(x) for key, x in case.inputs.items()}
-        shapes = [(key, str(x.tensor_shape)) for key, x in sorted(tensors.items())]
+        shapes = [
+            (key, str(tensor.tensor_shape), max(map(len, tensor.string_val), default=0))
+            for key, tensor in sorted(tensors.items())
+        ]
         of_signature = chosen.setdefault(case.signature, {})
         if len(of_signature) < MOST_PER_SIGNATURE:
             of_signature.setdefault(str(shapes), tensors)

@@ -44,7 +44,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """
     spans, start = [], None
     for place, letter in enumerate(text):
-        alone = _is_punctuation(letter)
+        alone = is_punctuation(letter)
         if start is not None and (alone or letter.isspace()):
             spans.append((start, place))
             start = None
@@ -55,7 +55,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return spans if start is None else [*spans, (start, len(text))]
 
 
-def _is_punctuation(letter: str) -> bool:
+def is_punctuation(letter: str) -> bool:
+    """Whether a character is a word by itself."""
     if letter.isascii():
         return letter.isprintable() and not (letter.isalnum() or letter == " ")
     return unicodedata.category(letter).startswith("P")

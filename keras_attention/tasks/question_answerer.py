@@ -30,6 +30,7 @@ from keras_attention.tasks._words import (
 )
 
 PARTS = ("backbone", "tokenizer")
+MAX_ANSWER_TOKENS = 30
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -110,7 +111,7 @@ class QuestionAnswerer(keras.Model):
         contexts: Sequence[str],
         *,
         no_answer_threshold: float | None = None,
-        max_answer_tokens: int = 30,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
         batch_size: int = 16,
         verbose: bool | str = "auto",
     ) -> list[dict[str, Any]]:

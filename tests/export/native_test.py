@@ -1,45 +1,23 @@
 """A C program gets from the artefact, for raw strings, what Python computes."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from c_client import ask, compile_client, library_options, needs_compiler, rows
 
 from keras_attention.export.saved_model import op_libraries, write_saved_model
 from keras_attention.export.signatures import Signature, TensorInfo
 
-NATIVE = Path(__file__).parents[2] / "export/native"
 WORDS = ["[UNK]", "red", "green", "blue", "##er"]
 UNITS = 3
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("gcc") and shutil.which("make")),
-    reason="gcc or make is missing (Debian: apt install build-essential)",
-)
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    """Compile the client; a warning is an error here."""
-    build = tmp_path_factory.mktemp("build")
-    make = ["make", "-C", NATIVE, f"BUILD={build}", f"PYTHON={sys.executable}"]
-    done = subprocess.run(
-        [*make, "CC=gcc", "CFLAGS=-O1 -Wall -Wextra -Werror -pedantic"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
-    return build / "client"
+    return compile_client(tmp_path_factory.mktemp("build"))
 
 
 class LookupTokenizer(tf.Module):
@@ -117,21 +95,6 @@ def lookup_model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("lookup") / "1", LookupTokenizer())
 
 
-def ask(client, *arguments):
-    return subprocess.run(
-        [str(client), *map(str, arguments)],
-        capture_output=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-
-
-def rows(done):
-    assert done.returncode == 0, done.stderr.decode()
-    return [json.loads(line) for line in done.stdout.decode().splitlines()]
-
-
 # A quote, a backslash and a tab have to be escaped; the last is no ASCII.
 TEXTS = ["red green", 'blue "quoted" \\ \t red', "", "été 日本 blue"]
 
@@ -145,18 +108,26 @@ def test_c_gives_the_numbers_of_python(client, lookup_model, output):
     np.testing.assert_array_equal(np.array(got, expected.dtype), expected)
 
 
+def test_c_names_the_inputs_and_gives_numbers(client, lookup_model):
+    folder, function = lookup_model
+    expected = function(tf.constant(WORDS[1:3]))["vectors"].numpy()
+    named = ["--input", "token_ids", "1", "2"]
+    got = rows(ask(client, folder, "decode", "vectors", *named))
+    np.testing.assert_array_equal(np.array(got, "float32"), expected)
+    named = ["--input", "texts", *WORDS[1:3]]
+    got = rows(ask(client, folder, "encode", "vectors", *named))
+    np.testing.assert_array_equal(np.array(got, "float32"), expected)
+
+
 def test_c_gives_texts(client, lookup_model):
     got = rows(ask(client, lookup_model[0], "encode", "texts_again", *TEXTS))
     assert got == [text + "!" for text in TEXTS]
 
 
 def test_c_loads_the_operations_of_tensorflow_text(client, tmp_path):
-    text = pytest.importorskip("tensorflow_text")
+    pytest.importorskip("tensorflow_text")
     folder, function = save(tmp_path / "1", WordPieces())
-    ops = Path(text.__file__).parent / "python" / "ops"
-    libraries = []
-    for name in op_libraries(folder):
-        libraries += ["--library", ops / name]
+    libraries = library_options(op_libraries(folder))
     assert libraries
     texts = ["redder", "blueer green"]
     got = rows(ask(client, *libraries, folder, "encode", "vectors", *texts))
@@ -174,6 +145,18 @@ BAD_CALLS = {
     "no such output": (["", "encode", "v", "a"], "no output 'v'. Expected one of:"),
     "a signature of ids": (["", "decode", "vectors", "a"], "does not take texts alone"),
     "a dtype C cannot print": (["", "encode", "halves", "a"], "cannot print numbers"),
+    "an input that is not there": (
+        ["", "decode", "vectors", "--input", "texts", "a"],
+        "each input once, please: --input NAME VALUE... Its inputs: token_ids",
+    ),
+    "a word for a number": (
+        ["", "decode", "vectors", "--input", "token_ids", "1", "two"],
+        "not a number of this input: 'two'",
+    ),
+    "a number that is too large": (
+        ["", "decode", "vectors", "--input", "token_ids", "4294967296"],
+        "not a number of this input: '4294967296'",
+    ),
     "no texts": (["", "encode", "vectors"], "usage: client"),
     "no library": (["--library", "nowhere.so", "", "e", "v", "a"], "nowhere.so"),
 }

@@ -25,9 +25,15 @@ def test_a_classifier_answers_texts_in_a_session_and_ids_in_onnx(tmp_path, multi
     texts = ["The animal!", "", "tired"]
     expected = [list(one["scores"].values()) for one in model.classify(texts)]
     with open_artifact(ka.export_model(model, tmp_path / "saved")) as runner:
-        assert set(runner.signatures) == {"classify", "classify_ids"}
+        assert set(runner.signatures) == {"classify", "classify_pair", "classify_ids"}
         served = runner.run("classify", text=texts)["scores"]
+        pairs = {"text": texts, "text_pair": texts[::-1]}
+        of_pairs = runner.run("classify_pair", **pairs)["scores"]
     np.testing.assert_allclose(served, expected, atol=1e-6)
+    expected_pairs = [
+        [*one["scores"].values()] for one in model.classify(texts, texts[::-1])
+    ]
+    np.testing.assert_allclose(of_pairs, expected_pairs, atol=1e-6)
     ids = {k: np.asarray(v) for k, v in model.tokenizer(texts).items()}
     with open_artifact(ka.export_model(model, tmp_path / "onnx", "onnx")) as runner:
         onnx = runner.run("classify_ids", **ids)["scores"]
@@ -39,8 +45,8 @@ def test_a_classifier_answers_texts_in_a_session_and_ids_in_onnx(tmp_path, multi
     [
         (lambda b, t: ka.TokenClassifier(b, ["O", "B-x"], t), {"tag", "tag_ids"}),
         (ka.MaskedLM, {"fill", "fill_ids"}),
-        (ka.QuestionAnswerer, {"answer_ids"}),
-        (ka.NextSentence, {"follow_ids"}),
+        (ka.QuestionAnswerer, {"answer", "answer_ids"}),
+        (ka.NextSentence, {"follow", "follow_ids"}),
     ],
     ids=["tag", "fill", "answer", "follow"],
 )

@@ -429,12 +429,15 @@ def test_two_versions_side_by_side(tmp_path):
     assert first[0] == 404
 
 
-def test_an_onnx_artefact_gives_the_same_answer(tmp_path, server):
-    pytest.importorskip("tf2onnx")
-    small_artifact(tmp_path / "onnx", format="onnx")
-    with DevelopmentServer(tmp_path / "onnx", name="small", grpc_port=None) as onnx:
-        got = predicting(onnx, {"instances": ROWS})[1]["predictions"]
-        wrong = predicting(onnx, replaced(token_ids=[[1, 2, 3], [4, 5, -1]]))
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_an_artefact_of_another_format_gives_the_same_answer(tmp_path, server, format):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    folder = tmp_path / format
+    small_artifact(folder, format=format)
+    with DevelopmentServer(folder, name="small", grpc_port=None) as other:
+        got = predicting(other, {"instances": ROWS})[1]["predictions"]
+        wrong = predicting(other, replaced(token_ids=[[1, 2, 3], [4, 5, -1]]))
     expected = predicting(server, {"instances": ROWS})[1]["predictions"]
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert wrong == predicting(server, replaced(token_ids=[[1, 2, 3], [4, 5, -1]]))
