@@ -109,7 +109,7 @@ def same(actual, expected):
 
 @every_kind
 def test_output_and_weights_are_those_of_the_paper(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     output, weights = expected_of(kind, layer, inputs)
     actual, actual_weights = observed(kind, layer, inputs, **MASKS)
     assert relative_error(actual, output) <= 1e-6
@@ -118,7 +118,7 @@ def test_output_and_weights_are_those_of_the_paper(kind):
 
 @every_kind
 def test_without_any_mask_they_are_too(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     output, weights = kind.oracle(layer, *inputs, mask=np.ones((1, 1, 1), bool))
     actual, actual_weights = observed(kind, layer, inputs)
     assert relative_error(actual, output) <= 1e-6
@@ -172,7 +172,7 @@ def test_huge_inputs_stay_finite_in_half_precision(kind, policy):
 
 @every_kind
 def test_weights_of_a_query_sum_to_one_or_are_all_zero(kind):
-    _, weights = observed(kind, kind.built(), kind.inputs(), **MASKS)
+    _, weights = observed(kind, kind.shared(), kind.inputs(), **MASKS)
     seen, sums = per_head(SEEN, weights), weights.sum(axis=-1)
     assert kind.mixed or (weights >= 0).all()
     assert (weights[~seen] == 0).all()
@@ -186,7 +186,7 @@ def test_weights_of_a_query_sum_to_one_or_are_all_zero(kind):
 
 @every_kind
 def test_bias_multiplies_weights_by_its_exponential(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     bias = np.random.default_rng(3).normal(size=(B, T, S)).astype("float32")
     _, weights = observed(kind, layer, inputs, **MASKS)
     _, biased = observed(kind, layer, inputs, attention_bias=bias, **MASKS)
@@ -240,7 +240,7 @@ def test_gradients_are_those_of_finite_differences(kind):
 @every_kind
 def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
     inputs = kind.inputs()
-    plain, dropping = kind.built(), kind.built(dropout=0.5)
+    plain, dropping = kind.shared(), kind.built(dropout=0.5)
     assert BLIND.sum() == 3
     output, weights = observed(kind, plain, inputs, **MASKS)
     assert (weights[~per_head(~BLIND[..., None], weights)] == 0).all()
@@ -265,7 +265,7 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
 
 @every_kind
 def test_what_stands_at_padding_never_leaks(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     clean, clean_weights = observed(kind, layer, inputs, **MASKS)
     keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
     for poison in (np.nan, np.inf, -np.inf, 3e38, 17.0):
@@ -280,7 +280,7 @@ def test_what_stands_at_padding_never_leaks(kind):
 
 @every_kind
 def test_gradients_do_not_leak_into_or_out_of_padding(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
 
     def found(poison):
@@ -304,7 +304,7 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
 
 @every_kind
 def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
-    layer = kind.built()
+    layer = kind.shared()
     hidden = MASK & (np.arange(S) != 2)
 
     def loss(*tensors):
@@ -318,7 +318,7 @@ def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
 
 @every_kind
 def test_causal_shows_nothing_of_the_future(kind):
-    layer, inputs = kind.built(), kind.inputs(queries=S)
+    layer, inputs = kind.shared(), kind.inputs(queries=S)
     output = to_numpy(kind.call(layer, *inputs, use_causal_mask=True))
     lower = np.tril(np.ones((1, S, S), bool))
     explicit = to_numpy(kind.call(layer, *inputs, attention_mask=lower))
@@ -346,7 +346,7 @@ def test_no_weight_starts_as_a_copy_of_another(kind):
 @every_kind
 def test_dropout_works_in_training_only_and_is_seeded(kind):
     inputs = kind.inputs()
-    still = to_numpy(kind.call(kind.built(), *inputs))
+    still = to_numpy(kind.call(kind.shared(), *inputs))
     runs = []
     for seed in (11, 11, 12):
         layer = kind.built(dropout=0.5, seed=seed)
@@ -360,7 +360,7 @@ def test_dropout_works_in_training_only_and_is_seeded(kind):
 @every_kind
 def test_returned_weights_are_those_before_dropout(kind):
     inputs = kind.inputs()
-    _, still = observed(kind, kind.built(), inputs)
+    _, still = observed(kind, kind.shared(), inputs)
     _, weights = observed(kind, kind.built(dropout=0.5), inputs, training=True)
     assert np.allclose(weights, still, atol=1e-7)
 
@@ -370,7 +370,7 @@ def test_returned_weights_are_those_before_dropout(kind):
 
 @every_kind
 def test_a_list_of_tensors_is_the_same_call(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
     masks = {**MASKS, "key_mask": KEY_MASK}
     expected = to_numpy(kind.call(layer, *inputs, **masks))
@@ -448,7 +448,7 @@ def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
 
 @every_kind
 def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
-    layer, inputs = kind.built(), kind.inputs()
+    layer, inputs = kind.shared(), kind.inputs()
     output, weights = observed(kind, layer, inputs, **MASKS)
     unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in inputs]
     if kind.needs_positions:  # a window has to know that T is not S
@@ -501,7 +501,7 @@ def test_symbolic_shapes_are_the_real_ones_in_cross_attention(kind):
 )
 def test_sizes_of_one_and_zero_work(kind, sizes):
     batch, queries, keys = sizes
-    layer = kind.built()
+    layer = kind.shared()
     inputs = kind.inputs(batch=batch, queries=queries, keys=keys)
     expected, expected_weights = kind.oracle(
         layer, *inputs, mask=np.ones((1, 1, 1)) > 0
@@ -516,7 +516,7 @@ def test_sizes_of_one_and_zero_work(kind, sizes):
 
 @every_kind
 def test_each_row_of_a_batch_stands_for_itself(kind):
-    layer, inputs = kind.built(), kind.inputs(batch=5)
+    layer, inputs = kind.shared(), kind.inputs(batch=5)
     whole = to_numpy(kind.call(layer, *inputs))
     for row in range(5):
         alone = kind.call(layer, *(x[row : row + 1] for x in inputs))
@@ -527,7 +527,7 @@ def test_each_row_of_a_batch_stands_for_itself(kind):
     "kind", [k for k in KINDS if k.by_content], ids=lambda kind: kind.name
 )
 def test_the_order_of_keys_does_not_matter(kind):
-    layer, (query, value, key) = kind.built(), kind.inputs()
+    layer, (query, value, key) = kind.shared(), kind.inputs()
     order = np.array([3, 0, 4, 1, 2])
     output, weights = observed(kind, layer, (query, value, key), attention_mask=MASK)
     moved, moved_weights = observed(
@@ -578,7 +578,7 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     "kind", [pytest.param(k, id=k.name, marks=costly(k)) for k in KINDS]
 )
 def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
-    layer = kind.built()
+    layer = kind.shared()
 
     def forward(*tensors):
         output = kind.call(layer, *tensors, **MASKS)

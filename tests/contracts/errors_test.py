@@ -72,7 +72,7 @@ def test_a_wrong_mask_or_bias_is_refused(kind, wrong, name, hint):
     if wrong.get(name) is None:
         raise AssertionError("the case names another argument")
     with pytest.raises(ValueError, match=rf"(?s)`{name}`.*{hint}.*Received: {name}="):
-        kind.call(kind.make(), *kind.inputs(), **wrong)
+        kind.call(kind.shared(), *kind.inputs(), **wrong)
 
 
 @every_kind
@@ -88,7 +88,7 @@ def test_an_input_of_another_rank_is_refused(kind, position):
     name = ("query", "value", "key")[position]
     for shape in (lambda x: x[0], lambda x: x[None]):
         inputs = kind.inputs()
-        layer = kind.built()
+        layer = kind.shared()
         inputs[position] = shape(inputs[position])
         with pytest.raises(ValueError, match=rf"`{name}`.*Received: {name}="):
             layer(*inputs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import oracle
@@ -59,6 +59,11 @@ class Kind:
         for w in layer.trainable_weights:
             w.assign(rng.normal(scale=0.3, size=w.shape) if w.shape else 1.7)
         return layer
+
+    @cache
+    def shared(self):
+        """The same built layer for every test that does nothing but call it."""
+        return self.built()
 
     def oracle(
         self,

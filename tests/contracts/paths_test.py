@@ -41,18 +41,18 @@ def inputs_of(kind):
 def expected_of(kind):
     clean = [np.nan_to_num(x) for x in inputs_of(kind)]
     masks = {"mask": CAUSAL, "query_mask": KEEP, "key_mask": KEEP}
-    return kind.oracle(kind.built(), *clean, **masks)[0]
+    return kind.oracle(kind.shared(), *clean, **masks)[0]
 
 
 # --- the paths -----------------------------------------------------------------
 
 
 def eager(kind, tools):
-    return kind.built()(*inputs_of(kind), **MASKS)
+    return kind.shared()(*inputs_of(kind), **MASKS)
 
 
 def with_weights(kind, tools):
-    return kind.built()(*inputs_of(kind), **MASKS, return_attention_scores=True)[0]
+    return kind.shared()(*inputs_of(kind), **MASKS, return_attention_scores=True)[0]
 
 
 def dropout_configured(kind, tools):
@@ -60,7 +60,7 @@ def dropout_configured(kind, tools):
 
 
 def graph(kind, tools, **compiled):
-    layer, tensors = kind.built(), inputs_of(kind)
+    layer, tensors = kind.shared(), inputs_of(kind)
     unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in tensors]
 
     @tf.function(input_signature=[*unknown, tf.TensorSpec((None, None), "bool")])
@@ -72,12 +72,12 @@ def graph(kind, tools, **compiled):
 
 
 def xla(kind, tools):
-    layer, tensors = kind.built(), inputs_of(kind)
+    layer, tensors = kind.shared(), inputs_of(kind)
     return tf.function(lambda *x: layer(*x, **MASKS), jit_compile=True)(*tensors)
 
 
 def in_blocks(kind, tools):
-    layer = kind.built()
+    layer = kind.shared()
     tools.patch.setattr(type(layer.pattern), "pays", lambda pattern, length: True)
     attend = tools.spy(layer.pattern, "attend")
     output = layer(*inputs_of(kind), **MASKS)
@@ -95,7 +95,7 @@ def in_chunks(kind, tools):
 
 
 def cached(kind, tools, make, cuts):
-    layer = kind.built()
+    layer = kind.shared()
     heads = layer.num_key_value_heads
     sizes = {"key_size": heads * layer.key_dim, "value_size": heads * layer.value_dim}
     cache, outputs = make(batch_size=B, **sizes), []
@@ -117,7 +117,7 @@ def served(kind, tools):
 
 def onnx_runtime(kind, tools):
     file = tools.folder / f"{kind.name}.onnx"
-    write_onnx(signature_of(kind, kind.built()), file)
+    write_onnx(signature_of(kind, kind.shared()), file)
     with open_artifact(file) as runner:
         return runner.run(kind.name, **feeds(kind))["output"]
 
