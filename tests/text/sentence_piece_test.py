@@ -1,6 +1,5 @@
 """Ids, offsets and texts of `sentencepiece`; folders as transformers reads them."""
 
-import gzip
 import io
 import itertools
 import json
@@ -15,6 +14,7 @@ import sentencepiece
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text import real_texts
 
 import keras_attention as ka
 
@@ -154,18 +154,11 @@ def test_every_code_point_is_split_alike(model):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_real_sentences_are_split_alike(record_property):
-    root = pathlib.Path(os.environ.get("KERAS_ATTENTION_DATA", "nowhere"))
-    file = root / "tatoeba_en_fr" / "fra.txt.gz"
-    if not file.exists():
-        pytest.skip("KERAS_ATTENTION_DATA names no folder with tatoeba_en_fr/")
-    lines = gzip.decompress(file.read_bytes()).decode().split("\n")[:20_000]
-    texts = [text for line in lines for text in line.split("\t")[:2]]
+def test_real_texts_are_split_alike(record_property):
+    texts = real_texts.sentences() + real_texts.paragraphs()
     for name, options in MODELS.items():
         assert_same(trained(**{**options, "vocab_size": 400}), texts)
-        record_property(
-            "summary", f"{name}: {len(texts)} real sentences, 0 differences"
-        )
+        record_property("summary", f"{name}: {len(texts)} real texts, 0 differences")
 
 
 def test_it_is_rebuilt_from_its_config_and_in_a_saved_model(model, tmp_path):

@@ -15,6 +15,7 @@ pytest.importorskip("tensorflow_text")
 
 import keras
 import tensorflow as tf
+from text import real_texts
 from text.tokenizer_reference import (
     LETTERS,
     SPECIAL,
@@ -118,6 +119,14 @@ def test_hostile_texts_give_the_ids_of_hugging_face(pair):
 
 def test_hostile_texts_give_the_same_ids_with_the_real_vocabulary(real_pair):
     assert differences(*real_pair, HOSTILE + random_texts(1000, seed=1)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_real_texts_give_the_ids_of_hugging_face(real_pair, record_property):
+    texts = real_texts.sentences() + real_texts.paragraphs()
+    record_property("summary", f"WordPiece: {len(texts)} real texts, 0 differences")
+    assert differences(*real_pair, texts) == []
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
