@@ -12,14 +12,14 @@ from keras_attention.layers.global_attention import GlobalAttention
 from keras_attention.layers.projection import Projection
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.bert import base_config
-from keras_attention.models.encoder_decoder import encode_and_decode, ids_and_mask
+from keras_attention.models.encoder_decoder import EncoderDecoder
 
 CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
 ATTENTIONS = ("bahdanau", "luong")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class RecurrentSeq2Seq(keras.Model):
+class RecurrentSeq2Seq(EncoderDecoder):
     """A bidirectional RNN reads the source, an RNN with attention writes the target.
 
     For generation call `encode` once, `empty_cache` with what it returned, and
@@ -128,56 +128,6 @@ class RecurrentSeq2Seq(keras.Model):
         self.head.build((None, None, self.hidden_dim))
         self.built = True
 
-    def call(
-        self,
-        encoder_token_ids=None,
-        encoder_padding_mask=None,
-        decoder_token_ids=None,
-        decoder_padding_mask=None,
-        *,
-        cache=None,
-        training=None,
-    ):
-        return encode_and_decode(
-            self,
-            encoder_token_ids,
-            encoder_padding_mask,
-            decoder_token_ids,
-            decoder_padding_mask,
-            cache=cache,
-            training=training,
-        )
-
-    def encode(
-        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """The encoder alone, once a source.
-
-        Args:
-            token_ids: Int `[B, S]`.
-            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict for `empty_cache` and `decode`: `encoder_sequence_output`
-            `[B, S, hidden_dim]`, `encoder_padding_mask` (bool, or `None`) and
-            `encoder_states`, the last ones of both directions.
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
-        x = self.token_embedding(token_ids)  # [B, S, E]
-        x = self.embedding_dropout(x, training=training)
-        sequence, *states = self.encoder(x, mask=keep, training=training)
-        half = len(states) // 2
-        joined = [
-            ops.concatenate([forward, backward], axis=-1)  # [B, hidden_dim]
-            for forward, backward in zip(states[:half], states[half:], strict=True)
-        ]
-        return {
-            "encoder_sequence_output": sequence,
-            "encoder_padding_mask": keep,
-            "encoder_states": joined,
-        }
-
     def empty_cache(self, encoded: dict[str, Any]) -> list[Any]:
         """The decoder's state before the first token, the memory's keys projected.
 
@@ -190,43 +140,28 @@ class RecurrentSeq2Seq(keras.Model):
             encoded["encoder_states"],
         )
 
-    def decode(
-        self,
-        token_ids: Any,
-        padding_mask: Any = None,
-        *,
-        encoded: dict[str, Any] | None = None,
-        cache: list[Any] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """The decoder alone: a whole target, a prompt, or one more token.
+    def _encode(self, token_ids, keep, training):
+        x = self.token_embedding(token_ids)  # [B, S, E]
+        x = self.embedding_dropout(x, training=training)
+        sequence, *states = self.encoder(x, mask=keep, training=training)
+        half = len(states) // 2
+        joined = [
+            ops.concatenate([forward, backward], axis=-1)  # [B, hidden_dim]
+            for forward, backward in zip(states[:half], states[half:], strict=True)
+        ]
+        return {"encoder_sequence_output": sequence, "encoder_states": joined}
 
-        Args:
-            token_ids: Int `[B, T]`; with a cache only the new ones.
-            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
-            encoded: What `encode` returned; not needed with a cache.
-            cache: Of `empty_cache`, or of the last call.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
-        if cache is None and encoded is None:
-            raise ValueError(
-                "The decoder needs what `encode` returned, or a `cache` of "
-                "`empty_cache`. Received: encoded=None, cache=None"
-            )
-        states = self.empty_cache(encoded or {}) if cache is None else cache
+    def _decode(self, token_ids, keep, encoded, cache, training):
+        states = self.empty_cache(encoded) if cache is None else cache
         x = self.token_embedding(token_ids)  # [B, T, E]
         x = self.embedding_dropout(x, training=training)
         x, _, *states = self.decoder(
             x, initial_state=list(states), mask=keep, training=training
         )
-        x = self.head_dropout(x, training=training)
-        outputs = {"sequence_output": x, "logits": self.head(x)}  # [B, T, V]
-        return outputs if cache is None else {**outputs, "cache": states}
+        return self.head_dropout(x, training=training), states
+
+    def _logits(self, x):
+        return self.head(x)  # [B, T, V]
 
     def get_config(self):
         names = (

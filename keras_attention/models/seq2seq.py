@@ -14,21 +14,13 @@ from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.sinusoidal_encoding import SinusoidalEncoding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.bert import base_config, check_divisible, initializer
-from keras_attention.models.encoder_decoder import (
-    caches_of,
-    decoder_positions,
-    encode_and_decode,
-    ids_and_mask,
-    run_decoder,
-    run_encoder,
-)
-from keras_attention.ops.cache import KVCache
+from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
 
 LEARNED = "learned"
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Seq2SeqTransformer(keras.Model):
+class Seq2SeqTransformer(EncoderDecoderOfBlocks):
     """The original Transformer, BART and Marian: one composition, plain options.
 
     The defaults are the original's: sinusoids, normalisation after the residual,
@@ -251,104 +243,8 @@ class Seq2SeqTransformer(keras.Model):
             )
         self.built = True
 
-    def call(
-        self,
-        encoder_token_ids=None,
-        encoder_padding_mask=None,
-        decoder_token_ids=None,
-        decoder_padding_mask=None,
-        *,
-        cache=None,
-        training=None,
-    ):
-        return encode_and_decode(
-            self,
-            encoder_token_ids,
-            encoder_padding_mask,
-            decoder_token_ids,
-            decoder_padding_mask,
-            cache=cache,
-            training=training,
-        )
-
-    def encode(
-        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """The encoder alone, once a source.
-
-        Args:
-            token_ids: Int `[B, S]`.
-            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict for `empty_cache` and `decode`: `encoder_sequence_output`
-            `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`).
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
-        x = self._embed(self.encoder_parts, token_ids, None, training)
-        x = run_encoder(self.encoder_blocks, x, keep=keep, training=training)
-        x = _after(self.encoder_parts, x)
-        return {"encoder_sequence_output": x, "encoder_padding_mask": keep}
-
-    def empty_cache(
-        self, encoded: dict[str, Any], kind: Any = KVCache, **settings: Any
-    ) -> list[Any]:
-        """One `EncoderDecoderCache` a decoder block, no token decoded yet.
-
-        The encoder's keys and values are projected here, and in no step.
-
-        Args:
-            encoded: What `encode` returned.
-            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
-            **settings: Of its `empty`.
-        """
-        sequence = encoded["encoder_sequence_output"]
-        keep = encoded["encoder_padding_mask"]
-        return caches_of(self.decoder_blocks, sequence, keep, kind, settings)
-
-    def decode(
-        self,
-        token_ids: Any,
-        padding_mask: Any = None,
-        *,
-        encoded: dict[str, Any] | None = None,
-        cache: list[Any] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """The decoder alone: a whole target, a prompt, or one more token.
-
-        Args:
-            token_ids: Int `[B, T]`; with a cache only the new ones.
-            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
-            encoded: What `encode` returned; not needed with a cache.
-            cache: Of `empty_cache`, or of the last call.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
-        encoded = {} if encoded is None else encoded
-        positions = decoder_positions(token_ids, keep, cache)
-        rows = ops.maximum(positions, 0)  # -1 is padding: any row does for it
-        x = self._embed(self.decoder_parts, token_ids, rows, training)
-        x, new = run_decoder(
-            self.decoder_blocks,
-            x,
-            encoder_sequence=encoded.get("encoder_sequence_output"),
-            encoder_keep=encoded.get("encoder_padding_mask"),
-            keep=keep,
-            positions=positions,
-            cache=cache,
-            training=training,
-        )
-        x = _after(self.decoder_parts, x)  # [B, T, E]
-        outputs = {"sequence_output": x, "logits": self._logits(x)}
-        return outputs if cache is None else {**outputs, "cache": new}
-
-    def _embed(self, parts, token_ids, positions, training):
+    def _before(self, side, token_ids, positions, training):
+        parts = getattr(self, f"{side}_parts")
         x = self.token_embedding(token_ids)  # [B, T, E]
         if self.scale_embedding:
             x = x * self.hidden_dim**0.5
@@ -360,6 +256,10 @@ class Seq2SeqTransformer(keras.Model):
         if parts["embedding_normalization"] is not None:
             x = parts["embedding_normalization"](x)
         return parts["dropout"](x, training=training)
+
+    def _after(self, side, x, training):
+        final = getattr(self, f"{side}_parts")["final_normalization"]
+        return x if final is None else final(x)
 
     def _logits(self, x):
         logits = self.token_embedding(x, reverse=True)  # [B, T, V]
@@ -389,8 +289,3 @@ class Seq2SeqTransformer(keras.Model):
         )
         config = {name: getattr(self, name) for name in names}
         return {**base_config(self), **config, "decoder": dict(self.decoder)}
-
-
-def _after(parts, x):
-    final = parts["final_normalization"]
-    return x if final is None else final(x)

@@ -13,20 +13,12 @@ from keras_attention.layers.relative_position_bias import RelativePositionBias
 from keras_attention.layers.rms_normalization import RMSNormalization
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.bert import base_config, initializer
-from keras_attention.models.encoder_decoder import (
-    caches_of,
-    decoder_positions,
-    encode_and_decode,
-    ids_and_mask,
-    run_decoder,
-    run_encoder,
-)
-from keras_attention.ops.cache import KVCache
+from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
 from keras_attention.ops.linear import linear
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class T5EncoderDecoder(keras.Model):
+class T5EncoderDecoder(EncoderDecoderOfBlocks):
     """T5-shaped model: RMS normalisation, no biases, positions as a bias of scores.
 
     Each side has one table of relative positions, shared by its blocks. The defaults
@@ -209,100 +201,12 @@ class T5EncoderDecoder(keras.Model):
             )
         self.built = True
 
-    def call(
-        self,
-        encoder_token_ids=None,
-        encoder_padding_mask=None,
-        decoder_token_ids=None,
-        decoder_padding_mask=None,
-        *,
-        cache=None,
-        training=None,
-    ):
-        return encode_and_decode(
-            self,
-            encoder_token_ids,
-            encoder_padding_mask,
-            decoder_token_ids,
-            decoder_padding_mask,
-            cache=cache,
-            training=training,
-        )
+    def _before(self, side, token_ids, positions, training):
+        return self.outer_dropout(self.token_embedding(token_ids), training=training)
 
-    def encode(
-        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """The encoder alone, once a source.
-
-        Args:
-            token_ids: Int `[B, S]`.
-            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict for `empty_cache` and `decode`: `encoder_sequence_output`
-            `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`).
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
-        x = self.outer_dropout(self.token_embedding(token_ids), training=training)
-        x = run_encoder(self.encoder_blocks, x, keep=keep, training=training)
-        x = self.outer_dropout(self.encoder_normalization(x), training=training)
-        return {"encoder_sequence_output": x, "encoder_padding_mask": keep}
-
-    def empty_cache(
-        self, encoded: dict[str, Any], kind: Any = KVCache, **settings: Any
-    ) -> list[Any]:
-        """One `EncoderDecoderCache` a decoder block, no token decoded yet.
-
-        The encoder's keys and values are projected here, and in no step.
-
-        Args:
-            encoded: What `encode` returned.
-            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
-            **settings: Of its `empty`.
-        """
-        sequence = encoded["encoder_sequence_output"]
-        keep = encoded["encoder_padding_mask"]
-        return caches_of(self.decoder_blocks, sequence, keep, kind, settings)
-
-    def decode(
-        self,
-        token_ids: Any,
-        padding_mask: Any = None,
-        *,
-        encoded: dict[str, Any] | None = None,
-        cache: list[Any] | None = None,
-        training: bool | None = None,
-    ) -> dict[str, Any]:
-        """The decoder alone: a whole target, a prompt, or one more token.
-
-        Args:
-            token_ids: Int `[B, T]`; with a cache only the new ones.
-            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
-            encoded: What `encode` returned; not needed with a cache.
-            cache: Of `empty_cache`, or of the last call.
-            training: Whether dropout is active.
-
-        Returns:
-            A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
-        """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
-        encoded = {} if encoded is None else encoded
-        x = self.outer_dropout(self.token_embedding(token_ids), training=training)
-        x, new = run_decoder(
-            self.decoder_blocks,
-            x,
-            encoder_sequence=encoded.get("encoder_sequence_output"),
-            encoder_keep=encoded.get("encoder_padding_mask"),
-            keep=keep,
-            positions=decoder_positions(token_ids, keep, cache),
-            cache=cache,
-            training=training,
-        )
-        x = self.outer_dropout(self.decoder_normalization(x), training=training)
-        outputs = {"sequence_output": x, "logits": self._logits(x)}
-        return outputs if cache is None else {**outputs, "cache": new}
+    def _after(self, side, x, training):
+        normalized = getattr(self, f"{side}_normalization")(x)
+        return self.outer_dropout(normalized, training=training)
 
     def _logits(self, x):
         if self.scale_output:
