@@ -15,10 +15,11 @@ from keras_attention.weights import llama_hf
 # In a process of its own: imports first, then a small model that warms up what
 # TensorFlow allocates once; the peak beyond what is then in use is the loading's.
 SCRIPT = """
-import resource, sys
+import re, resource, sys
 import keras_attention as ka
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not ru_maxrss: a process inherits that of the one that started it
+    status = open("/proc/self/status").read()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024
 ka.from_pretrained(sys.argv[1])
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 model = ka.from_pretrained(sys.argv[2])
