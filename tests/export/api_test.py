@@ -116,14 +116,14 @@ def test_an_export_that_differs_is_removed_and_says_which_case(
     # The model changes between writing and asking: what was written is then wrong.
     kernel = model.encoder.blocks[0].feed_forward.intermediate.kernel
     before = np.asarray(kernel)
-    write = api._write
+    write = api.write_files
 
     def write_and_disturb(*arguments):
         libraries = write(*arguments)
         kernel.assign(before * 1.01)
         return libraries
 
-    monkeypatch.setattr(api, "_write", write_and_disturb)
+    monkeypatch.setattr(api, "write_files", write_and_disturb)
     try:
         with pytest.raises(api.VerificationError, match="sentence_embedding is off"):
             ka.export_model(model, tmp_path / "out", format="onnx")
