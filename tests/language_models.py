@@ -2,22 +2,14 @@
 
 import keras
 import numpy as np
+from small_models import LLAMA
 
 import keras_attention as ka
 from keras_attention.text.byte_merges import byte_characters
 
 END = "<|end|>"
 GPT2: dict = {}
-LLAMA = {
-    "position": "rotary",
-    "normalization": "rms",
-    "activation": "silu",
-    "gated": True,
-    "use_bias": False,
-    "num_key_value_heads": 2,
-    "head": "own",
-}
-SHAPES = {"gpt2": GPT2, "llama": LLAMA}
+SHAPES = {"gpt2": GPT2, "llama": {**LLAMA, "num_key_value_heads": 2, "head": "own"}}
 
 
 def byte_pairs():

@@ -11,12 +11,11 @@ LLAMA = {
     "activation": "silu",
     "gated": True,
     "use_bias": False,
-    "num_key_value_heads": 1,
 }
 MODELS = {
     "bert": lambda: ka.BertEncoder(61, **SIZES),
     "gpt2": lambda: ka.GPTDecoder(61, **SIZES),
-    "llama": lambda: ka.GPTDecoder(61, **SIZES, **LLAMA),
+    "llama": lambda: ka.GPTDecoder(61, **SIZES, **LLAMA, num_key_value_heads=1),
     "vit": lambda: ka.VisionTransformer((8, 8), 4, **SIZES),
 }
 

@@ -111,7 +111,7 @@ enum { SIGNATURE_DEF = 5, INPUTS = 1, OUTPUTS = 2, NAME = 1, DTYPE = 2 };
 /* ---- tensors ---- */
 
 /* "name:index" of a TensorInfo -> the tensor in the graph. */
-static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
+static int look_up(TF_Graph *graph, Bytes info, TF_Output *tensor) {
   Field name;
   char text[512];
   if (!get_field(info, NAME, &name)) return 0;
@@ -127,12 +127,21 @@ static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
          tensor->index < TF_OperationNumOutputs(tensor->oper);
 }
 
+static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
+  if (look_up(graph, info, tensor)) return 1;
+  fprintf(stderr, "client: the signature names tensors that are not in the graph\n");
+  return 0;
+}
+
 /* One element a value: a batch without further axes. NULL if that cannot be. */
 static TF_Tensor *tensor_of(TF_DataType dtype, char **values, int count) {
   int64_t shape[] = {count};
   size_t size = dtype == TF_STRING ? sizeof(TF_TString) : TF_DataTypeSize(dtype);
   TF_Tensor *tensor = TF_AllocateTensor(dtype, shape, 1, size * (size_t)count);
-  if (tensor == NULL) return NULL;
+  if (tensor == NULL) {
+    fprintf(stderr, "client: out of memory\n");
+    return NULL;
+  }
   void *data = TF_TensorData(tensor);
   for (int i = 0; i < count; ++i) {
     char *end = "";
@@ -275,10 +284,7 @@ static int feed(TF_Graph *graph, Bytes info, char **values, int count, Feeds *fe
     fprintf(stderr, "client: cannot read values of TF_DataType %d\n", (int)dtype);
     return 0;
   }
-  if (!find_tensor(graph, info, &feeds->tensors[feeds->count])) {
-    fprintf(stderr, "client: the signature names tensors that are not in the graph\n");
-    return 0;
-  }
+  if (!find_tensor(graph, info, &feeds->tensors[feeds->count])) return 0;
   TF_Tensor *value = tensor_of(dtype, values, count);
   if (value == NULL) return 0;
   feeds->values[feeds->count++] = value;
@@ -319,12 +325,12 @@ static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph
   TF_Tensor *answer = NULL;
   int done = find_signature(meta_graph, arguments[1], &definition) &&
              feed_all(graph, definition, arguments + 3, count - 3, &feeds);
-  if (done && !(get_from_map(definition, OUTPUTS, arguments[2], &info) &&
-                find_tensor(graph, info, &fetched))) {
+  if (done && !get_from_map(definition, OUTPUTS, arguments[2], &info)) {
     fprintf(stderr, "client: no output '%s'. Expected one of:", arguments[2]);
     print_keys(definition, OUTPUTS);
     done = 0;
   }
+  done = done && find_tensor(graph, info, &fetched);
   if (done) {
     TF_SessionRun(session, NULL, feeds.tensors, feeds.values, feeds.count, &fetched,
                   &answer, 1, NULL, 0, NULL, status);

@@ -1,6 +1,6 @@
 """`export_model`: write an artefact, prove it, put it in place."""
 
-import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,11 @@ def export_model(
     if tolerance is None:
         tolerance = HALF_TOLERANCE if half else TOLERANCE
     final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
+    served = _prepared(chosen, compilation)
     weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
     tell = on_progress or (lambda stage: None)
     with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
         tell(f"Writing {', '.join(one.name for one in chosen)}")
-        served = [prepared(one, **compilation) for one in chosen]
         libraries = write_files(model, served, folder, format, opset)
         tell("Asking the model the questions of the verification")
         save_cases(answered_cases(chosen, length_buckets), folder / CASES_NAME)
@@ -202,16 +202,33 @@ def _check_half(model: keras.Model, format: str) -> None:
 def _answering_in_float32(signature: Signature) -> Signature:
     """What clients can read, whatever the model computes in."""
 
-    def function(**inputs):
-        found = signature.function(**inputs)
-        return {
-            name: keras.ops.cast(value, "float32")
-            if keras.backend.standardize_dtype(value.dtype) in HALF
-            else value
-            for name, value in found.items()
-        }
+    def wrap(function):
+        def in_float32(**inputs):
+            return {
+                name: keras.ops.cast(value, "float32")
+                if keras.backend.standardize_dtype(value.dtype) in HALF
+                else value
+                for name, value in function(**inputs).items()
+            }
 
-    return dataclasses.replace(signature, function=function)
+        return in_float32
+
+    return signature.wrapped(wrap)
+
+
+def _prepared(
+    chosen: list[Signature], compilation: Mapping[str, Any]
+) -> list[Signature]:
+    """The signatures as they are served; refused if none would be another."""
+    served = [prepared(one, **compilation) for one in chosen]
+    if any(compilation.values()) and all(map(operator.is_, served, chosen)):
+        raise ValueError(
+            "Nothing can be compiled or rounded up: loops and steps with a cache are "
+            "left as they are, and lengths are rounded up where there is a mask. Leave "
+            "`jit_compile` and `length_buckets` away, or export other signatures. "
+            f"Received: signatures {', '.join(one.name for one in chosen)}"
+        )
+    return served
 
 
 def _by_name(

@@ -4,13 +4,12 @@ XLA compiles a graph anew for every shape, and oneDNN keeps what it prepared for
 So the model is asked with lengths that were chosen before, and its answers are cut.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_attention.export.signatures import Signature, Steps, TensorInfo
+from keras_attention.export.signatures import Signature, TensorInfo
 
 
 def prepared(
@@ -27,25 +26,27 @@ def prepared(
         jit_compile: Whether XLA compiles what comes between inputs and outputs.
         length_buckets: Lengths to round up to, in order; a longer input stays as it is.
     """
-    if not (jit_compile or length_buckets):
-        return signature
-    steps = signature.function if isinstance(signature.function, Steps) else None
-    of_model = steps or signature
-    function = original = steps.middle if steps else signature.function
-    inputs, outputs = of_model.inputs, of_model.outputs
+    inputs, outputs = signature.of_model.inputs, signature.of_model.outputs
+    axes = _places(inputs)
     if any(info.dtype == "string" for info in inputs.values()):
         return signature  # the tokenizer is inside
-    if set(_places(outputs)) - set(_places(inputs)):
+    if set(_places(outputs)) - set(axes):
         return signature
+    masked = {
+        axis: places
+        for axis, places in axes.items()
+        if any(inputs[name].dtype == "bool" for name, _ in places)
+    }
     if jit_compile:
-        function = tf.function(function, jit_compile=True, autograph=False)
-    if length_buckets:
-        function = _rounded_up(function, inputs, outputs, tuple(length_buckets))
-    if function is original:
-        return signature
-    if steps:
-        function = dataclasses.replace(steps, middle=function)
-    return dataclasses.replace(signature, function=function)
+        signature = signature.wrapped(
+            lambda function: tf.function(function, jit_compile=True, autograph=False)
+        )
+    if length_buckets and masked:
+        buckets = tuple(length_buckets)
+        signature = signature.wrapped(
+            lambda function: _rounded_up(function, inputs, outputs, masked, buckets)
+        )
+    return signature
 
 
 def check_buckets(buckets: Sequence[int], signatures: Sequence[Signature]) -> None:
@@ -83,16 +84,9 @@ def _rounded_up(
     function: Callable[..., dict[str, Any]],
     inputs: dict[str, TensorInfo],
     outputs: dict[str, TensorInfo],
+    axes: dict[str, list[tuple[str, int]]],
     buckets: tuple[int, ...],
 ) -> Callable[..., dict[str, Any]]:
-    axes = {
-        axis: places
-        for axis, places in _places(inputs).items()
-        if any(inputs[name].dtype == "bool" for name, _ in places)
-    }
-    if not axes:
-        return function
-
     def padded(**given: tf.Tensor) -> dict[str, Any]:
         sizes: dict[int | str, Any] = {
             axis: tf.shape(given[places[0][0]])[places[0][1]]

@@ -1,7 +1,7 @@
 """What an artefact can be asked: named functions from named tensors to tensors."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tensorflow as tf
@@ -82,6 +82,20 @@ class Signature:
     exact_zeros: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("saved_model", "onnx", "litert")
     examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
+
+    @property
+    def of_model(self) -> "Signature | Steps":
+        """What has the inputs and outputs of the model: tokenizers left outside."""
+        return self.function if isinstance(self.function, Steps) else self
+
+    def wrapped(self, wrap: Callable[[Callable], Callable]) -> "Signature":
+        """The same with something around what the model computes."""
+        function = self.function
+        if isinstance(function, Steps):
+            return replace(
+                self, function=replace(function, middle=wrap(function.middle))
+            )
+        return replace(self, function=wrap(function))
 
     @property
     def takes_text(self) -> bool:

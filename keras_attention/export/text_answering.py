@@ -13,11 +13,12 @@ import tensorflow as tf
 
 from keras_attention.export.cases import TEXTS
 from keras_attention.export.signatures import Signature, Steps, TensorInfo
+from keras_attention.export.text_jobs import TEXT
 from keras_attention.tasks._words import frame_of, is_punctuation, room_for
 from keras_attention.tasks.question_answerer import MAX_ANSWER_TOKENS, QuestionAnswerer
+from keras_attention.text.framing import Pieces
 
 SPACE, PUNCTUATION, OTHER = range(3)
-_IN = {"question": ("batch",), "context": ("batch",)}
 _OUT = {
     "text": "string",
     "start": "int32",
@@ -41,7 +42,7 @@ def answer_signature(model: QuestionAnswerer, ids: Signature) -> Signature:
     return Signature(
         "answer",
         Steps(spans.windows, ids.function, spans.best, ids.inputs, ids.outputs),
-        {name: TensorInfo("string", shape) for name, shape in _IN.items()},
+        {"question": TEXT, "context": TEXT},
         {name: TensorInfo(dtype, ("batch",)) for name, dtype in _OUT.items()},
         examples=_examples,
     )
@@ -92,10 +93,9 @@ class _Spans:
 
     def __init__(self, model: QuestionAnswerer, inputs: tuple[str, ...]):
         self.tokenizer, self.inputs = model.tokenizer, inputs
-        self.overlap, self.frame = model.overlap, frame_of(model.tokenizer)
-        frame = self.frame
-        self.around = frame.before, frame.between, frame.after
-        self.special = sum(map(len, self.around))
+        self.overlap, frame = model.overlap, frame_of(model.tokenizer)
+        self.before = len(frame.before) + len(frame.between)  # around the question
+        self.special = self.before + len(frame.after)
         self.longest = room_for(model, self.special) + self.special
 
     def windows(self, question, context):
@@ -112,28 +112,15 @@ class _Spans:
         count = tf.minimum(tf.gather(room, owner), tf.gather(sizes, owner) - first)
         begin = tf.gather(read.splits, owner) + first
         contexts = tf.ragged.range(begin, begin + count)
-        contexts = contexts.with_values(tf.gather(read.ids, contexts.values))
-        questions = tf.RaggedTensor.from_row_splits(
-            asked.ids, asked.splits, validate=False
+        places = tf.ragged.range(asked.splits[:-1], asked.splits[1:])
+        questions = tf.gather(places, owner)
+        rows = self.tokenizer.frame_pairs(
+            _pieces(asked.ids, questions), _pieces(read.ids, contexts)
         )
-        before, between, after = (
-            tf.tile(tf.constant(ids, tf.int32)[None], [tf.size(owner), 1])
-            for ids in self.around
-        )
-        head = tf.concat([before, tf.gather(questions, owner), between], 1)
-        rows: Any = tf.concat([head, contexts, after], 1)  # [W, None]
-        offset = head.row_lengths()
-        token_ids = rows.to_tensor(self.tokenizer.pad_token_id or 0)  # [W, T]
-        place = tf.range(tf.shape(token_ids, tf.int64)[1])[None]
-        keep = place < rows.row_lengths()[:, None]
-        second = keep & (place >= offset[:, None])
-        row = {
-            "token_ids": token_ids,
-            "segment_ids": tf.cast(second & self.frame.segments, tf.int32),
-            "padding_mask": keep,
-        }
+        offset = self.before + questions.row_lengths()
         found = _Windows(firsts.row_splits, first, count, offset)
-        return {name: row[name] for name in self.inputs}, (read, found)
+        given = {name: rows[name] for name in self.inputs if name in rows}
+        return given, (read, found)
 
     def best(self, answers, given):
         """The best span of all windows of each context."""
@@ -217,6 +204,11 @@ def _word_places(codes, owner):
 
 def _shifted(flags):
     return tf.concat([[False], flags[:-1]], 0)[: tf.size(flags)]
+
+
+def _pieces(ids, places):
+    """Those of the ids that stand at ragged places `[W, None]`."""
+    return Pieces(tf.gather(ids, places.values), places.row_splits, {})
 
 
 def _sizes(splits):

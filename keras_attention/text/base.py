@@ -111,6 +111,13 @@ class Tokenizer(abc.ABC):
         strings = tf.TensorSpec([None], tf.string)
         return tf.function(self._whole, [strings], autograph=False)
 
+    def frame_pairs(
+        self, first: framing.Pieces, second: framing.Pieces
+    ) -> dict[str, tf.Tensor]:
+        """As a call with pairs, of texts that are tokens: padded right, never cut."""
+        limits = self._limits._replace(max_length=None, padding_side="right")
+        return framing.frame(first, second, self._template, limits)
+
     def encode_words(self, rows: Sequence[Sequence[str]]) -> dict[str, tf.Tensor]:
         """Encode texts that are already lists of words, as for tagging.
 

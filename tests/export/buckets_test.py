@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from samples import small_bert
+from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
 from keras_attention.export.buckets import prepared
@@ -72,6 +72,30 @@ def test_buckets_that_make_no_sense_are_refused(buckets, tmp_path):
     with pytest.raises(ValueError, match=r"`length_buckets`.*Received"):
         ka.export_model(model, tmp_path / "m", length_buckets=buckets)
     assert not (tmp_path / "m").exists()
+
+
+def test_signatures_that_cannot_be_compiled_are_no_silent_success(tmp_path):
+    decoder = ka.GPTDecoder(
+        11, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=16
+    )
+    model = ka.CausalLM(decoder, compiled=False)
+    chosen = {"signatures": ["generate_ids"], "jit_compile": True}
+    with pytest.raises(ValueError, match=r"Nothing can be compiled.*generate_ids"):
+        ka.export_model(model, tmp_path / "m", **chosen)
+    assert not (tmp_path / "m").exists()
+
+
+def test_texts_of_a_half_precision_model_are_compiled_too():
+    from keras_attention.export.api import _answering_in_float32
+
+    model = ka.SentenceEncoder(
+        small_bert(dtype="mixed_bfloat16"), ka.WordPieceTokenizer(VOCABULARY)
+    )
+    text, *_ = map(_answering_in_float32, signatures_of(model))
+    assert text.takes_text
+    assert prepared(text, jit_compile=True, length_buckets=[]) is not text
+    answer = text.function(text=tf.constant(["The animal!"]))
+    assert answer["sentence_embedding"].dtype == "float32"
 
 
 def test_other_formats_have_no_xla(tmp_path):

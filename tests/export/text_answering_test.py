@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from samples import VOCABULARY
+from small_models import with_random_weights
 
 import keras_attention as ka
 from keras_attention.export.cases import TEXTS
@@ -50,11 +51,7 @@ def model(request):
         max_sequence_length=128,
     )
     model = ka.QuestionAnswerer(backbone, tokenizer, overlap=9)
-    rng = np.random.default_rng(4)
-    for weight in model.trainable_weights:
-        if len(weight.shape) > 1:
-            weight.assign(rng.normal(scale=0.5, size=weight.shape))
-    return model
+    return with_random_weights(model)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small_models import LLAMA
 
 import keras_attention as ka
 
@@ -14,13 +15,6 @@ SIZES = {
     "hidden_dim": 8,
     "intermediate_dim": 12,
     "max_sequence_length": 32,
-}
-LLAMA = {
-    "position": "rotary",
-    "normalization": "rms",
-    "activation": "silu",
-    "gated": True,
-    "use_bias": False,
 }
 PROMPTS = [[5, 3, 7], [11]]
 
