@@ -9,7 +9,7 @@ from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
-from keras_attention.ops.linear import linear
+from keras_attention.ops.linear import linear_of_table
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -185,7 +185,7 @@ class MaskedTokenHead(keras.layers.Layer):
     def call(self, features, table):
         x = self.normalization(self.transform(features))  # [..., E]
         table = ops.cast(table, x.dtype)
-        return linear(x, ops.transpose(table), ops.cast(self.bias, x.dtype))
+        return linear_of_table(x, table, ops.cast(self.bias, x.dtype))
 
     def get_config(self):
         return {

@@ -219,9 +219,16 @@ def _with_hidden_sizes(call, query):
 
 
 def _attention_mask(call, query, key, mask, bias):
-    """One mask for `Attention`: bool as it is, or a bias with -inf where forbidden."""
+    """One mask for `Attention`: bool as it is, or a bias with -inf where forbidden.
+
+    Attention over sequences of any length has a mask even where all is allowed. Without
+    one, OpenVINO (2026.4, CPU) answers wrongly for 16 queries or more once it has been
+    asked for a single one: it runs what it compiled for that.
+    """
     if mask is None and bias is None:
-        return None
+        if call.static_size(query, 1) is not None:
+            return None
+        mask = call.constant(np.ones((1, 1), bool))
     if bias is None:
         return _to_scores_shape(call, mask, query, key)
     lowest = call.constant(np.array(BLOCKED / 10, np.float32))

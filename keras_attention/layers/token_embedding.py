@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.linear import linear
+from keras_attention.ops.linear import linear_of_table
 from keras_attention.ops.lookup import lookup
 
 
@@ -62,7 +62,7 @@ class TokenEmbedding(keras.layers.Layer):
     def call(self, token_ids, reverse=False):
         if reverse:
             table = ops.cast(self.embeddings, token_ids.dtype)
-            return linear(token_ids, ops.transpose(table))  # [..., V]
+            return linear_of_table(token_ids, table)  # [..., V]
         return ops.cast(lookup(self.embeddings, token_ids), self.compute_dtype)
 
     def get_config(self):

@@ -1,5 +1,6 @@
 """The linear map, as one region: one matrix product in every runtime."""
 
+import math
 from typing import Any
 
 from keras import ops
@@ -20,6 +21,27 @@ def linear(x: Any, kernel: Any, bias: Any = None) -> Any:
         `[..., F]`.
     """
     return region("linear", _linear, x, kernel, bias)
+
+
+def linear_of_table(x: Any, table: Any, bias: Any = None) -> Any:
+    """`x @ table.T + bias` over the last axis: a score for each row of a table.
+
+    Args:
+        x: `[..., E]`.
+        table: `[V, E]`.
+        bias: `[V]` or `None`.
+
+    Returns:
+        `[..., V]`.
+    """
+    *outer, size = x.shape
+    if None in outer or math.prod(outer) != 1:
+        return linear(x, ops.transpose(table), bias)
+    # One vector: the table is read as it lies. Turned first it is copied by TensorFlow,
+    # and read at 3/4 of the speed by XLA.
+    y = apart(ops.matmul(table, ops.reshape(x, (size, 1))))  # [V, 1]
+    y = ops.reshape(y, (*outer, -1))
+    return y if bias is None else ops.add(y, bias)
 
 
 def _linear(x: Any, kernel: Any, bias: Any) -> Any:

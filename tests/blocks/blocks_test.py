@@ -104,11 +104,13 @@ def test_a_decoder_block_sees_no_future(make, norm):
     assert relative_error(moved[:, 3:], output[:, 3:]) > 1e-3
 
 
-CROSS = ["additive", "dot-product-general", "global", "global-location"]
-CROSS += ["local-monotonic", "local-predictive", "multi-head"]
+CROSS = ["additive", "global", "local-predictive", "multi-head"]
+MORE = ["dot-product-general", "global-location", "local-monotonic"]
 
 
-@pytest.mark.parametrize("name", CROSS)
+@pytest.mark.parametrize(
+    "name", [*CROSS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_any_kind_attends_to_an_encoder(name):
     cross = KINDS[name]()
     if name in ("additive", "dot-product-general"):  # their output has V, not E

@@ -405,23 +405,17 @@ KINDS = [
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
 
-# What costs seconds a kind (XLA, ONNX) is tried on these by `make test`, on all others
-# too by `make test-all`.
+# What costs seconds a kind (graphs, XLA, ONNX) is tried on these by `make test`, on all
+# others too by `make test-all`.
 FIRST = {
     "additive",
-    "big-bird",
     "dot-product-general",
-    "dot-product-scaled_dot",
-    "global-concat",
-    "local-monotonic-general",
     "local-predictive-general",
     "longformer",
     "monotonic-parallel",
     "multi-head-everything",
     "multi-head-grouped",
     "multi-head-rotary",
-    "multi-head-shaw",
-    "multi-head-t5-buckets",
     "multi-head-window",
 }
 

@@ -166,7 +166,7 @@ PATHS = [
 ]
 if keras.backend.backend() == "tensorflow":
     PATHS += [
-        Path("graph of unknown sizes", graph),
+        Path("graph of unknown sizes", graph, costly=True),
         Path("XLA", xla, costly=True),
         Path("SavedModel session", served, costly=True),
         Path("ONNX Runtime", onnx_runtime, costly=True),

@@ -1,5 +1,7 @@
 """The same ONNX files say the same in OpenVINO."""
 
+import keras
+import numpy as np
 import pytest
 from small_models import MODELS, with_random_weights
 
@@ -21,6 +23,19 @@ def test_the_grid_of_verification_passes(name, opset, tmp_path, record_property)
     assert {result.runtime for result in report.results} == {"OpenVINO"}
     worst = max(result.max_abs_error for result in report.results)
     record_property("summary", f"OpenVINO, {name}, opset {opset}: worst {worst:.1e}")
+
+
+def test_attention_without_masks_is_right_after_a_sequence_of_one_token(tmp_path):
+    query = keras.Input((None, 16), name="query")
+    layer = keras.layers.MultiHeadAttention(2, 8, name="attention")
+    model = with_random_weights(keras.Model(query, layer(query, query)))
+    folder = ka.export_model(model, tmp_path / "onnx", format="onnx")
+    random = np.random.default_rng(1)
+    with open_artifact(folder, runtime="openvino") as runner:
+        for length in (1, 15, 16, 1, 17, 40):
+            x = random.standard_normal((2, length, 16)).astype("float32")
+            output = runner.run("serving_default", query=x)["attention"]
+            np.testing.assert_allclose(output, model(x), atol=1e-5)
 
 
 def test_a_runtime_that_does_not_open_it_is_refused(tmp_path):

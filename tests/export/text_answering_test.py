@@ -26,22 +26,28 @@ CONTEXTS = [
 QUESTIONS = ["Who was tired?", "", "animal street cross the street because it"]
 
 
-def tokenizers():
+def byte_pair():
     from keras_attention.text.byte_merges import byte_characters
 
     pieces = [*byte_characters().values(), "Ġt", "ir", "<pad>", "<s>", "</s>"]
     merges = [("Ġ", "t"), ("i", "r")]
     special = {"pad": "<pad>", "cls": "<s>", "sep": "</s>"}
     template = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
-    yield ka.WordPieceTokenizer(VOCABULARY, max_length=40)
-    yield ka.BytePairTokenizer(
+    return ka.BytePairTokenizer(
         pieces, merges, special_tokens=special, template=template, max_length=90
     )
 
 
-@pytest.fixture(scope="module", params=tokenizers(), ids=["wordpiece", "byte_pair"])
+def wordpiece():
+    return ka.WordPieceTokenizer(VOCABULARY, max_length=40)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[byte_pair, pytest.param(wordpiece, marks=pytest.mark.slow)],
+)
 def model(request):
-    tokenizer = request.param
+    tokenizer = request.param()
     backbone = ka.BertEncoder(
         tokenizer.vocabulary_size,
         num_layers=1,

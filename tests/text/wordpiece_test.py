@@ -228,7 +228,10 @@ def test_longer_words_than_the_limit_are_unknown():
     assert differences(tokenizer, reference, texts) == []
 
 
-@pytest.mark.parametrize("max_length", [3, 4, 5, 8, 13, None])
+@pytest.mark.parametrize(
+    "max_length",
+    [3, 8, None, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5, 13))],
+)
 def test_rows_are_framed_cut_and_padded_alike(pair, max_length):
     reference = hugging_face(VOCABULARY, max_length=max_length)
     tokenizer = WordPieceTokenizer(VOCABULARY, max_length=max_length)

@@ -19,7 +19,13 @@ SIZES = {
 PROMPTS = [[5, 3, 7], [11]]
 
 
-@pytest.mark.parametrize("shape", [{}, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param({}, id="gpt2", marks=pytest.mark.slow),
+        pytest.param(LLAMA, id="llama"),
+    ],
+)
 def test_a_causal_model_comes_back_and_says_the_same(shape, tmp_path):
     model = ka.CausalLM(ka.GPTDecoder(**SIZES, **shape))
     ka.save_pretrained(model, tmp_path / "lm")
