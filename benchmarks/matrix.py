@@ -116,9 +116,7 @@ def _models() -> dict[str, Callable[[], Any]]:
         "Seq2SeqLM, BART's shape": lambda: ka.Seq2SeqLM(
             pair(ka.Seq2SeqTransformer), pieces(), start_token_id=2
         ),
-        "Seq2SeqLM, T5": lambda: ka.Seq2SeqLM(
-            t5(), pieces(), start_token_id=0
-        ),
+        "Seq2SeqLM, T5": lambda: ka.Seq2SeqLM(t5(), pieces(), start_token_id=0),
         "Seq2SeqLM, recurrent": lambda: ka.Seq2SeqLM(
             ka.RecurrentSeq2Seq(_tokens(), 8, 16), pieces(), start_token_id=0
         ),
