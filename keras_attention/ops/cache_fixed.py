@@ -99,16 +99,17 @@ class FixedKVCache(Cache, _Fields):
             # One NaN token in every slot of the row: no pass over the cache is added.
             key, value = slots.poison(key, beyond), slots.poison(value, beyond)
             source = ops.where(beyond[:, None], 0, source)
-        cache = FixedKVCache(
-            key=slots.write(self.key, key, source),
-            value=slots.write(self.value, value, source),
+        once = beyond is None
+        cache = type(self)(
+            key=slots.write(self.key, key, source, once=once),
+            value=slots.write(self.value, value, source, once=once),
             positions=new_positions,
         )
         return view_of(cache, new_positions, query_positions, dtypes=dtypes), cache
 
     def crop(self, lengths):
         keep, _ = kept_slots(self.positions, lengths)
-        return FixedKVCache(
+        return type(self)(
             key=slots.clear(self.key, keep),
             value=slots.clear(self.value, keep),
             positions=ops.where(keep, self.positions, EMPTY),
@@ -132,6 +133,19 @@ class FixedKVCache(Cache, _Fields):
                 f"`RollingKVCache`. Received: capacity={capacity}"
             )
         return None
+
+
+class AmpleKVCache(FixedKVCache):
+    """A `FixedKVCache` that is known to hold all tokens that will ever come.
+
+    What would not fit is not looked for, so that compiled loops write in place: a pass
+    over the cache for each token less. For loops that chose the capacity themselves.
+    """
+
+    __slots__ = ()
+
+    def _beyond(self, keep):
+        del keep
 
 
 def _check_static(length, capacity):

@@ -3,7 +3,7 @@
 Every function here takes a plain tensor `[B, P, D]` or a `Quantized` and gives back
 the same kind, so that a cache need not know which it holds. Slots are filled by
 selecting, never by writing into a slice or by scattering: XLA's operators for those
-have no counterpart in ONNX.
+have no counterpart in ONNX. Only what is compiled here and now writes in place.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_attention.ops.compiled import is_under_xla
 from keras_attention.ops.positions import first_positions, positions_of_tokens
 from keras_attention.ops.shapes import largest
 
@@ -100,18 +101,22 @@ def append(old: Any, new: Any) -> Any:
     return map_leaves(lambda *both: ops.concatenate(both, axis=1), old, new)
 
 
-def write(old: Any, new: Any, source: Any) -> Any:
+def write(old: Any, new: Any, source: Any, *, once: bool = False) -> Any:
     """`old` with new tokens in the slots that `source` says.
 
-    A single token takes one pass over `old`.
+    A single token takes one pass over `old`; under XLA, and if it goes into one slot,
+    none.
 
     Args:
         old: `[B, P, ...]`.
         new: `[B, T, ...]`.
         source: Int `[B, P]`: which new token goes into a slot, -1 to keep the old.
+        once: Whether each token goes into one slot at most.
     """
 
     def choose(old, new):
+        if once and new.shape[1] == 1 and is_under_xla():
+            return _written_in_place(old, new, source)
         if new.shape[1] == 1:
             return ops.where(_beside(source >= 0, old), new, old)
         length = ops.shape(old)[1]
@@ -119,6 +124,14 @@ def write(old: Any, new: Any, source: Any) -> Any:
         return take_slots(ops.concatenate([old, new], axis=1), slots)
 
     return map_leaves(choose, old, new)
+
+
+def _written_in_place(old, new, source):
+    batch, length = ops.shape(old)[:2]
+    # Where there is none, one beyond the last, which XLA does not write to.
+    slot = ops.min(ops.where(source >= 0, first_positions(length), length), axis=-1)
+    where = ops.stack([first_positions(batch), slot], axis=-1)  # [B, 2]
+    return ops.scatter_update(old, where, new[:, 0])
 
 
 def take_slots(x: Any, slots: Any) -> Any:

@@ -76,6 +76,11 @@ def _under_xla() -> Iterator[None]:
         _UNDER_XLA.reset(token)
 
 
+def is_under_xla() -> bool:
+    """Whether this is compiled by `Compiled` for XLA in TensorFlow."""
+    return _UNDER_XLA.get()
+
+
 def apart(x: Any) -> Any:
     """A value that no compiler puts together with what is done to it next.
 
@@ -85,7 +90,7 @@ def apart(x: Any) -> Any:
     Args:
         x: A tensor.
     """
-    if not _UNDER_XLA.get():
+    if not is_under_xla():
         return x
     from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 

@@ -14,7 +14,7 @@ from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.ops.cache_fixed import FixedKVCache
+from keras_attention.ops.cache_fixed import AmpleKVCache
 from keras_attention.ops.compiled import Compiled
 from keras_attention.tasks._generating import generated, rows_of_ids, streamed
 
@@ -243,7 +243,7 @@ class CausalLM(keras.Model):
         return cls(**{**config, **parts})
 
 
-def language_model(decoder: Any, kind: Any = FixedKVCache) -> LanguageModel:
+def language_model(decoder: Any, kind: Any = AmpleKVCache) -> LanguageModel:
     """A decoder as the loops of generation see it.
 
     Args:

@@ -12,8 +12,9 @@ from keras import ops
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.cache import KVCache
-from keras_attention.ops.cache_fixed import FixedKVCache
+from keras_attention.ops.cache_fixed import AmpleKVCache, FixedKVCache
 from keras_attention.ops.cache_rolling import RollingKVCache
+from keras_attention.ops.compiled import Compiled
 
 B, K, H, V = 2, 3, 5, 7
 CAPACITY = 29
@@ -105,6 +106,23 @@ def test_xla_does_what_eager_code_does():
         expected, eager = step(eager, *chunk)
         got, compiled = run(compiled, *chunk)
         agree((got, compiled), (expected, eager))
+
+
+@every_dtype
+def test_what_is_compiled_writes_single_tokens_in_place_and_keeps_the_others(dtype):
+    eager = FixedKVCache.empty(**SIZES, capacity=CAPACITY, dtype=dtype)
+    compiled = AmpleKVCache.empty(**SIZES, capacity=CAPACITY, dtype=dtype)
+    run, taken = Compiled(step), 0
+    for seed, length in enumerate([5, *[1] * 9]):
+        chunk = [ops.convert_to_tensor(x) for x in chunk_of(length, seed)]
+        taken += ops.convert_to_numpy(chunk[2]).sum(axis=1)
+        expected, eager = step(eager, *chunk)
+        got, compiled = run(compiled, *chunk)
+        agree((got, compiled), (expected, eager))
+    assert len(set(taken)) == B  # rows are at different slots, and one paused
+    first, second = run.num_traces, run(compiled, *chunk)
+    assert run.num_traces == first == 2
+    assert type(second[1]) is AmpleKVCache
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
