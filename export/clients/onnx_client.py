@@ -27,8 +27,8 @@ class Artefact:
         self.signature = known[name]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Waiting threads would keep the cores from other sessions and programs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Behind a call, spinning threads would keep the cores from all others.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
         )
