@@ -96,6 +96,7 @@ def _artifacts(model, folder, settings, tell, opened):
     if importlib.util.find_spec("openvino") is None:
         return calls, [LeftOut("OpenVINO", "openvino is not installed")]
     calls["OpenVINO"] = asked(onnx, "openvino")
+    calls["OpenVINO int8"] = asked(folder / "int8", "openvino")
     calls["OpenVINO bfloat16"] = asked(onnx, "openvino-bfloat16")
     return calls, []
 
