@@ -156,7 +156,7 @@ def _our_layer(case: Case) -> Built:
 
 
 def _our_windows(case: Case) -> Built:
-    from keras_attention.ops.windows import window_attention
+    from keras_attention.ops.sparse.windows import window_attention
 
     def function(query, key, value):
         return window_attention(
@@ -173,7 +173,7 @@ def _our_windows(case: Case) -> Built:
 
 def _our_chunks(case: Case) -> Built:
     from keras_attention.ops import masks
-    from keras_attention.ops.chunked import chunked_attention
+    from keras_attention.ops.chunked.attention import chunked_attention
 
     def function(query, key, value):
         return chunked_attention(

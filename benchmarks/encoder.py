@@ -11,7 +11,7 @@ SHAPES = ((1, 128), (8, 128), (1, 512))
 
 def run(settings: Settings, tell: Progress) -> list[Row]:
     import keras_attention as ka
-    from keras_attention.export.runners import open_artifact
+    from keras_attention.export.runtimes.opening import open_artifact
 
     shape = hub.MINILM if settings.quick else hub.BERT_BASE
     tell("building both models")

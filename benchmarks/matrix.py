@@ -158,7 +158,7 @@ def _tokenizer():
 
 def _byte_pairs():
     import keras_attention as ka
-    from keras_attention.text.byte_merges import byte_characters
+    from keras_attention.text.byte_pair.merges import byte_characters
 
     tokens = [*byte_characters().values(), "th", "the", "<end>"]
     merges = [("t", "h"), ("th", "e")]
@@ -168,7 +168,7 @@ def _byte_pairs():
 
 def _cells(model, tell, name):
     """Yield (signature, runtime to a number, or to a reason)."""
-    from keras_attention.export.jobs import signatures_of
+    from keras_attention.export.signatures.catalogue import signatures_of
 
     for signature in signatures_of(model):
         tell(f"{name}: {signature.name} …")
@@ -185,8 +185,11 @@ def _cells(model, tell, name):
 
 def _written(model, signature, place, format, opset):
     """The folder of an artefact, or why there is none."""
-    from keras_attention.export import api, static_signatures
-    from keras_attention.export.cases import CASES_NAME, save_cases
+    from keras_attention.export import api
+    from keras_attention.export.cases.grid import CASES_NAME, save_cases
+    from keras_attention.export.signatures.signature import (
+        static_axes as static_signatures,
+    )
 
     if format not in signature.formats and format != "litert":
         return f"{signature.name} is for {' and '.join(signature.formats)}"
@@ -214,7 +217,7 @@ def _written(model, signature, place, format, opset):
 
 
 def _asked(place, runtime):
-    from keras_attention.export.verification import verify_here
+    from keras_attention.export.verification.verify import verify_here
 
     if isinstance(place, str):
         return place

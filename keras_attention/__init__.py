@@ -19,19 +19,19 @@ _DEFINED_IN = {
     "AttentionRNN": "layers.attention_rnn",
     "BertEncoder": "models.bert",
     "BigBirdAttention": "layers.big_bird_attention",
-    "BytePairTokenizer": "text.byte_pair",
+    "BytePairTokenizer": "text.byte_pair.tokenizer",
     "CausalLM": "tasks.causal_lm",
     "DecoderBlock": "blocks.decoder_block",
     "DotProductAttention": "layers.dot_product_attention",
     "EncoderBlock": "blocks.encoder_block",
-    "EncoderDecoderCache": "ops.cache_static",
+    "EncoderDecoderCache": "ops.caches.static",
     "FeedForward": "layers.feed_forward",
-    "FixedKVCache": "ops.cache_fixed",
+    "FixedKVCache": "ops.caches.fixed",
     "GPTDecoder": "models.gpt",
     "GenerationSettings": "generation.settings",
     "GlobalAttention": "layers.global_attention",
     "ImageClassifier": "tasks.image_classifier",
-    "KVCache": "ops.cache",
+    "KVCache": "ops.caches.growing",
     "LocalAttention": "layers.local_attention",
     "LongformerAttention": "layers.longformer_attention",
     "MaskedLM": "tasks.masked_lm",
@@ -45,48 +45,48 @@ _DEFINED_IN = {
     "RecurrentSeq2Seq": "models.recurrent_seq2seq",
     "RelativePositionBias": "layers.relative_position_bias",
     "RelativePositionRepresentation": "layers.relative_position_representation",
-    "RollingKVCache": "ops.cache_rolling",
+    "RollingKVCache": "ops.caches.rolling",
     "RotaryEmbedding": "layers.rotary_embedding",
     "SentenceEncoder": "tasks.sentence_encoder",
-    "SentencePieceTokenizer": "text.sentence_piece",
+    "SentencePieceTokenizer": "text.sentence_piece.tokenizer",
     "Seq2SeqLM": "tasks.seq2seq_lm",
     "Seq2SeqTransformer": "models.seq2seq",
     "SinusoidalEncoding": "layers.sinusoidal_encoding",
     "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
-    "StaticKVCache": "ops.cache_static",
+    "StaticKVCache": "ops.caches.static",
     "T5EncoderDecoder": "models.t5",
     "TextClassifier": "tasks.text_classifier",
     "TokenClassifier": "tasks.token_classifier",
     "VisionTransformer": "models.vit",
     "WarmupLinearDecay": "training.schedules",
-    "WordPieceTokenizer": "text.wordpiece",
+    "WordPieceTokenizer": "text.wordpiece.tokenizer",
     "assert_causal": "testing.assertions",
     "assert_padding_invariant": "testing.assertions",
     "attention_maps": "explain.record",
-    "compare_artifacts": "export.comparison",
+    "compare_artifacts": "export.verification.comparison",
     "coverage_loss": "ops.coverage",
     "entity_scores": "training.entity_scores",
     "export_model": "export.api",
-    "feeds_of_texts": "export.comparison",
+    "feeds_of_texts": "export.verification.comparison",
     "fine_tune": "training.fine_tuning",
     "fine_tuning_optimizer": "training.fine_tuning",
     "from_keras": "layers.from_keras",
     "from_pretrained": "weights.pretrained",
-    "generation_signature": "export.text_generation",
+    "generation_signature": "export.signatures.generation",
     "load_model": "models.loading",
     "load_tokenizer": "text.loading",
-    "open_artifact": "export.runners",
+    "open_artifact": "export.runtimes.opening",
     "plot_attention": "explain.plot",
-    "publish": "export.versions",
-    "quantize_artifact": "export.quantize",
-    "restore": "export.versions",
-    "rollback": "export.versions",
+    "publish": "export.deployment.versions",
+    "quantize_artifact": "export.quantization.quantize",
+    "restore": "export.deployment.versions",
+    "rollback": "export.deployment.versions",
     "save_pretrained": "weights.pretrained",
-    "scan_artifact": "export.scan",
+    "scan_artifact": "export.scanning.scan",
     "train_byte_pair": "text.training",
     "train_sentence_piece": "text.training",
     "train_word_piece": "text.training",
-    "verify_artifact": "export.verification",
+    "verify_artifact": "export.verification.verify",
 }
 # Public name -> the module it stands for.
 _MODULES = {"masks": "ops.masks", "processors": "generation.processors"}
@@ -99,20 +99,26 @@ if TYPE_CHECKING:
     from keras_attention.explain.plot import plot_attention as plot_attention
     from keras_attention.explain.record import attention_maps as attention_maps
     from keras_attention.export.api import export_model as export_model
-    from keras_attention.export.comparison import (
-        compare_artifacts as compare_artifacts,
+    from keras_attention.export.deployment.versions import publish as publish
+    from keras_attention.export.deployment.versions import restore as restore
+    from keras_attention.export.deployment.versions import rollback as rollback
+    from keras_attention.export.quantization.quantize import (
+        quantize_artifact as quantize_artifact,
     )
-    from keras_attention.export.comparison import feeds_of_texts as feeds_of_texts
-    from keras_attention.export.quantize import quantize_artifact as quantize_artifact
-    from keras_attention.export.runners import open_artifact as open_artifact
-    from keras_attention.export.scan import scan_artifact as scan_artifact
-    from keras_attention.export.text_generation import (
+    from keras_attention.export.runtimes.opening import open_artifact as open_artifact
+    from keras_attention.export.scanning.scan import scan_artifact as scan_artifact
+    from keras_attention.export.signatures.generation import (
         generation_signature as generation_signature,
     )
-    from keras_attention.export.verification import verify_artifact as verify_artifact
-    from keras_attention.export.versions import publish as publish
-    from keras_attention.export.versions import restore as restore
-    from keras_attention.export.versions import rollback as rollback
+    from keras_attention.export.verification.comparison import (
+        compare_artifacts as compare_artifacts,
+    )
+    from keras_attention.export.verification.comparison import (
+        feeds_of_texts as feeds_of_texts,
+    )
+    from keras_attention.export.verification.verify import (
+        verify_artifact as verify_artifact,
+    )
     from keras_attention.generation import processors as processors
     from keras_attention.generation.settings import (
         GenerationSettings as GenerationSettings,
@@ -176,13 +182,13 @@ if TYPE_CHECKING:
     from keras_attention.models.t5 import T5EncoderDecoder as T5EncoderDecoder
     from keras_attention.models.vit import VisionTransformer as VisionTransformer
     from keras_attention.ops import masks as masks
-    from keras_attention.ops.cache import KVCache as KVCache
-    from keras_attention.ops.cache_fixed import FixedKVCache as FixedKVCache
-    from keras_attention.ops.cache_rolling import RollingKVCache as RollingKVCache
-    from keras_attention.ops.cache_static import (
+    from keras_attention.ops.caches.fixed import FixedKVCache as FixedKVCache
+    from keras_attention.ops.caches.growing import KVCache as KVCache
+    from keras_attention.ops.caches.rolling import RollingKVCache as RollingKVCache
+    from keras_attention.ops.caches.static import (
         EncoderDecoderCache as EncoderDecoderCache,
     )
-    from keras_attention.ops.cache_static import StaticKVCache as StaticKVCache
+    from keras_attention.ops.caches.static import StaticKVCache as StaticKVCache
     from keras_attention.ops.coverage import coverage_loss as coverage_loss
     from keras_attention.tasks.causal_lm import CausalLM as CausalLM
     from keras_attention.tasks.image_classifier import (
@@ -205,9 +211,11 @@ if TYPE_CHECKING:
     from keras_attention.testing.assertions import (
         assert_padding_invariant as assert_padding_invariant,
     )
-    from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
+    from keras_attention.text.byte_pair.tokenizer import (
+        BytePairTokenizer as BytePairTokenizer,
+    )
     from keras_attention.text.loading import load_tokenizer as load_tokenizer
-    from keras_attention.text.sentence_piece import (
+    from keras_attention.text.sentence_piece.tokenizer import (
         SentencePieceTokenizer as SentencePieceTokenizer,
     )
     from keras_attention.text.training import train_byte_pair as train_byte_pair
@@ -215,7 +223,9 @@ if TYPE_CHECKING:
         train_sentence_piece as train_sentence_piece,
     )
     from keras_attention.text.training import train_word_piece as train_word_piece
-    from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.text.wordpiece.tokenizer import (
+        WordPieceTokenizer as WordPieceTokenizer,
+    )
     from keras_attention.training.entity_scores import entity_scores as entity_scores
     from keras_attention.training.fine_tuning import fine_tune as fine_tune
     from keras_attention.training.fine_tuning import (

@@ -38,7 +38,7 @@ RANK = {
 LEAVES = {"text"}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
-    "tensorflow": {"text", "export", "serving", "ops.compiled"}
+    "tensorflow": {"text", "export", "serving", "ops.backend.compiled"}
     | {"weights.tf_checkpoint"},
     "tensorflow_serving": {"export", "serving"},
     "grpc": {"serving"},
@@ -52,8 +52,8 @@ ONLY_IN = {
     "openvino": {"export"},
     "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
-    "jax": {"ops.kernels", "ops.compiled"},
-    "torch": {"ops.kernels", "ops.compiled"},
+    "jax": {"ops.backend.kernels", "ops.backend.compiled"},
+    "torch": {"ops.backend.kernels", "ops.backend.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
@@ -412,7 +412,7 @@ PLANTED = [
     (misplaced_third_party_imports, "models/a.py", "import onnx.helper"),
     (misplaced_third_party_imports, "ops/a.py", "def f():\n    import torch"),
     (misplaced_third_party_imports, "layers/a.py", "def f():\n    import jax.numpy"),
-    (misplaced_third_party_imports, "ops/kernels.py", "import torch"),
+    (misplaced_third_party_imports, "ops/backend/kernels.py", "import torch"),
     (misplaced_third_party_imports, "export/a.py", "import onnxruntime"),
     (misplaced_third_party_imports, "explain/a.py", "from matplotlib import pyplot"),
     (stray_softmax, "layers/a.py", "x = ops.softmax(y)"),
@@ -482,6 +482,7 @@ def test_what_is_allowed_is_not_found(tmp_path):
         tmp_path,
         {
             **WORLD,
+            "ops/backend/__init__.py": "",
             "layers/b.py": FROM + "ops.attend import attend\nx = log_softmax(y)",
             "layers/dot_product.py": "class DotProduct:\n    def call(self): pass",
             "explain/a.py": "def f():\n    import matplotlib.pyplot\nx = -math.inf",
@@ -491,7 +492,7 @@ def test_what_is_allowed_is_not_found(tmp_path):
             "ops/attend.py": "x = ops.softmax(where(m, x, -1e30))",
             "models/bert.py": FROM + "text.wordpiece import Tokenizer",
             "ops/a.py": "seconds = nanoseconds / 1e9",
-            "ops/kernels.py": "def f():\n    import torch",
+            "ops/backend/kernels.py": "def f():\n    import torch",
         },
     )
     assert [found for rule in RULES for found in rule(package)] == []

@@ -6,12 +6,12 @@ import json
 import keras
 import tensorflow as tf
 
-from keras_attention.export.cases import CASES_NAME, answered, grid, save_cases
-from keras_attention.export.manifest import write_manifest
-from keras_attention.export.publish import staging
-from keras_attention.export.saved_model import write_saved_model
-from keras_attention.export.signatures import Signature, TensorInfo
-from keras_attention.export.static_signatures import with_sizes
+from keras_attention.export.artifact.manifest import write_manifest
+from keras_attention.export.artifact.staging import staging
+from keras_attention.export.cases.grid import CASES_NAME, answered, grid, save_cases
+from keras_attention.export.formats.saved_model import write_saved_model
+from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.static_axes import with_sizes
 
 VOCABULARY, LENGTH, UNITS = 11, 7, 3
 IDS = {
@@ -58,11 +58,11 @@ def small_artifact(folder, *, seed=3, format="saved_model"):
         chosen = with_sizes(chosen, {"batch": 2, "sequence": 3})
     with staging(folder) as place:
         if format == "onnx":
-            from keras_attention.export.onnx import write_onnx
+            from keras_attention.export.formats.onnx.writer import write_onnx
 
             write_onnx(chosen[0], place / "serving_default.onnx", opset=18)
         elif format == "litert":
-            from keras_attention.export.litert import write_litert
+            from keras_attention.export.formats.litert import write_litert
 
             file = place / "serving_default.tflite"
             write_litert(chosen[0], file, variables=embedding.variables)

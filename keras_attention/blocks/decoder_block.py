@@ -10,7 +10,7 @@ from keras_attention.blocks.encoder_block import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
-from keras_attention.ops.cache_static import EncoderDecoderCache
+from keras_attention.ops.caches.static import EncoderDecoderCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -138,7 +138,7 @@ def _similarities(model: Any, *, check: bool) -> list[dict[str, Any]]:
 
 def _export(model: Any, out: Path) -> dict[str, str]:
     from keras_attention.export.api import export_model
-    from keras_attention.export.manifest import read_manifest
+    from keras_attention.export.artifact.manifest import read_manifest
 
     _title("c", "Exported twice, and compared with Keras in fresh processes")
     artifacts = {}
@@ -171,7 +171,7 @@ def _next_free(path: Path) -> Path:
 def _search(model: Any, artifacts: dict[str, str]) -> list[dict[str, Any]]:
     import numpy as np
 
-    from keras_attention.export.runners import open_artifact
+    from keras_attention.export.runtimes.opening import open_artifact
 
     _title("d", "Semantic search in Python's own documentation, served twice")
     topics, passages = python_passages()

@@ -58,7 +58,7 @@ def export(
             start_tensorflow()
             loaded = load_model(model)
         from keras_attention.export.api import export_model
-        from keras_attention.export.manifest import read_manifest
+        from keras_attention.export.artifact.manifest import read_manifest
 
         with console.status("Exporting …") as status:
             folder = export_model(

@@ -35,7 +35,7 @@ def info(
 
 def describe(path: Path) -> dict[str, Any]:
     """What is at `path`, from its manifest, config or archive."""
-    from keras_attention.export.manifest import MANIFEST_NAME, artifact_folder
+    from keras_attention.export.artifact.manifest import MANIFEST_NAME, artifact_folder
 
     if path.suffix == ".keras" and path.is_file():
         return _keras_file(path)
@@ -52,7 +52,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _artifact(folder: Path) -> dict[str, Any]:
-    from keras_attention.export.manifest import read_manifest
+    from keras_attention.export.artifact.manifest import read_manifest
 
     manifest = read_manifest(folder)
     results = manifest.verification

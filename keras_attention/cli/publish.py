@@ -27,7 +27,7 @@ def publish(
 
     Exit status 0 if it is in place, 1 if not; then nothing was changed.
     """
-    from keras_attention.export.versions import publish as publish_version
+    from keras_attention.export.deployment.versions import publish as publish_version
 
     with failing_clearly(), console.status("Verifying in a fresh process …"):
         final = publish_version(source, target, version=version)
@@ -48,7 +48,7 @@ def rollback(
 
     Exit status 0 if the older one is the highest now, 1 if that cannot be.
     """
-    from keras_attention.export.versions import rollback as roll_back
+    from keras_attention.export.deployment.versions import rollback as roll_back
 
     with failing_clearly():
         done = roll_back(base, to=to)
@@ -66,7 +66,7 @@ def restore(
 
     Exit status 0 if it is back, 1 if that cannot be.
     """
-    from keras_attention.export.versions import restore as bring_back
+    from keras_attention.export.deployment.versions import restore as bring_back
 
     with failing_clearly():
         done = bring_back(base, version)

@@ -47,8 +47,8 @@ def quantize(
                 f"Received: --texts {texts}, --tokenizer {tokenizer}"
             )
         with console.status("Quantising …") as status:
-            from keras_attention.export.manifest import read_manifest
-            from keras_attention.export.quantize import quantize_artifact
+            from keras_attention.export.artifact.manifest import read_manifest
+            from keras_attention.export.quantization.quantize import quantize_artifact
 
             folder = quantize_artifact(
                 source,
@@ -94,7 +94,7 @@ def compare(
     """Compare artefacts on real texts: how exact, how fast, and which to take."""
     with failing_clearly():
         with console.status("Loading …") as status:
-            from keras_attention.export.comparison import compare_artifacts
+            from keras_attention.export.verification.comparison import compare_artifacts
 
             found = compare_artifacts(
                 artifacts,
@@ -149,8 +149,8 @@ def comparison_table(found: Any) -> Any:
 
 
 def _feeds(source, texts, tokenizer):
-    from keras_attention.export.comparison import feeds_of_texts
-    from keras_attention.export.runners import open_artifact
+    from keras_attention.export.runtimes.opening import open_artifact
+    from keras_attention.export.verification.comparison import feeds_of_texts
 
     with open_artifact(source) as runner:
         (described,) = runner.signatures.values()

@@ -24,7 +24,7 @@ def scan(
 
     Exit status 0 if it is in order, 1 if it is refused or cannot be read.
     """
-    from keras_attention.export.scan import scan_artifact
+    from keras_attention.export.scanning.scan import scan_artifact
 
     with failing_clearly():
         found = scan_artifact(path)

@@ -36,7 +36,7 @@ def verify(
 
     Exit status 0 if every case agrees, 1 if not or if it cannot be read.
     """
-    from keras_attention.export.verification import verify_artifact
+    from keras_attention.export.verification.verify import verify_artifact
 
     with failing_clearly(), console.status("Verifying in a fresh process …"):
         report = verify_artifact(path, tolerance=tolerance, runtime=runtime)

@@ -7,26 +7,30 @@ from typing import Any
 
 import keras
 
-from keras_attention.export import jobs
-from keras_attention.export.buckets import check_buckets, prepared
-from keras_attention.export.cases import (
+from keras_attention.export.artifact.manifest import (
+    FORMATS,
+    version_numbers,
+    write_manifest,
+)
+from keras_attention.export.artifact.staging import staging
+from keras_attention.export.cases.grid import (
     CASES_NAME,
     Case,
     answered,
     grid,
     save_cases,
 )
-from keras_attention.export.genai import write_genai
-from keras_attention.export.manifest import FORMATS, version_numbers, write_manifest
-from keras_attention.export.publish import staging
-from keras_attention.export.signatures import Signature
-from keras_attention.export.static_signatures import with_sizes
-from keras_attention.export.verification import (
+from keras_attention.export.formats.genai_config import write_genai
+from keras_attention.export.formats.warmup import write_warmup
+from keras_attention.export.signatures import catalogue
+from keras_attention.export.signatures.length_buckets import check_buckets, prepared
+from keras_attention.export.signatures.signature import Signature
+from keras_attention.export.signatures.static_axes import with_sizes
+from keras_attention.export.verification.verify import (
     TOLERANCE,
     VerificationError,
     verify_folder,
 )
-from keras_attention.export.warmup import write_warmup
 from keras_attention.tasks.causal_lm import CausalLM
 
 HALF = ("bfloat16", "float16")
@@ -173,7 +177,7 @@ def _choose(
     if wanted is not None and all(isinstance(one, Signature) for one in wanted):
         chosen = [one for one in wanted if isinstance(one, Signature)]
     else:
-        known = {one.name: one for one in jobs.signatures_of(model)}
+        known = {one.name: one for one in catalogue.signatures_of(model)}
         chosen = _by_name(known, wanted, format)
     texts = [one.name for one in chosen if one.takes_text]
     if format != "saved_model" and texts:
@@ -261,7 +265,7 @@ def write_files(
         opset: Of ONNX.
     """
     if format == "onnx":
-        from keras_attention.export.onnx import write_onnx
+        from keras_attention.export.formats.onnx.writer import write_onnx
 
         for signature in chosen:
             write_onnx(
@@ -274,19 +278,22 @@ def write_files(
             write_genai(model, folder)
         return []
     if format == "litert":
-        from keras_attention.export.litert import write_litert
+        from keras_attention.export.formats.litert import write_litert
 
         for signature in chosen:
             file = folder / f"{signature.name}.tflite"
             write_litert(signature, file, variables=model.weights)
         return []
-    from keras_attention.export.saved_model import op_libraries, write_saved_model
+    from keras_attention.export.formats.saved_model import (
+        op_libraries,
+        write_saved_model,
+    )
 
     write_saved_model(
         chosen,
         folder,
         variables=model.weights,
-        assets_and_resources=jobs.resources_of(model),
+        assets_and_resources=catalogue.resources_of(model),
     )
     return op_libraries(folder)
 

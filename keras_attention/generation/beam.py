@@ -10,7 +10,7 @@ from keras_attention.generation.loop import State
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.processors import process
 from keras_attention.ops.attend import BLOCKED
-from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.positions import first_positions
 
 

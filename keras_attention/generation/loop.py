@@ -9,7 +9,7 @@ from keras_attention.generation.history import History
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.noise import sample
 from keras_attention.generation.processors import process
-from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.positions import first_positions
 
 

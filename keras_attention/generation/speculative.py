@@ -9,7 +9,7 @@ from keras_attention.generation.loop import bucket
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.processors import History, process
 from keras_attention.ops.attend import attention_weights
-from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.backend.compiled import Compiled
 
 
 class Speculative:

@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from keras_attention.ops import masks
-from keras_attention.ops.cache_base import Cache
+from keras_attention.ops.backend.shapes import describe, differ
+from keras_attention.ops.caches.base import Cache
 from keras_attention.ops.positions import standardize_positions
-from keras_attention.ops.shapes import describe, differ
 
 
 def standardize_shapes(query_shape, value_shape, key_shape):

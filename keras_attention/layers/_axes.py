@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_attention.layers._arguments import separate, unpack
 from keras_attention.ops import masks
-from keras_attention.ops.shapes import describe, differ
+from keras_attention.ops.backend.shapes import describe, differ
 
 
 def standardize_axes(attention_axes: Any) -> tuple[int, ...] | None:

@@ -5,8 +5,8 @@ from typing import Any
 from keras import ops
 
 from keras_attention.layers.projection import Projection, fresh_initializer
-from keras_attention.ops.cache_static import StaticKVCache
-from keras_attention.ops.shapes import describe, differ
+from keras_attention.ops.backend.shapes import describe, differ
+from keras_attention.ops.caches.static import StaticKVCache
 
 
 def check_heads(num_heads: int, num_key_value_heads: int, key_dim: int) -> None:

@@ -14,10 +14,10 @@ from keras import ops
 from keras_attention.layers._arguments import clear_padding
 from keras_attention.layers._heads import Heads
 from keras_attention.layers._visibility import Visibility
-from keras_attention.ops import kernels
 from keras_attention.ops.attend import dot_product_attention, score_dtype
-from keras_attention.ops.chunked import chunked_attention, chunks_pay
-from keras_attention.ops.shapes import is_symbolic
+from keras_attention.ops.backend import kernels
+from keras_attention.ops.backend.shapes import is_symbolic
+from keras_attention.ops.chunked.attention import chunked_attention, chunks_pay
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from keras import ops
 
 from keras_attention.layers._arguments import check_attention_mask
 from keras_attention.ops import masks
+from keras_attention.ops.backend.shapes import describe, differ
 from keras_attention.ops.positions import EMPTY, first_positions
-from keras_attention.ops.shapes import describe, differ
 
 
 @dataclass(frozen=True)

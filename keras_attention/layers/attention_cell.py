@@ -19,8 +19,8 @@ from keras_attention.layers.base import AttentionLayer
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.layers.monotonic_attention import MonotonicAttention
 from keras_attention.ops import masks
+from keras_attention.ops.backend.shapes import describe
 from keras_attention.ops.monotonic import first_alignment
-from keras_attention.ops.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")

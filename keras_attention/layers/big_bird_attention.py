@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
-from keras_attention.ops.patterns import BlockPattern
+from keras_attention.ops.sparse.patterns import BlockPattern
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.regions import region
+from keras_attention.ops.backend.regions import region
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -14,8 +14,8 @@ from keras_attention.layers._multi_head_arguments import (
 )
 from keras_attention.layers._multi_head_paths import scale_of
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
-from keras_attention.ops.global_tokens import attend_from, replace_rows, rows_at
-from keras_attention.ops.patterns import GlobalTokensPattern, WindowPattern
+from keras_attention.ops.sparse.global_tokens import attend_from, replace_rows, rows_at
+from keras_attention.ops.sparse.patterns import GlobalTokensPattern, WindowPattern
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -30,8 +30,8 @@ from keras_attention.layers._multi_head_paths import (
 from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers._visibility import visibility
 from keras_attention.layers.base import AttentionLayer
-from keras_attention.ops.cache_static import StaticKVCache
-from keras_attention.ops.patterns import WindowPattern
+from keras_attention.ops.caches.static import StaticKVCache
+from keras_attention.ops.sparse.patterns import WindowPattern
 
 
 @keras.saving.register_keras_serializable("keras_attention")

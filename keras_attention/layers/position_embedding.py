@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.backend.shapes import is_symbolic
 from keras_attention.ops.lookup import lookup
 from keras_attention.ops.positions import standardize_positions
-from keras_attention.ops.shapes import is_symbolic
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -65,7 +65,7 @@ class Projection(keras.layers.EinsumDense):
             self._dtype_policy = self.dtype_policy[self.path]
         super().build((None, *(self.input_axes or input_shape[-1:])))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.kernel.matrix_shape = self._matrix_shape  # for `ops/compiled.py`
+        self.kernel.matrix_shape = self._matrix_shape  # for `ops/backend/compiled.py`
 
     @property
     def _matrix_shape(self):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_attention.ops.attend import score_dtype
-from keras_attention.ops.regions import region
+from keras_attention.ops.backend.regions import region
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.ops.cache import KVCache
-from keras_attention.ops.cache_static import EncoderDecoderCache
+from keras_attention.ops.caches.growing import KVCache
+from keras_attention.ops.caches.static import EncoderDecoderCache
 from keras_attention.ops.positions import positions_of_tokens
 
 INPUTS = (

@@ -24,7 +24,7 @@ from keras_attention.models.decoder_options import (
     windows_of_layers,
 )
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.ops.cache import KVCache
+from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.positions import positions_of_tokens
 
 

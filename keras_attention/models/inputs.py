@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.shapes import describe, differ
+from keras_attention.ops.backend.shapes import describe, differ
 
 
 def standardize_ids(token_ids: Any, others: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ def register_classes() -> None:
     """
     for part in ("ops", "layers", "blocks", "models", "tasks", "training"):
         package = importlib.import_module(f"keras_attention.{part}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 def load_model(path: str | Path, **kwargs: Any) -> Any:

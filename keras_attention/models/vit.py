@@ -14,7 +14,7 @@ from keras_attention.layers.patch_embedding import PatchEmbedding
 from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.models.bert import base_config, check_divisible, initializer
 from keras_attention.models.encoder_decoder import run_encoder
-from keras_attention.ops.shapes import describe
+from keras_attention.ops.backend.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")

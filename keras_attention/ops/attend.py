@@ -15,8 +15,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops import kernels
-from keras_attention.ops.regions import region
+from keras_attention.ops.backend import kernels
+from keras_attention.ops.backend.regions import region
 
 BLOCKED = -1e30
 """Score of a forbidden key. Finite: -inf becomes NaN in exported graphs."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.ops.compiled import apart
-from keras_attention.ops.regions import region
+from keras_attention.ops.backend.compiled import apart
+from keras_attention.ops.backend.regions import region
 
 
 def linear(x: Any, kernel: Any, bias: Any = None) -> Any:

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.regions import region
-from keras_attention.ops.shapes import concrete
+from keras_attention.ops.backend.regions import region
+from keras_attention.ops.backend.shapes import concrete
 
 
 def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:

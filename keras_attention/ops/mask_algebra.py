@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.ops.backend.shapes import describe
 from keras_attention.ops.positions import EMPTY, first_positions
-from keras_attention.ops.shapes import describe
 
 FAR = 2**30
 """Farther than any position."""

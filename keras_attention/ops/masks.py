@@ -19,8 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.ops.backend.shapes import describe, largest
 from keras_attention.ops.mask_algebra import FAR, Mask, register
-from keras_attention.ops.shapes import describe, largest
 from keras_attention.ops.shuffle import shuffled
 
 

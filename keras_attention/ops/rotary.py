@@ -14,13 +14,13 @@ import numpy as np
 from keras import ops
 
 from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.backend.regions import region
+from keras_attention.ops.backend.shapes import largest
 from keras_attention.ops.positions import (
     EMPTY,
     sine_and_cosine,
     turns_per_position,
 )
-from keras_attention.ops.regions import region
-from keras_attention.ops.shapes import largest
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_attention.export.cases import CASES_NAME, load_cases
-from keras_attention.export.manifest import (
+from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
     check_files,
     read_manifest,
     version_numbers,
 )
-from keras_attention.export.runner import Runner
-from keras_attention.export.runners import open_artifact
+from keras_attention.export.cases.grid import CASES_NAME, load_cases
+from keras_attention.export.runtimes.base import Runner
+from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.json_format import no_signature

@@ -14,8 +14,8 @@ from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.ops.cache_fixed import AmpleKVCache
-from keras_attention.ops.compiled import Compiled
+from keras_attention.ops.backend.compiled import Compiled
+from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks._generating import generated, rows_of_ids, streamed
 
 

@@ -15,7 +15,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.layers.base import observing
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
-from keras_attention.ops.cache_fixed import AmpleKVCache
+from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks._batches import IGNORED, PairBatches
 from keras_attention.tasks._generating import generated, rows_of_ids, streamed
 from keras_attention.tasks._shared import (

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention.ops.shapes import describe
+from keras_attention.ops.backend.shapes import describe
 
 
 def assert_causal(

@@ -8,9 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_attention.text.byte_pair import BytePairTokenizer as BytePairTokenizer
+    from keras_attention.text.byte_pair.tokenizer import (
+        BytePairTokenizer as BytePairTokenizer,
+    )
     from keras_attention.text.loading import load_tokenizer as load_tokenizer
-    from keras_attention.text.sentence_piece import (
+    from keras_attention.text.sentence_piece.tokenizer import (
         SentencePieceTokenizer as SentencePieceTokenizer,
     )
     from keras_attention.text.training import train_byte_pair as train_byte_pair
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
         train_sentence_piece as train_sentence_piece,
     )
     from keras_attention.text.training import train_word_piece as train_word_piece
-    from keras_attention.text.wordpiece import WordPieceTokenizer as WordPieceTokenizer
+    from keras_attention.text.wordpiece.tokenizer import (
+        WordPieceTokenizer as WordPieceTokenizer,
+    )
 
 _DEFINED_IN = {
     "BytePairTokenizer": "byte_pair",

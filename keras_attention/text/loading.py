@@ -3,11 +3,11 @@
 import pathlib
 from typing import Any, Literal
 
-from keras_attention.text import hugging_face
+from keras_attention.text import json_files
 
 
 def load_tokenizer(
-    folder: hugging_face.Path,
+    folder: json_files.Path,
     *,
     max_length: int | Literal["from_config"] | None = "from_config",
 ) -> Any:
@@ -32,16 +32,16 @@ def load_tokenizer(
     >>> tokenizer.tokens(["Hello"])
     [['[CLS]', 'hello', '[SEP]']]
     """
-    from keras_attention.text.byte_pair import BytePairTokenizer
-    from keras_attention.text.sentence_piece import SentencePieceTokenizer
-    from keras_attention.text.sentence_piece_files import FILES, model_file
-    from keras_attention.text.wordpiece import WordPieceTokenizer
+    from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
+    from keras_attention.text.sentence_piece.files import FILES, model_file
+    from keras_attention.text.sentence_piece.tokenizer import SentencePieceTokenizer
+    from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
     path = pathlib.Path(folder)
     if model_file(path) is not None:  # what a tokenizer.json beside it was made from
         return SentencePieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "tokenizer.json").exists():
-        model = hugging_face.read_json(path / "tokenizer.json").get("model") or {}
+        model = json_files.read_json(path / "tokenizer.json").get("model") or {}
         kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
         classes = {"WordPiece": WordPieceTokenizer, "BPE": BytePairTokenizer}
         if kind not in classes:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_attention.text.byte_pair import BytePairTokenizer
-from keras_attention.text.sentence_piece import SentencePieceTokenizer
-from keras_attention.text.wordpiece import WordPieceTokenizer
+from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
+from keras_attention.text.sentence_piece.tokenizer import SentencePieceTokenizer
+from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END_TOKENS = ("<|endoftext|>",)

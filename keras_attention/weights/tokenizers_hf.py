@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from keras_attention.text import sentence_piece_files
+from keras_attention.text.sentence_piece import files as sentence_piece_files
 
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *sentence_piece_files.FILES)
 
@@ -20,7 +20,7 @@ def load_tokenizer(folder: Path, backbone: Any, max_length: int | None = None) -
         ValueError: If its vocabulary is not the model's.
     """
     from keras_attention.text import loading
-    from keras_attention.text.wordpiece import WordPieceTokenizer
+    from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
     lengths = [x for x in (max_length, backbone.max_sequence_length) if x is not None]
     length = min(lengths, default=None)

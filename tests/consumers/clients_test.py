@@ -174,9 +174,9 @@ def test_the_onnx_client_needs_no_tensorflow_and_keeps_the_limits(tmp_path, run)
 def test_sentences_need_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("tokenizers")
-    from keras_attention.export.jobs import signatures_of
-    from keras_attention.export.manifest import write_manifest
-    from keras_attention.export.onnx import write_onnx
+    from keras_attention.export.artifact.manifest import write_manifest
+    from keras_attention.export.formats.onnx.writer import write_onnx
+    from keras_attention.export.signatures.catalogue import signatures_of
 
     keras.utils.set_random_seed(7)
     model = small_sentence_encoder()
@@ -201,10 +201,10 @@ def test_text_is_generated_by_numpy_onnxruntime_and_tokenizers_alone(tmp_path, r
     pytest.importorskip("tf2onnx")
     pytest.importorskip("tokenizers")
     import keras_attention as ka
-    from keras_attention.export.cached_steps import decoder_signature
-    from keras_attention.export.genai import write_genai
-    from keras_attention.export.manifest import write_manifest
-    from keras_attention.export.onnx import write_onnx
+    from keras_attention.export.artifact.manifest import write_manifest
+    from keras_attention.export.formats.genai_config import write_genai
+    from keras_attention.export.formats.onnx.writer import write_onnx
+    from keras_attention.export.signatures.cached_decoding import decoder_signature
 
     model = language_model("gpt2")
     step = decoder_signature(model.decoder)

@@ -7,8 +7,8 @@ from language_models import language_model
 from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
-from keras_attention.export.cases import CASES_NAME, load_cases
-from keras_attention.export.manifest import read_manifest
+from keras_attention.export.artifact.manifest import read_manifest
+from keras_attention.export.cases.grid import CASES_NAME, load_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_compiler]
 LABELS = ["O", "B-one", "I-one"]

@@ -122,7 +122,7 @@ def question(case):
 
 
 def cases_of(folder):
-    from keras_attention.export.cases import load_cases
+    from keras_attention.export.cases.grid import load_cases
 
     return load_cases(folder / "verification.npz")
 

@@ -98,7 +98,7 @@ def are_equal(actual, expected):
 
 
 def same(actual, expected):
-    """Equal; up to rounding where a kernel (ops/kernels.py) has another order."""
+    """Equal; up to rounding where a kernel (`ops/backend`) has another order."""
     if HAS_KERNEL:
         return relative_error(actual, expected) <= 1e-6
     return are_equal(actual, expected)

@@ -16,10 +16,10 @@ from contracts.kinds import BY_NAME, KINDS, B, costly, relative_error, to_numpy
 from oracle import drawn
 
 import keras_attention as ka
-from keras_attention.export.onnx import write_onnx
-from keras_attention.export.runners import open_artifact
-from keras_attention.export.saved_model import write_saved_model
-from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.formats.onnx.writer import write_onnx
+from keras_attention.export.formats.saved_model import write_saved_model
+from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.signatures.signature import Signature, TensorInfo
 from keras_attention.layers import _multi_head_paths
 
 LENGTH = 11

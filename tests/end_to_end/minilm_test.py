@@ -12,7 +12,7 @@ import pytest
 from samples import minilm_folder
 
 import keras_attention as ka
-from keras_attention.export.runners import open_artifact
+from keras_attention.export.runtimes.opening import open_artifact
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")

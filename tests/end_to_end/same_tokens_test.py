@@ -10,7 +10,7 @@ import tensorflow as tf
 from language_models import SHAPES, controls, language_model, padded
 
 import keras_attention as ka
-from keras_attention.export.text_generation import generation_signature
+from keras_attention.export.signatures.generation import generation_signature
 
 pytest.importorskip("tf2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

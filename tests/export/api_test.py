@@ -7,8 +7,8 @@ from samples import small_bert, small_sentence_encoder
 
 import keras_attention as ka
 from keras_attention.export import api
-from keras_attention.export.runners import open_artifact
-from keras_attention.export.signatures import Signature, TensorInfo
+from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.signatures.signature import Signature, TensorInfo
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
@@ -407,7 +407,7 @@ def test_ids_whose_padding_is_0_are_verified_with_rows_of_padding(tmp_path, form
 
 
 def test_nan_where_the_model_has_none_is_a_failure():
-    from keras_attention.export.verification import _compare
+    from keras_attention.export.verification.verify import _compare
 
     good = np.array([1.0, np.nan, 2.0], "float32")
     assert not _compare("x", good, good.copy(), False, 1e-5)[2]

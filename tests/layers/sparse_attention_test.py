@@ -9,7 +9,7 @@ from contracts.kinds import to_numpy
 from keras_attention.layers.big_bird_attention import BigBirdAttention
 from keras_attention.layers.longformer_attention import LongformerAttention
 from keras_attention.layers.rotary_embedding import RotaryEmbedding
-from keras_attention.ops.cache import KVCache
+from keras_attention.ops.caches.growing import KVCache
 
 SMALL = {"num_heads": 4, "key_dim": 6, "num_key_value_heads": 2, "dropout": 0.2}
 WINDOW = {"sliding_window": (3, 2)}

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from contracts.kinds import relative_error, to_numpy
 
-from keras_attention.ops import regions
+from keras_attention.ops.backend import regions
 from keras_attention.ops.rotary import check_scaling, rotary_frequencies, rotate
 
 B, T, N, H = 2, 5, 3, 14

@@ -300,8 +300,8 @@ def test_exported_axes_and_outputs_have_names(tmp_path):
 @pytest.mark.parametrize("make", [ka.KVCache.empty, ka.FixedKVCache.empty])
 def test_a_cached_step_reaches_onnx(make, tmp_path):
     """A Keras cache is written with `slice_update`, which no ONNX runtime knows."""
-    from keras_attention.export.onnx import write_onnx
-    from keras_attention.export.signatures import Signature, TensorInfo
+    from keras_attention.export.formats.onnx.writer import write_onnx
+    from keras_attention.export.signatures.signature import Signature, TensorInfo
 
     layer, x = ka.MultiHeadAttention(2, 3), random(1, S, E)
     sizes = {"batch_size": 1, "key_size": 6, "value_size": 6}

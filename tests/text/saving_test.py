@@ -1,11 +1,11 @@
 """What `save` writes is the same tokenizer again, here and in transformers."""
 
 import pytest
-from text.byte_pair_test import END, MERGES, VOCABULARY
-from text.sentence_piece_test import MODELS, SENTENCES, trained
+from text.byte_pair.tokenizer_test import END, MERGES, VOCABULARY
+from text.sentence_piece.tokenizer_test import MODELS, SENTENCES, trained
 
 import keras_attention as ka
-from keras_attention.text.sentence_piece_files import SPECIAL
+from keras_attention.text.sentence_piece.files import SPECIAL
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "is"]
 WORDS += ["blue", "under", "été", "a"]

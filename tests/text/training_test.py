@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from text.sentence_piece_test import SENTENCES
+from text.sentence_piece.tokenizer_test import SENTENCES
 from typer.testing import CliRunner
 
 import keras_attention as ka

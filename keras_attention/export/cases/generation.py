@@ -1,0 +1,136 @@
+"""What generation in an artefact is verified on: prompts, and what the task says."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from keras_attention.export.cases.grid import TEXTS
+from keras_attention.generation.generate import Generator
+from keras_attention.generation.settings import GenerationSettings
+from keras_attention.generation.streaming import text_of
+from keras_attention.tasks._generating import rows_of_ids
+from keras_attention.tasks.causal_lm import CausalLM, language_model
+from keras_attention.tasks.seq2seq_lm import Seq2SeqLM, language_model_of_pair
+
+
+def examples(
+    model: CausalLM | Seq2SeqLM,
+    settings: GenerationSettings,
+    *,
+    from_text: bool,
+    controls: bool,
+) -> Iterator[tuple[str, dict, dict]]:
+    """Prompts or sources, and what `generate` says of each alone, outside of any graph.
+
+    Args:
+        model: Which generates.
+        settings: What is fixed.
+        from_text: Whether prompts are texts.
+        controls: Whether each row chooses for itself.
+    """
+    alone = _alone(model)
+    longest = model.backbone.max_sequence_length or 64
+    new = max(1, min(8, longest // 3)) if controls else settings.max_new_tokens
+    for name, batch in _prompts(model, longest - new, from_text):
+        modes: dict[str, Any] = dict(_MODES) if controls else {"fixed": None}
+        for mode, choose in modes.items():
+            chosen = choose(len(batch), new) if choose is not None else {}
+            found = [
+                alone(ids, _settings_of(settings, chosen, row))
+                for row, ids in enumerate(_ids(model, batch))
+            ]
+            inputs = {"text": batch} if from_text else _padded(batch)
+            answer = _answer(model, found, from_text)
+            yield f"{name}, {mode}", inputs | chosen, answer
+
+
+def _alone(model):
+    """A function that answers one prompt or source by itself."""
+    if isinstance(model, Seq2SeqLM):
+        pair = Generator(language_model_of_pair(model.backbone), compiled=False)
+        start = [[model.start_token_id]]
+        return lambda ids, settings: pair.generate(
+            start, settings, sources=[ids]
+        ).token_ids[0]
+    generator = Generator(language_model(model.decoder), compiled=False)
+    return lambda ids, settings: generator.generate([ids], settings).token_ids[0]
+
+
+def _prompts(model, longest, from_text):
+    if not from_text:
+        rng = np.random.default_rng(0)
+        size = model.backbone.vocabulary_size
+        for lengths in ([1], [5], [2, 7, 4]):
+            rows = [rng.integers(0, size, min(n, longest)) for n in lengths]
+            yield f"prompts of {lengths} tokens", rows
+        return
+    for name, texts in list(TEXTS.items())[:3]:
+        yield name, [_cut(model, text, longest) for text in texts if text]
+
+
+def _cut(model, text, longest):
+    while len(_ids(model, [text])[0]) > longest:
+        text = text[: len(text) // 2]
+    return text
+
+
+def _ids(model, batch):
+    return rows_of_ids(model, list(batch), "prompts")[0]
+
+
+def _settings_of(settings, chosen, row):
+    if not chosen:
+        return settings
+    of_row = {name: values[row].item() for name, values in chosen.items()}
+    limit, seed = of_row["max_new_tokens"], of_row["seed"]
+    settings = replace(settings, max_new_tokens=limit, seed=seed)
+    if of_row["temperature"] == 0:
+        return settings
+    return replace(
+        settings,
+        do_sample=True,
+        temperature=of_row["temperature"],
+        top_k=of_row["top_k"] or None,
+        top_p=None if of_row["top_p"] == 1 else of_row["top_p"],
+    )
+
+
+def _answer(model, found, from_text):
+    if from_text:
+        texts = [text_of(model.tokenizer, ids) for ids in found]
+        return {"generated_text": np.array(texts, object)}
+    ids = _padded(found)
+    names = ("generated_ids", "generated_mask")
+    return dict(zip(names, ids.values(), strict=True))
+
+
+def _padded(rows):
+    width = max(map(len, rows))
+    ids, keep = (
+        np.zeros((len(rows), width), "int32"),
+        np.zeros((len(rows), width), bool),
+    )
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)], keep[row, : len(tokens)] = tokens, True
+    return {"token_ids": ids, "padding_mask": keep}
+
+
+def _controls(size: int, new: int, temperature: Any, top_k: Any, top_p: Any) -> dict:
+    rows = np.arange(size)
+    return {
+        "max_new_tokens": np.maximum(new - 2 * rows, 1).astype("int32"),
+        "temperature": np.resize(temperature, size).astype("float32"),
+        "top_k": np.resize(top_k, size).astype("int32"),
+        "top_p": np.resize(top_p, size).astype("float32"),
+        "seed": (rows * 7919 + 5).astype("int32"),
+    }
+
+
+_MODES: dict[str, Callable[[int, int], dict]] = {
+    "greedy": lambda size, new: _controls(size, new, [0.0], [0], [1.0]),
+    "drawn": lambda size, new: _controls(
+        size, new, [0.75, 0.0, 1.5], [7, 0, 0], [0.875, 1.0, 0.5]
+    ),
+}

@@ -1,0 +1,172 @@
+"""Which version of a base folder is served: publish, withdraw, restore.
+
+TF Serving and Triton serve the largest numeric folder and look at no other name. So a
+version is withdrawn by renaming it to `N.withdrawn`, and nothing is ever deleted. Every
+step is one rename that fails if the new name is taken.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_attention.export.artifact.manifest import artifact_folder, version_numbers
+from keras_attention.export.artifact.staging import rename_to_new, staging
+from keras_attention.export.verification.verify import verify_artifact
+
+_WITHDRAWN = ".withdrawn"
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """What `rollback` or `restore` did.
+
+    Attributes:
+        base: The base folder.
+        served: The version a model server takes now, `None` if there is none.
+        moved: The versions that were withdrawn or restored.
+    """
+
+    base: Path
+    served: int | None
+    moved: tuple[int, ...]
+
+
+def publish(
+    source: str | Path, target: str | Path, *, version: int | None = None
+) -> Path:
+    """Verifies an artefact and copies it into place as a version, whole or not at all.
+
+    The copy is made beside its final place, on the same disk, and verified there: what
+    is checked is what is served. The source stays. Nothing is ever overwritten; of
+    several publishers each gets a number of its own.
+
+    Args:
+        source: The artefact's folder; of a base folder the highest version is taken.
+        target: The base folder a model server watches.
+        version: int, optional. One above the highest there when `None`, those
+            withdrawn included.
+
+    Returns:
+        The folder of the new version.
+
+    Raises:
+        FileExistsError: If the given version is there already or was withdrawn.
+        RuntimeError: If the artefact does not agree with its cases.
+        ValueError: If a file is missing, changed or not listed.
+
+    Example:
+    ```python
+    ka.publish("build/minilm/1", "served/minilm")  # served/minilm/4
+    ```
+    """
+    folder, base = artifact_folder(source), Path(target)
+    if version is not None and version < 0:
+        raise ValueError(
+            "`version` must be 0 or more: it names a folder. Received: "
+            f"version={version}"
+        )
+    for _ in range(_ATTEMPTS):
+        number = _next(base) if version is None else version
+        _refuse_withdrawn(base, number)
+        try:
+            return _publish_as(folder, base / str(number))
+        except FileExistsError:
+            if version is not None:
+                raise
+    raise FileExistsError(
+        f"Others took every number first, {_ATTEMPTS} times. Expected: publish again, "
+        f"with fewer publishers at once. Received: {base}"
+    )
+
+
+def rollback(base: str | Path, *, to: int | None = None) -> Rollback:
+    """Makes an older version the served one; the newer are kept as `N.withdrawn`.
+
+    The largest goes first, so a server sees only versions that were there before.
+
+    Args:
+        base: The base folder a model server watches.
+        to: int, optional. The version to serve; the one below the highest if `None`.
+
+    Example:
+    ```python
+    ka.rollback("served/minilm")  # 3 is served again, 4 is now 4.withdrawn
+    ```
+    """
+    base = Path(base)
+    versions = sorted(version_numbers(base))
+    if to is None:
+        if len(versions) < 2:
+            raise ValueError(
+                "There is no older version to go back to. Expected two or more "
+                f"numeric folders. Received: {versions} in {base}"
+            )
+        to = versions[-2]
+    if to not in versions:
+        raise ValueError(
+            "A rollback goes to a version that is there. Expected one of "
+            f"{versions}; those withdrawn ({withdrawn_versions(base)}) come back with "
+            f"`restore`. Received: to={to}"
+        )
+    newer = [number for number in reversed(versions) if number > to]
+    for number in newer:
+        rename_to_new(base / str(number), base / f"{number}{_WITHDRAWN}")
+    return Rollback(base, to, tuple(newer))
+
+
+def restore(base: str | Path, version: int | None = None) -> Rollback:
+    """Brings a withdrawn version back under its number.
+
+    Args:
+        base: The base folder a model server watches.
+        version: int, optional. The highest withdrawn one if `None`.
+
+    Example:
+    ```python
+    ka.restore("served/minilm", 4)  # 4.withdrawn is 4 again
+    ```
+    """
+    base = Path(base)
+    known = withdrawn_versions(base)
+    number = max(known, default=None) if version is None else version
+    if number is None or number not in known:
+        raise ValueError(
+            "Only a withdrawn version can be restored. Expected one of "
+            f"{known}. Received: version={version}, in {base}"
+        )
+    rename_to_new(base / f"{number}{_WITHDRAWN}", base / str(number))
+    return Rollback(base, max(version_numbers(base)), (number,))
+
+
+def withdrawn_versions(base: Path) -> list[int]:
+    """The versions that `rollback` took out of service."""
+    if not base.is_dir():
+        return []
+    names = [p.name.removesuffix(_WITHDRAWN) for p in base.glob(f"*{_WITHDRAWN}")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _next(base: Path) -> int:
+    return max([*version_numbers(base), *withdrawn_versions(base)], default=0) + 1
+
+
+def _refuse_withdrawn(base: Path, number: int) -> None:
+    if number in withdrawn_versions(base):
+        raise FileExistsError(
+            f"Version {number} was withdrawn, and is kept. Expected a new number, or "
+            f"`restore`. Received: version={number}, in {base}"
+        )
+
+
+def _publish_as(folder: Path, final: Path) -> Path:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    with staging(final, needed_bytes=size) as copy:
+        shutil.copytree(folder, copy, symlinks=True, dirs_exist_ok=True)
+        report = verify_artifact(copy)
+        if not report.passed:
+            raise RuntimeError(
+                "The artefact does not agree with its cases, so it was not published. "
+                f"Expected it to pass `verify`. Received:\n{report}"
+            )
+    return final

@@ -1,0 +1,1 @@
+"""Writers: one file or folder a format."""

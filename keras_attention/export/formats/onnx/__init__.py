@@ -1,0 +1,1 @@
+"""The ONNX writer: tracing, operators, weights."""

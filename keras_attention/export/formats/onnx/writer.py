@@ -1,0 +1,270 @@
+"""A signature as an ONNX file: one operator a named region, checked before it is kept.
+
+`tracing.py` gives a TensorFlow graph in which each named region is one marked
+call. tf2onnx translates it, and `region_operators.py` says what a marked call becomes.
+Large weights are inputs until the end: each step of tf2onnx copies what it is given.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.export.formats.onnx.graph import (
+    EXTERNAL_WEIGHTS_BYTES,
+    subgraphs,
+    weights_bytes,
+)
+from keras_attention.export.formats.onnx.tracing import (
+    PREFIX,
+    ExportError,
+    RegionMarker,
+    freeze,
+    large_weights,
+    trace,
+)
+from keras_attention.export.formats.onnx.weights import fill
+from keras_attention.export.signatures.signature import Signature
+
+LOWEST_OPSET = 18
+# The opsets after the last that tf2onnx 1.17 knows, with the file format that carries
+# each. Its translations stay valid: no operator it emits changed incompatibly.
+NEWER_OPSETS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
+EXTERNAL_WEIGHTS_FILE = "weights.bin"
+
+
+def write_onnx(
+    signature: Signature,
+    file: str | Path,
+    *,
+    opset: int = 23,
+    variables: Sequence[keras.Variable] = (),
+) -> None:
+    """Writes one signature as an ONNX model.
+
+    Inputs and outputs have the names, order, dtypes and named axes of the signature.
+    The file appears only if the whole model passed the ONNX checker. Weights beyond
+    1.5 GB go to `weights.bin` next to it, or to `<name>.weights.bin` if another
+    signature has that.
+
+    Args:
+        signature: What to export. Strings have no place in ONNX.
+        file: Path of the `.onnx` file; its folder exists.
+        opset: Version of the ONNX operators, 18 to 26. From 23 on, attention is one
+            `Attention` operator; below, it is spelled out in older ones.
+        variables: Weights that it may read: the large ones of them keep their names,
+            cost no memory twice, and may be larger than 2 GB together.
+
+    Raises:
+        ExportError: If an operator has no ONNX form, or the signature does not
+            describe its function.
+    """
+    _require_packages()
+    _check_request(signature, opset)
+    weights = large_weights(variables)
+    function, inputs = trace(signature, RegionMarker(opset), weights)
+    graph_def, output_names = freeze(signature, function, list(inputs))
+    with _translating_errors(signature), _newer_opsets():
+        model = _convert(signature, graph_def, inputs, output_names, opset)
+        _describe(signature, model)
+        fill(model, weights)
+        _refuse_foreign_operators(signature, model, opset)
+        _save_checked(model, Path(file))
+
+
+def _require_packages():
+    try:
+        import onnx  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Writing ONNX files needs the packages tf2onnx and onnx. Install them "
+            f'with: pip install "keras-attention[onnx]". Received: {error}'
+        ) from error
+
+
+def _check_request(signature, opset):
+    if not LOWEST_OPSET <= opset <= max(NEWER_OPSETS):
+        raise ExportError(
+            f"`opset` must be from {LOWEST_OPSET} to {max(NEWER_OPSETS)}; 23 is the "
+            f"first with attention as one operator. Received: opset={opset}"
+        )
+    if signature.takes_text:
+        texts = [n for n, info in signature.inputs.items() if info.dtype == "string"]
+        raise ExportError(
+            f"Signature '{signature.name}' takes text, which ONNX operators cannot "
+            "tokenize. Export the signature that takes token ids, and tokenize before "
+            "the runtime; or export a SavedModel, which does both. "
+            f"Received: string inputs {texts}"
+        )
+    if both := sorted(set(signature.inputs) & set(signature.outputs)):
+        raise ExportError(
+            "In an ONNX file all tensors share one set of names, so an output cannot "
+            f"be called like an input. Rename one of them. Received: {both} among both "
+            f"inputs and outputs of signature '{signature.name}'"
+        )
+
+
+def _convert(signature, graph_def, inputs, output_names, opset):
+    """The ONNX model, not yet described."""
+    from tf2onnx import optimizer
+    from tf2onnx.tfonnx import process_tf_graph
+
+    from keras_attention.export.formats.onnx.region_operators import handlers
+
+    nodes = {node.name for node in graph_def.node}
+    names = inputs | dict(zip(output_names, signature.outputs, strict=True))
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = process_tf_graph(
+            graph,
+            opset=opset,
+            input_names=[name for name in inputs if name[:-2] in nodes],
+            output_names=output_names,
+            custom_op_handlers=handlers(_labels(graph_def)),
+            continue_on_error=False,
+            tensors_to_rename=names,
+        )
+    converted = optimizer.optimize_graph(converted, catch_errors=False)
+    return converted.make_model(
+        f"Signature '{signature.name}'",
+        graph_name=signature.name,
+        producer_name="keras_attention",
+        producer_version=_version(),
+    )
+
+
+def _labels(graph_def):
+    """Names of the marked functions and what they are marked with."""
+    implements = {
+        function.signature.name: function.attr["_implements"].s.decode()
+        for function in graph_def.library.function
+    }
+    return {
+        name: json.loads(label.removeprefix(PREFIX))
+        for name, label in implements.items()
+        if label.startswith(PREFIX)
+    }
+
+
+class _Listener(logging.Handler):
+    """Takes what tf2onnx would print and remembers which nodes failed."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.failed = []
+
+    def emit(self, record):
+        if str(record.msg).startswith("Failed to convert node") and record.args:
+            self.failed.append(next(iter(record.args)))
+
+
+@contextlib.contextmanager
+def _translating_errors(signature) -> Iterator[None]:
+    """Silences tf2onnx and turns its exceptions into an `ExportError`."""
+    logger, listener = logging.getLogger("tf2onnx"), _Listener()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(listener)
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"Signature '{signature.name}' could not be translated to ONNX. Write the "
+            "named steps differently, try another `opset`, or export a SavedModel, "
+            "which needs no translation. Received: "
+            f"{type(error).__name__}: {error}; failed at {listener.failed or 'no node'}"
+        ) from error
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _newer_opsets() -> Iterator[None]:
+    """Lets tf2onnx write opsets it does not know yet."""
+    from tf2onnx import constants
+
+    table = constants.OPSET_TO_IR_VERSION
+    added = {opset: ir for opset, ir in NEWER_OPSETS.items() if opset not in table}
+    table.update(added)
+    try:
+        yield
+    finally:
+        for opset in added:
+            del table[opset]
+
+
+def _version():
+    try:
+        return metadata.version("keras-attention")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _describe(signature, model):
+    """Inputs, outputs and axes as the signature declares them."""
+    from keras_attention.export.formats.onnx.region_operators import UNUSED
+
+    graph = model.graph
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.extend(_declared(signature.inputs))
+    graph.output.extend(_declared(signature.outputs))
+    for inner in subgraphs(graph):
+        for node in inner.node:
+            node.output[:] = ["" if UNUSED in name else name for name in node.output]
+        # tf2onnx numbers unknown axes, also in the bodies of loops: unk__1, unk__2, …
+        for info in (*inner.input, *inner.output, *inner.value_info):
+            for axis in info.type.tensor_type.shape.dim:
+                if axis.dim_param.startswith("unk__"):
+                    axis.ClearField("dim_param")
+
+
+def _declared(tensors):
+    from onnx import helper
+
+    infos = []
+    for name, info in tensors.items():
+        dtype = np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype)
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        infos.append(helper.make_tensor_value_info(name, kind, info.shape))
+    return infos
+
+
+def _refuse_foreign_operators(signature, model, opset):
+    from keras_attention.export.formats.onnx.region_operators import foreign_operators
+
+    if foreign := foreign_operators(model):
+        found = ", ".join(f"{kind} (e.g. '{node}')" for kind, node in foreign.items())
+        raise ExportError(
+            f"Signature '{signature.name}' uses TensorFlow operators that have no form "
+            f"in ONNX opset {opset}. Write those steps with other operators of "
+            "keras.ops, leave them to the caller, or export a SavedModel, which holds "
+            f"every operator. Received: {found}"
+        )
+
+
+def _save_checked(model, file):
+    """Writes into a folder of its own, checks there, then moves into place."""
+    import onnx
+
+    external = weights_bytes(model) > EXTERNAL_WEIGHTS_BYTES
+    weights = file.parent / EXTERNAL_WEIGHTS_FILE
+    if weights.exists() and not file.exists():  # those of another signature
+        weights = file.with_suffix("." + EXTERNAL_WEIGHTS_FILE)
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=file.parent) as folder:
+        staged = Path(folder) / file.name
+        onnx.save(model, staged, save_as_external_data=external, location=weights.name)
+        onnx.checker.check_model(staged, full_check=True)
+        if external:  # first: no model is ever seen without its weights
+            os.replace(staged.with_name(weights.name), weights)
+        os.replace(staged, file)

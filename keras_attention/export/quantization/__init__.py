@@ -1,0 +1,1 @@
+"""Artefacts with fewer bits."""

@@ -1,0 +1,252 @@
+"""`quantize_artifact`: an ONNX artefact in fewer bits, and what that costs."""
+
+import dataclasses
+import fnmatch
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_attention.export.artifact.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    artifact_folder,
+    check_files,
+    fingerprints,
+    read_manifest,
+    save_manifest,
+)
+from keras_attention.export.artifact.staging import staging
+from keras_attention.export.cases.grid import CASES_NAME
+from keras_attention.export.formats.onnx.graph import (
+    EXTERNAL_WEIGHTS_BYTES,
+    weights_bytes,
+)
+from keras_attention.export.runtimes.onnxruntime import open_session
+from keras_attention.export.verification.agreement import worst_cosine
+from keras_attention.export.verification.verify import (
+    Report,
+    VerificationError,
+    verify_folder,
+)
+
+QUANTIZATIONS = ("int8", "int4", "dynamic_int8")
+
+
+def quantize_artifact(
+    source: str | Path,
+    path: str | Path,
+    kind: str = "int8",
+    *,
+    keep: Sequence[str] = (),
+    feeds: Sequence[Mapping[str, Any]] | None = None,
+    min_cosine: float | None = None,
+    tolerance: float | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Writes an ONNX artefact again with its weights in fewer bits.
+
+    Products with a weight are quantised; embeddings, normalisations, biases and
+    attention stay in float32. The new artefact is asked every case of the old one, and
+    the manifest holds how far it is from the float32 answers; the tolerance that
+    `verify_artifact` then uses is twice that. What it means for real texts only real
+    texts tell: see `compare_artifacts`.
+
+    Args:
+        source: An ONNX artefact of `export_model`. It is not changed.
+        path: Folder of the new one.
+        kind: `"int8"` or `"int4"`, weights in blocks of 32 with a scale and an offset
+            each: for decoding, where reading weights is the work. `"dynamic_int8"`,
+            weights by column and inputs as they come: for whole texts at once, fast,
+            and the least exact.
+        keep: Patterns of weights to leave in float32, e.g. `"*/block_0/*"`.
+        feeds: Inputs of real texts, as `feeds_of_texts` makes them.
+        min_cosine: The lowest cosine between an answer and its float32 answer over the
+            feeds; the most sensitive weights are left in float32 until it is reached.
+        tolerance: Refuse if an answer to a case is further away than this.
+        on_progress: Called with what is being done now, in words.
+
+    Returns:
+        The folder of the artefact.
+
+    Raises:
+        VerificationError: If the answers are NaN, of another shape or text, have lost
+            zeros that must be exact, or are beyond `tolerance`. Nothing is kept.
+        ValueError: If the source is not an ONNX artefact, if `min_cosine` cannot be
+            reached, or an argument is wrong.
+
+    Example:
+    ```python
+    ka.export_model(model, "minilm-onnx", "onnx")
+    ka.quantize_artifact("minilm-onnx", "minilm-int8", "int8")
+    ```
+    """
+    if kind not in QUANTIZATIONS:
+        raise ValueError(
+            f"`kind` must be one of {', '.join(QUANTIZATIONS)}. Received: kind={kind!r}"
+        )
+    if min_cosine is not None and not feeds:
+        raise ValueError(
+            "`min_cosine` is measured on real inputs: give `feeds` as well, e.g. those "
+            f"of `feeds_of_texts`. Received: min_cosine={min_cosine}, feeds={feeds!r}"
+        )
+    folder = artifact_folder(source)
+    manifest = read_manifest(folder)
+    _check_source(folder, manifest)
+    tell = on_progress or (lambda stage: None)
+    with staging(Path(path), needed_bytes=manifest.weights_bytes) as staged:
+        kept: list[str] = []
+        size = 0
+        for file in sorted(folder.glob("*.onnx")):
+            tell(f"Quantising {file.stem}")
+            search = None
+            if feeds and min_cosine is not None:
+                search = _Search(kind, feeds, min_cosine, tell)
+            model, names = _quantize(file, kind, keep, search)
+            kept += names
+            size += _save(model, staged / file.name)
+        _copy_the_rest(folder, staged)
+        tell("Asking the artefact, in a fresh process")
+        report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
+        about = {"kind": kind, "source": manifest.files, "float32": sorted(kept)}
+        save_manifest(
+            staged,
+            dataclasses.replace(
+                manifest,
+                files=fingerprints(staged),
+                weights_bytes=size,
+                verification=[vars(result) for result in report.results],
+                quantization=about,
+            ),
+        )
+    return Path(path)
+
+
+def _check_source(folder: Path, manifest: Manifest) -> None:
+    if manifest.format != "onnx" or manifest.quantization:
+        found = manifest.format + (", quantised" if manifest.quantization else "")
+        raise ValueError(
+            "Only a float32 ONNX artefact is quantised: `export_model(…, "
+            f'format="onnx")` writes one. Received: {folder} ({found})'
+        )
+    check_files(folder, manifest)
+
+
+def _quantize(file, kind, keep, search):
+    """The model in fewer bits, and the paths of the weights left in float32."""
+    import onnx
+
+    from keras_attention.export.quantization.graph import products, quantized
+
+    model = onnx.load(file)
+    paths = products(model)
+    unused = [p for p in keep if not fnmatch.filter(paths.values(), p)]
+    if unused or not paths:
+        raise ValueError(
+            f"Nothing in '{file.name}' matches. Expected patterns of the weights "
+            f"{', '.join(sorted(set(paths.values()))) or '(there are none)'}. "
+            f"Received: keep={list(keep)}"
+        )
+    left = {n for n, p in paths.items() if any(fnmatch.fnmatch(p, k) for k in keep)}
+    chosen = [name for name in paths if name not in left]
+    if search is not None:
+        chosen = search.tolerated(model, chosen)
+    model = quantized(model, kind, chosen)
+    return model, [path for name, path in paths.items() if name not in chosen]
+
+
+class _Search(NamedTuple):
+    """Finds which weights may be quantised."""
+
+    kind: str
+    feeds: Sequence[Mapping[str, Any]]
+    min_cosine: float
+    tell: Callable[[str], None]
+
+    def tolerated(self, model, nodes):
+        """As many of the products as `min_cosine` allows, least harmful first."""
+        expected = _answers(model, self.feeds)
+        if self._cosine(model, nodes, expected) >= self.min_cosine:
+            return nodes
+        alone = {}
+        for number, node in enumerate(nodes):
+            self.tell(f"Measuring weight {number + 1} of {len(nodes)}")
+            alone[node] = self._cosine(model, [node], expected)
+        order = sorted(nodes, key=alone.__getitem__, reverse=True)
+        good, bad = 0, len(order)  # quantising the first `good` is good enough
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            self.tell(f"Trying {middle} of {len(nodes)} weights")
+            enough = self._cosine(model, order[:middle], expected) >= self.min_cosine
+            good, bad = (middle, bad) if enough else (good, middle)
+        if not good:
+            raise ValueError(
+                f"No weight can be quantised to {self.kind}: the best alone gives a "
+                f"cosine of {alone[order[0]]:.6f}. Lower `min_cosine`, or take a kind "
+                f"with more bits. Received: min_cosine={self.min_cosine}"
+            )
+        return order[:good]
+
+    def _cosine(self, model, nodes, expected):
+        from keras_attention.export.quantization.graph import quantized
+
+        changed = type(model)()
+        changed.CopyFrom(model)
+        answers = _answers(quantized(changed, self.kind, nodes), self.feeds)
+        return worst_cosine(expected, answers)
+
+
+def _answers(model, feeds):
+    """All float outputs of a graph, a list an input."""
+    session = open_session(model.SerializeToString())
+    names = [one.name for one in session.get_outputs() if "float" in one.type]
+    return [
+        dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds
+    ]
+
+
+def _save(model, file: Path) -> int:
+    """Writes a model; returns the bytes of its weights."""
+    import onnx
+
+    size = weights_bytes(model)
+    onnx.save(
+        model,
+        file,
+        save_as_external_data=size > EXTERNAL_WEIGHTS_BYTES,
+        location=f"{file.stem}.weights.bin",
+    )
+    return size
+
+
+def _copy_the_rest(folder: Path, staged: Path) -> None:
+    """Cases and whatever else is no graph: configurations of other runtimes."""
+    for file in folder.iterdir():
+        written = file.suffix == ".onnx" or file.name.endswith("weights.bin")
+        if file.is_file() and not written and file.name != MANIFEST_NAME:
+            shutil.copyfile(file, staged / file.name)
+    assert (staged / CASES_NAME).is_file()
+
+
+def _judged(report: Report, tolerance: float | None) -> Report:
+    """The results against the tolerance, or against twice what was measured."""
+    worst = max(min(one.max_abs_error, one.max_rel_error) for one in report.results)
+    bound = tolerance if tolerance is not None else float(f"{2 * worst:.1e}")
+    results = []
+    for one in report.results:
+        off = min(one.max_abs_error, one.max_rel_error)
+        reason = one.reason or ("" if off <= bound else f"off by {off:.2e}")
+        results.append(
+            dataclasses.replace(one, tolerance=bound, passed=not reason, reason=reason)
+        )
+    judged = Report(report.path, tuple(results))
+    if not judged.passed or not np.isfinite(worst):
+        raise VerificationError(
+            "The quantised artefact is too far from the float32 one, so it was not "
+            "kept. Leave more weights in float32 (`keep`, `min_cosine`), take more "
+            f"bits, or raise `tolerance`. Received:\n{judged}"
+        )
+    return judged

@@ -1,0 +1,1 @@
+"""What a model can be asked: its signatures, one file a kind."""

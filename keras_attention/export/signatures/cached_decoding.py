@@ -1,0 +1,295 @@
+"""One model call with the cache as plain tensors: for callers with their own loop.
+
+`prefill` and `decode_step` are for SavedModels. `decoder` is the one ONNX file that
+does both, with the names of Hugging Face's Optimum, which other runtimes know.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.models.gpt import GPTDecoder
+from keras_attention.ops.backend.regions import region
+from keras_attention.ops.caches.base import Cache, CacheView
+from keras_attention.ops.caches.growing import KVCache
+from keras_attention.ops.positions import EMPTY, first_positions, positions_of_tokens
+
+_IDS = {
+    "token_ids": TensorInfo("int32", ("batch", "sequence")),
+    "padding_mask": TensorInfo("bool", ("batch", "sequence")),
+}
+
+
+def step_signatures(decoder: GPTDecoder) -> list[Signature]:
+    """`prefill` and `decode_step`: logits after the last token of each row.
+
+    The cache goes in as `past_positions` `[B, P]` (-1 in empty slots), `past_key_0`
+    and `past_value_0` `[B, P, K * H]`, and so on for each layer; it comes out longer
+    as `present_…`. Padding may stand on either side.
+
+    Args:
+        decoder: With a head.
+    """
+    past = _plain_cache(decoder, "past", "past")
+    logits = {"logits": TensorInfo("float32", ("batch", decoder.vocabulary_size))}
+    limits = {"token_ids": decoder.vocabulary_size}
+    longest = {"sequence": decoder.max_sequence_length}
+    learned = decoder.position_embedding is not None
+    common: dict[str, Any] = {"limits": limits, "formats": ("saved_model",)}
+
+    def step(token_ids, padding_mask, **past):
+        caches = [
+            KVCache(past[f"past_key_{i}"], past[f"past_value_{i}"], positions)
+            for i in range(decoder.num_layers)
+            for positions in [past["past_positions"]]
+        ]
+        return _answer(token_ids, padding_mask, caches)
+
+    def prefill(token_ids, padding_mask):
+        caches = decoder.empty_cache(ops.shape(token_ids)[0])
+        return _answer(token_ids, padding_mask, caches)
+
+    def _answer(token_ids, keep, caches):
+        caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
+        outputs = decoder(token_ids, padding_mask=keep, cache=caches)
+        logits = {"logits": _after_last(outputs["logits"], keep)}
+        return logits | _as_tensors(outputs["cache"], "present")
+
+    def prompts():
+        for name, (ids, keep, held) in _grid(decoder):
+            if held == 0 or "past" in name.rpartition(",")[2]:
+                name = name.replace(f", {held} past", "")  # noqa: PLW2901
+                yield name, {"token_ids": ids, "padding_mask": keep}, None
+
+    def steps():
+        for name, (ids, keep, held) in _grid(decoder):
+            caches = decoder.empty_cache(len(ids))
+            if held:
+                before = ids[:, :held], keep[:, :held]
+                caches = decoder(*before, cache=caches)["cache"]
+            past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
+            new = {"token_ids": ids[:, held:], "padding_mask": keep[:, held:]}
+            yield name, new | past, None
+
+    return [
+        Signature(
+            "prefill",
+            prefill,
+            dict(_IDS),
+            logits | _plain_cache(decoder, "present", "sequence"),
+            max_lengths=longest if learned else {},
+            examples=prompts,
+            **common,
+        ),
+        Signature(
+            "decode_step",
+            step,
+            _IDS | past,
+            logits | _plain_cache(decoder, "present", "total"),
+            examples=steps,
+            **common,
+        ),
+    ]
+
+
+def _plain_cache(decoder, prefix, axis):
+    size = decoder.num_key_value_heads * decoder.key_dim
+    infos = {f"{prefix}_positions": TensorInfo("int32", ("batch", axis))}
+    for index in range(decoder.num_layers):
+        for part in ("key", "value"):
+            info = TensorInfo("float32", ("batch", axis, size))
+            infos[f"{prefix}_{part}_{index}"] = info
+    return infos
+
+
+def _as_tensors(caches, prefix):
+    tensors = {f"{prefix}_positions": caches[0].positions}
+    for index, cache in enumerate(caches):
+        tensors[f"{prefix}_key_{index}"] = ops.cast(cache.key, "float32")
+        tensors[f"{prefix}_value_{index}"] = ops.cast(cache.value, "float32")
+    return tensors
+
+
+def _cast(cache, dtype):
+    key, value = ops.cast(cache.key, dtype), ops.cast(cache.value, dtype)
+    return cache._replace(key=key, value=value)
+
+
+def _after_last(logits, keep):
+    """`[B, T, V]` at the last real token of each row, `[B, V]` float32."""
+    columns = ops.where(keep, first_positions(ops.shape(keep)[1]), 0)
+    last = ops.max(columns, axis=-1)[:, None, None]
+    return ops.cast(ops.take_along_axis(logits, last, axis=1)[:, 0], "float32")
+
+
+class _Fields(NamedTuple):
+    key: Any
+    value: Any
+    positions: Any
+    new_positions: Any
+
+
+class HeadsCache(Cache, _Fields):
+    """A cache with the heads on an axis of their own, and the positions given.
+
+    Attributes:
+        key: `[B, K, P, H]`.
+        value: `[B, K, P, V]`.
+        positions: Int32 `[B, P]`; -1 in slots that hold nothing.
+        new_positions: Int32 `[B, T]`, of the tokens that come next.
+    """
+
+    __slots__ = ()
+
+    def next_positions(self, keep):
+        return ops.where(keep, self.new_positions, EMPTY)
+
+    def extend(self, *, key, value, positions, query_positions):
+        keys, all_keys = region("cache_append", _append, self.key, key)
+        values, all_values = region("cache_append", _append, self.value, value)
+        positions = ops.concatenate([self.positions, positions], axis=1)
+        cache = HeadsCache(all_keys, all_values, positions, self.new_positions)
+        return CacheView(keys, values, positions, query_positions), cache
+
+
+def _append(past, new):
+    """Past `[B, K, P, H]` and new `[B, T, K * H]`: all, in the one form and the other.
+
+    Returns:
+        `([B, P + T, K * H], [B, K, P + T, H])`.
+    """
+    batch, length = ops.shape(new)[:2]
+    heads = ops.reshape(new, (batch, length, past.shape[1], past.shape[3]))
+    heads = ops.concatenate([past, ops.transpose(heads, (0, 2, 1, 3))], axis=2)
+    total = ops.shape(heads)[2]
+    side_by_side = ops.transpose(heads, (0, 2, 1, 3))
+    return ops.reshape(side_by_side, (batch, total, new.shape[2])), heads
+
+
+def decoder_signature(decoder: GPTDecoder) -> Signature:
+    """`decoder`: prefill and step in one, under the names of Optimum.
+
+    `input_ids` and `position_ids` are `[B, T]`, `attention_mask` `[B, P + T]` (1 at
+    real tokens), `past_key_values.0.key` `[B, K, P, H]` with P from 0, and so on;
+    `logits` are `[B, T, V]`, `present.0.key` is `[B, K, P + T, H]`. Padding may stand
+    anywhere; positions must count up by one from real token to real token.
+
+    Args:
+        decoder: With a head.
+    """
+    layers = range(decoder.num_layers)
+    kinds = [(index, part) for index in layers for part in ("key", "value")]
+
+    def heads(axis):
+        sizes = (decoder.num_key_value_heads, axis, decoder.key_dim)
+        return TensorInfo("float32", ("batch", *sizes))
+
+    inputs = {
+        "input_ids": TensorInfo("int64", ("batch", "sequence")),
+        "attention_mask": TensorInfo("int64", ("batch", "total")),
+        "position_ids": TensorInfo("int64", ("batch", "sequence")),
+        **{f"past_key_values.{i}.{part}": heads("past") for i, part in kinds},
+    }
+    size = decoder.vocabulary_size
+    outputs = {
+        "logits": TensorInfo("float32", ("batch", "sequence", size)),
+        **{f"present.{i}.{part}": heads("total") for i, part in kinds},
+    }
+
+    def step(input_ids, attention_mask, position_ids, **past):
+        keep = ops.cast(attention_mask, "bool")
+        at = ops.cast(position_ids, "int32")
+        held = ops.shape(past["past_key_values.0.key"])[2]
+        new = keep[:, held:]
+        positions = _positions_of_past(keep[:, :held], new, at)
+        caches = []
+        for index in layers:
+            key, value = (
+                past[f"past_key_values.{index}.{p}"] for p in ("key", "value")
+            )
+            caches.append(HeadsCache(key, value, positions, at))
+        caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
+        ids = ops.cast(input_ids, "int32")
+        found = decoder(ids, padding_mask=new, cache=caches)
+        answers = {"logits": ops.cast(found["logits"], "float32")}
+        for index, cache in enumerate(found["cache"]):
+            answers[f"present.{index}.key"] = ops.cast(cache.key, "float32")
+            answers[f"present.{index}.value"] = ops.cast(cache.value, "float32")
+        return answers
+
+    limits = {"input_ids": decoder.vocabulary_size}
+    if decoder.position_embedding is not None:
+        limits["position_ids"] = decoder.max_sequence_length
+    return Signature(
+        "decoder",
+        step,
+        inputs,
+        outputs,
+        limits=limits,
+        formats=("onnx",),
+        examples=lambda: _decoder_examples(decoder, step),
+    )
+
+
+def _positions_of_past(held, new, at):
+    """Of the tokens of the past: they count down from the first new token."""
+    first = ops.where(new, at, np.int32(2**30))
+    first = ops.pad(first, [[0, 0], [0, 1]], constant_values=2**30)
+    first = ops.min(first, axis=-1, keepdims=True)  # [B, 1]
+    ranks = positions_of_tokens(held)
+    counts = ops.sum(ops.cast(held, "int32"), axis=-1, keepdims=True)
+    return ops.where(held, ops.maximum(first - counts + ranks, 0), EMPTY)
+
+
+def _decoder_examples(decoder: GPTDecoder, step: Callable) -> Iterator[tuple]:
+    sizes = (decoder.num_key_value_heads, 0, decoder.key_dim)
+    for name, (ids, keep, held) in _grid(decoder):
+        positions = np.maximum(np.cumsum(keep, axis=1) - 1, 0)
+        past = {
+            f"past_key_values.{index}.{part}": np.zeros((len(ids), *sizes), "float32")
+            for index in range(decoder.num_layers)
+            for part in ("key", "value")
+        }
+        if held:
+            first = step(ids[:, :held], keep[:, :held], positions[:, :held], **past)
+            past = {
+                name.replace("present", "past_key_values"): ops.convert_to_numpy(x)
+                for name, x in first.items()
+                if name != "logits"
+            }
+        inputs = {
+            "input_ids": ids[:, held:].astype("int64"),
+            "attention_mask": keep.astype("int64"),
+            "position_ids": positions[:, held:].astype("int64"),
+        }
+        yield name, inputs | past, None
+
+
+def _grid(decoder: GPTDecoder) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
+    """Ids, which are real, and how many columns are past: batch x new x past x side."""
+    rng = np.random.default_rng(0)
+    longest = decoder.max_sequence_length
+    sides = ("no", "left", "past", "new", "whole row")
+    for batch in (1, 3):
+        for new, held in ((1, 0), (7, 0), (1, 1), (1, 9), (5, 4)):
+            for padding in sides if batch > 1 else ("no", "whole row"):
+                if new + held > longest or (padding == "past" and held < 2):
+                    continue
+                shape = (batch, held + new)
+                whole = padding == "whole row"
+                ids = rng.integers(0, decoder.vocabulary_size, shape).astype("int32")
+                keep = np.ones(shape, bool)
+                keep[:1] = not whole
+                for row in range(batch):
+                    lost = (row + 1) * (held + new) // 4
+                    if padding == "left":
+                        keep[row, : min(lost, held + new - 1)] = False
+                    elif padding == "past":  # a shorter prompt, padded on the right
+                        keep[row, held - min(lost, held - 1) : held] = False
+                    elif padding == "new":
+                        keep[row, held + max(new - lost, 0) :] = False
+                name = f"batch {batch}, {new} new, {held} past, {padding} padding"
+                yield name, (ids, keep, held)

@@ -1,0 +1,277 @@
+"""Generation inside the artefact: prompts in, new text or new ids out.
+
+The loops are those of `keras_attention.generation`, traced into the graph. What a
+request chooses are inputs with the batch first, so that a server can put requests
+together; a row depends on nothing but its own inputs.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_attention.export.cases.generation import examples
+from keras_attention.export.signatures.generation_controls import CONTROLS, ByRow
+from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.generation.beam import BeamSearch
+from keras_attention.generation.history import history_of
+from keras_attention.generation.loop import Loop, State, repeated
+from keras_attention.generation.model import LanguageModel
+from keras_attention.generation.noise import seeds_of_rows
+from keras_attention.generation.settings import GenerationSettings
+from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
+from keras_attention.ops.caches.fixed import FixedKVCache
+from keras_attention.ops.positions import EMPTY
+from keras_attention.tasks.causal_lm import CausalLM, language_model
+from keras_attention.tasks.seq2seq_lm import Seq2SeqLM, language_model_of_pair
+
+_IDS = {
+    "token_ids": TensorInfo("int32", ("batch", "sequence")),
+    "padding_mask": TensorInfo("bool", ("batch", "sequence")),
+}
+
+
+def generation_signature(
+    model: CausalLM | Seq2SeqLM,
+    settings: GenerationSettings | None = None,
+    *,
+    name: str = "generate",
+    from_text: bool | None = None,
+    controls: bool | None = None,
+) -> Signature:
+    """Generation as a signature, for `export_model(signatures=[…])`.
+
+    From `text` it gives `generated_text`; from `token_ids` and `padding_mask`, also as
+    one ONNX file, `generated_ids` `[B, N]` and `generated_mask`. Inputs are prompts, or
+    the sources of an encoder. The tokens are those of `model.generate`, row by row: a
+    row's `seed` draws what it draws for that prompt alone.
+
+    Args:
+        model: Which generates, a `CausalLM` or a `Seq2SeqLM`.
+        settings: What is fixed: penalties, beams, what ends a row. Functions on the
+            host and `stop_strings` cannot be part of a graph.
+        name: Of the signature.
+        from_text: Whether prompts are texts; by default if there is a tokenizer.
+        controls: Whether `max_new_tokens`, `temperature`, `top_k`, `top_p` and
+            `seed` are inputs, `[B]` each; else the settings fix them. By default
+            unless beams are searched, which share a length.
+
+    Raises:
+        ValueError: If the settings ask for what a graph cannot do.
+
+    Example:
+    >>> sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8}
+    >>> decoder = ka.GPTDecoder(vocabulary_size=11, intermediate_dim=16, **sizes)
+    >>> signature = ka.generation_signature(ka.CausalLM(decoder, compiled=False))
+    >>> [*signature.inputs][:3]
+    ['token_ids', 'padding_mask', 'max_new_tokens']
+    >>> [*signature.outputs]
+    ['generated_ids', 'generated_mask']
+    """
+    settings = model._settings(settings or GenerationSettings(), None)
+    text = model.tokenizer is not None if from_text is None else from_text
+    free = settings.num_beams == 1 if controls is None else controls
+    _check(settings, text, free, model.tokenizer)
+    served = _Served(model, settings, text, free)
+    vocabulary_size = model.backbone.vocabulary_size
+    inputs = {"text": TensorInfo("string", ("batch",))} if text else dict(_IDS)
+    outputs = {"generated_text": TensorInfo("string", ("batch",))}
+    if not text:
+        outputs = {
+            "generated_ids": TensorInfo("int32", ("batch", "new")),
+            "generated_mask": TensorInfo("bool", ("batch", "new")),
+        }
+    return Signature(
+        name,
+        served,
+        inputs | (CONTROLS if free else {}),
+        outputs,
+        limits={} if text else {"token_ids": vocabulary_size},
+        formats=_formats(model),
+        examples=lambda: examples(model, settings, from_text=text, controls=free),
+    )
+
+
+def _formats(model):
+    backbone = model.backbone
+    if isinstance(backbone, RecurrentSeq2Seq):
+        # tf2onnx loses the shapes of states that a loop carries.
+        return ("saved_model",)
+    return ("saved_model", "onnx")
+
+
+def _check(settings, from_text, controls, tokenizer):
+    if from_text and tokenizer is None:
+        raise ValueError(
+            "Prompts of text need a tokenizer: build the model with `tokenizer=`, or "
+            "pass `from_text=False`. Received: tokenizer=None"
+        )
+    on_host = settings.allowed_tokens is not None or settings.stop_strings
+    if on_host or settings.num_return_sequences > 1:
+        raise ValueError(
+            "A graph ends rows by tokens, runs no Python and gives one row a prompt: "
+            "`stop_strings`, `allowed_tokens` and `num_return_sequences` must be left "
+            f"alone. Received: settings={settings}"
+        )
+    if controls and (settings.do_sample or settings.num_beams > 1):
+        raise ValueError(
+            "With `controls`, each request says how tokens are drawn, and none can "
+            "search beams: leave `do_sample` and `num_beams` alone, or pass "
+            f"`controls=False`. Received: settings={settings}"
+        )
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The function of a signature.
+
+    Attributes:
+        model: The task.
+        settings: What is fixed.
+        from_text: Whether prompts are texts.
+        controls: Whether the `CONTROLS` are inputs.
+    """
+
+    model: CausalLM | Seq2SeqLM
+    settings: GenerationSettings
+    from_text: bool
+    controls: bool
+
+    def __call__(self, **inputs: Any) -> dict[str, Any]:
+        if self.from_text:
+            tokenizer = self.model.tokenizer
+            encode = getattr(tokenizer, "encode_whole", tokenizer)  # never cut
+            inputs |= encode(inputs.pop("text"))
+        keep = tf.convert_to_tensor(inputs["padding_mask"])
+        given = {name: tf.convert_to_tensor(inputs[name]) for name in self._controls()}
+        limit = given.get("max_new_tokens", self.settings.max_new_tokens)
+        with tf.control_dependencies(list(self._checks(keep, limit, given))):
+            ids = tf.cast(tf.identity(inputs["token_ids"]), tf.int32)
+        source, prompts, before = None, (ids, keep), tf.maximum(tf.shape(ids)[1] - 1, 1)
+        if isinstance(self.model, Seq2SeqLM):
+            first = tf.fill((tf.shape(ids)[0], 1), self.model.start_token_id)
+            source, prompts, before = prompts, (first, first >= 0), 0
+        history = history_of(*prompts, max_new_tokens=limit)
+        more = tf.zeros((tf.shape(ids)[0], tf.reduce_max(limit)), tf.int32)
+        history = history._replace(token_ids=tf.concat([history.token_ids, more], 1))
+        search = self._beams if self.settings.num_beams > 1 else self._rows
+        token_ids, lengths, broken = search(
+            history,
+            given,
+            lambda loop: loop.prefill(history, tf.zeros((before,)), source),
+        )
+        message = "The logits of the model were NaN: no token can be chosen. Received:"
+        with tf.control_dependencies(
+            [_assert(~tf.reduce_any(broken), message, broken)]
+        ):
+            lengths = tf.identity(lengths) - history.prompt_lengths
+        columns = tf.range(tf.reduce_max(lengths))[None]
+        mask = columns < lengths[:, None]  # [B, N]
+        at = history.prompt_lengths[:, None] + tf.where(mask, columns, 0)
+        new = tf.where(mask, tf.gather(token_ids, at, batch_dims=1), 0)
+        if not self.from_text:
+            return {"generated_ids": new, "generated_mask": mask}
+        rows = tf.RaggedTensor.from_tensor(new, lengths)
+        return {"generated_text": self.model.tokenizer.detokenize(rows)}
+
+    def _controls(self):
+        return CONTROLS if self.controls else {}
+
+    def _checks(self, keep, limit, given):
+        """The assertions that `generate` makes of prompts and settings."""
+        counts = tf.reduce_sum(tf.cast(keep, tf.int32), axis=-1)
+        message = "Each prompt must have at least one token. Received counts:"
+        yield _assert(tf.reduce_all(counts > 0), message, counts)
+        longest = self._language_model.max_sequence_length
+        if longest is not None and isinstance(self.model, Seq2SeqLM):
+            message = f"Encoder and decoder have {longest} positions. Received tokens:"
+            fits = (counts <= longest) & (1 + limit <= longest)
+            yield _assert(tf.reduce_all(fits), message, counts)
+        elif longest is not None:
+            message = (
+                f"The model has {longest} positions, too few for a prompt and "
+                "max_new_tokens: shorten the prompt or generate less. Received tokens:"
+            )
+            yield _assert(tf.reduce_all(counts + limit <= longest), message, counts)
+        if not given:
+            return
+        for name, words, fulfilled in (
+            ("max_new_tokens", "1 or more", given["max_new_tokens"] >= 1),
+            ("temperature", "0 or more", given["temperature"] >= 0),
+            ("top_k", "0 or more", given["top_k"] >= 0),
+            ("top_p", "from 0 to 1", (given["top_p"] >= 0) & (given["top_p"] <= 1)),
+        ):
+            message = f"{name} must be {words}. Received:"
+            yield _assert(tf.reduce_all(fulfilled), message, given[name])
+
+    def _start(self, history, cache):
+        batch, capacity = tf.unstack(tf.shape(history.token_ids))
+        none = tf.zeros((batch,), tf.bool)
+        return State(
+            cache=cache,
+            history=history,
+            log_probabilities=tf.zeros((batch, capacity)),
+            finished=none,
+            broken=none,
+            seeds=tf.zeros((batch,), tf.int32),
+        )
+
+    def _rows(self, history, given, prefill):
+        """Tokens, lengths and whether a row's logits were NaN, by the loop."""
+        processors = self.settings.make_processors(self._ends())
+        if given:
+            names = ("temperature", "top_k", "top_p")
+            processors.append(ByRow(*(given[name] for name in names)))
+        do_sample = bool(given) or self.settings.do_sample
+        loop = self._made(Loop, processors, do_sample=do_sample)
+        seed = given.get("seed", self.settings.seed)
+        seeds = seeds_of_rows(seed, 1) + tf.zeros_like(history.lengths)
+        state = self._start(history, prefill(loop))._replace(seeds=seeds)
+        state = loop.steps(state, tf.reduce_max(history.max_new_tokens))
+        return state.history.token_ids, state.history.lengths, state.broken
+
+    def _beams(self, history, given, prefill):
+        """The same, of the best of the beams."""
+        settings = self.settings
+        processors = settings.make_processors(self._ends())
+        search = self._made(
+            BeamSearch,
+            processors,
+            num_beams=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            early_stopping=settings.early_stopping,
+        )
+        start = self._start(history, prefill(self._made(Loop, processors)))
+        beams = search.start(repeated(start, settings.num_beams))
+        beams = search.steps(beams, tf.constant(settings.max_new_tokens))
+        return beams.token_ids[:, 0], beams.lengths[:, 0], beams.broken
+
+    def _made(self, kind, processors, **settings):
+        common = {"stop_token_ids": self._ends(), "compiled": False}
+        return kind(self._language_model, processors, **common, **settings)
+
+    @functools.cached_property
+    def _language_model(self) -> LanguageModel:
+        if isinstance(self.model, Seq2SeqLM):
+            return language_model_of_pair(self.model.backbone, _GraphCache)
+        return language_model(self.model.decoder, _GraphCache)
+
+    def _ends(self):
+        return [int(token) for token in self.settings.stop_token_ids or ()]
+
+
+class _GraphCache:
+    """Makes `FixedKVCache`s of a capacity that is known only when the graph runs."""
+
+    @staticmethod
+    def empty(*, batch_size, key_size, value_size, capacity, dtype, num_heads):
+        """A cache without tokens; `num_heads` is of no use here."""
+        del num_heads
+        keys = tf.zeros((batch_size, capacity, key_size), dtype)
+        values = tf.zeros((batch_size, capacity, value_size), dtype)
+        return FixedKVCache(keys, values, tf.fill((batch_size, capacity), EMPTY))
+
+
+def _assert(condition: Any, message: str, values: Any) -> Any:
+    return tf.debugging.Assert(condition, [message, values])

@@ -1,0 +1,265 @@
+"""Artefacts side by side on real texts: exactness, speed, size, and which to take."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_attention.export.runtimes.base import Runner, SignatureDescription
+from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.verification.agreement import Agreement, agreement
+
+MIN_COSINE, MIN_SAME, MAX_PERPLEXITY = 0.999, 0.985, 1.01
+_MASKS = ("padding_mask", "attention_mask")
+_IDS = ("token_ids", "input_ids")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One artefact in one runtime.
+
+    Attributes:
+        name: `PATH`, or `PATH@RUNTIME`.
+        runtime: Who answered.
+        bytes: Size of its model files.
+        texts_per_second: The median over the rounds, tokenizing included.
+        speed: That over the reference's.
+        agreements: One an output.
+    """
+
+    name: str
+    runtime: str
+    bytes: int
+    texts_per_second: float
+    speed: float
+    agreements: tuple[Agreement, ...]
+
+    @property
+    def is_close(self) -> bool:
+        """Whether it can stand in for the reference.
+
+        Worst cosine 0.999 or more, the same decision for 98.5 % or more, a perplexity
+        of at most 1.01 times the reference's.
+        """
+        return all(
+            one.worst_cosine >= MIN_COSINE
+            and one.same >= MIN_SAME
+            and (one.perplexity or 1.0)
+            <= MAX_PERPLEXITY * (one.reference_perplexity or 1.0)
+            for one in self.agreements
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_artifacts` found.
+
+    Attributes:
+        candidates: The reference first.
+        num_texts: How many texts each was asked.
+    """
+
+    candidates: tuple[Candidate, ...]
+    num_texts: int
+
+    @property
+    def recommended(self) -> Candidate:
+        """The fastest of those that are close enough to the reference."""
+        close = [one for one in self.candidates if one.is_close]
+        return max(close, key=lambda one: one.texts_per_second)
+
+
+def compare_artifacts(
+    artifacts: Sequence[str | Path],
+    texts: Sequence[str],
+    tokenizer: Any = None,
+    *,
+    signature: str | None = None,
+    batch_size: int = 32,
+    rounds: int = 5,
+    intra_op_threads: int = 0,
+    on_progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Asks artefacts the same texts, in turn, and says how they differ.
+
+    Args:
+        artifacts: The reference first. `PATH`, or `PATH@RUNTIME` with a runtime of
+            `open_artifact`, e.g. `"minilm-onnx@openvino-bfloat16"`.
+        texts: Real texts, the more the better: 500 tell a percent from none.
+        tokenizer: Called with texts, gives `token_ids` and `padding_mask`; for
+            artefacts that take ids.
+        signature: Which to ask, where an artefact has several.
+        batch_size: Texts at once, neighbours in length.
+        rounds: How often each is asked all.
+        intra_op_threads: Threads of each runtime; default: all cores.
+        on_progress: Called with what is being done now, in words.
+    """
+    if not texts or not artifacts:
+        raise ValueError(
+            "There is nothing to compare. Expected at least one artefact and one text. "
+            f"Received: {len(artifacts)} artefacts, {len(texts)} texts"
+        )
+    batches = _batches(texts, batch_size)
+    tell = on_progress or (lambda stage: None)
+    with contextlib.ExitStack() as opened:
+        asked: dict[str, _Asked] = {}
+        for name in map(str, artifacts):
+            path, _, runtime = name.partition("@")
+            runner = open_artifact(
+                Path(path),
+                signature,
+                intra_op_threads=intra_op_threads,
+                runtime=runtime or None,
+            )
+            asked[name] = _Asked(opened.enter_context(runner), signature, tokenizer)
+        answers, seconds = _in_turn(asked, batches, rounds, tell)
+    found = []
+    reference = next(iter(asked))
+    first = float(np.median(np.sum(seconds[reference], axis=1)))
+    for name, one in asked.items():
+        median = float(np.median(np.sum(seconds[name], axis=1)))
+        found.append(
+            Candidate(
+                name,
+                one.runner.runtime,
+                _size(Path(name.partition("@")[0])),
+                len(texts) / median,
+                first / median,
+                _agreements(answers[reference], answers[name], one.feeds),
+            )
+        )
+    return Comparison(tuple(found), len(texts))
+
+
+def feeds_of_texts(
+    texts: Sequence[str],
+    tokenizer: Any,
+    inputs: Mapping[str, Any],
+    *,
+    batch_size: int = 32,
+) -> list[dict[str, Any]]:
+    """Texts as the inputs of a signature, a dict a batch of neighbours in length.
+
+    Args:
+        texts: What to tokenize.
+        tokenizer: Called with texts, gives `token_ids` and `padding_mask`.
+        inputs: Name to `TensorDescription`, of `runner.signatures[…].inputs`.
+            The names are those of the tokenizer or Optimum's (`input_ids`,
+            `attention_mask`, `position_ids`, an empty `past_key_values`).
+        batch_size: Texts at once.
+    """
+    return [_feed(batch, tokenizer, inputs) for batch in _batches(texts, batch_size)]
+
+
+class _Asked:
+    """One signature of a runner, asked texts."""
+
+    def __init__(self, runner: Runner, signature: str | None, tokenizer: Any):
+        self.runner = runner
+        self.signature = signature or next(iter(runner.signatures))
+        if signature is None and len(runner.signatures) > 1:
+            names = ", ".join(runner.signatures)
+            raise ValueError(
+                f"Which of the signatures {names} is meant? Give `signature`. "
+                "Received: signature=None"
+            )
+        described: SignatureDescription = runner.signatures[self.signature]
+        self.inputs = described.inputs
+        self.outputs = [
+            name
+            for name, info in described.outputs.items()
+            if info.dtype == "float32" and not name.startswith("present")
+        ]
+        self.tokenizer = tokenizer
+        self.feeds: list[dict[str, Any]] = []  # of the answers that are kept
+
+    def __call__(self, texts, *, keep=False):
+        feed = _feed(texts, self.tokenizer, self.inputs)
+        if keep:
+            self.feeds.append(feed)
+        found = self.runner.run(self.signature, **feed)
+        return {name: found[name] for name in self.outputs}
+
+
+def _feed(texts, tokenizer, inputs):
+    if list(inputs) == ["text"]:
+        return {"text": list(texts)}
+    if tokenizer is None:
+        raise ValueError(
+            "The artefact takes ids, not texts: give `tokenizer`, e.g. "
+            f"`ka.load_tokenizer(folder)`. Received: inputs {sorted(inputs)}"
+        )
+    given = {name: np.asarray(value) for name, value in tokenizer(texts).items()}
+    ids, keep = given["token_ids"], np.asarray(given["padding_mask"], bool)
+    given |= dict.fromkeys(_IDS, ids) | dict.fromkeys(_MASKS, keep)
+    given["position_ids"] = np.maximum(keep.cumsum(-1) - 1, 0)
+    fed = {}
+    for name, info in inputs.items():
+        dtype = np.dtype(info.dtype)
+        if name.startswith("past"):
+            shape = [size if isinstance(size, int) else 0 for size in info.shape or ()]
+            fed[name] = np.zeros([len(texts), *shape[1:]], dtype)
+        elif name in given:
+            fed[name] = given[name].astype(dtype)
+        else:
+            raise ValueError(
+                "The tokenizer does not give what the artefact takes. Expected: "
+                f"{sorted(inputs)}. Received: {sorted(given)}"
+            )
+    return fed
+
+
+def _batches(texts, size):
+    texts = sorted(texts, key=len)
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+
+def _in_turn(asked, batches, rounds, tell):
+    """All answers, and seconds `[rounds, batches]` of each, the order drawn anew."""
+    answers = {name: [] for name in asked}
+    seconds = {name: np.zeros((rounds, len(batches))) for name in asked}
+    random = np.random.default_rng(0)
+    for number, batch in enumerate(batches):
+        tell(f"Batch {number + 1} of {len(batches)}")
+        for name, call in asked.items():  # also warms up
+            answers[name].append(call(batch, keep=True))
+        for turn in range(rounds):
+            for name in random.permutation(list(asked)):
+                start = time.perf_counter()
+                asked[name](batch)
+                seconds[name][turn, number] = time.perf_counter() - start
+    return answers, seconds
+
+
+def _agreements(expected, got, feeds):
+    common = [name for name in expected[0] if name in got[0]]
+    if not common:
+        raise ValueError(
+            "The artefacts have no output in common. Expected: "
+            f"{sorted(expected[0])}. Received: {sorted(got[0])}"
+        )
+    ids = next(([f[n] for f in feeds] for n in _IDS if n in feeds[0]), None)
+    masks = next(([f[n] for f in feeds] for n in _MASKS if n in feeds[0]), None)
+    return tuple(
+        agreement(
+            name,
+            [one[name] for one in expected],
+            [one[name] for one in got],
+            ids,
+            masks,
+        )
+        for name in common
+    )
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else list(path.rglob("*"))
+    return sum(
+        one.stat().st_size
+        for one in files
+        if one.is_file() and one.name not in {"verification.npz", "manifest.json"}
+    )

@@ -1,0 +1,1 @@
+"""Keys and values of past tokens: one file a kind of cache."""

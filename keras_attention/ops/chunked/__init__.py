@@ -1,0 +1,1 @@
+"""Attention in chunks, which never holds all scores."""

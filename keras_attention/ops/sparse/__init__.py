@@ -1,0 +1,1 @@
+"""Attention that computes only what a mask leaves visible."""

@@ -1,0 +1,327 @@
+"""What BERT's normaliser and pre-tokenizer know about each Unicode code point.
+
+Hugging Face's Rust crate, ICU (TensorFlow) and RE2 follow different editions of
+Unicode, so none of TensorFlow's own character classes gives the same words. These
+tables were read out of the `tokenizers` crate (0.23) by asking it about every code
+point; `tests/text/make_unicode_sets.py` writes everything below the line
+"generated", and `tests/text/wordpiece/tokenizer_test.py` compares all code points
+again.
+
+Sets are written as hexadecimal ranges, `21-2f 3a`. Mappings are written as
+`start/step>target,target`: sources are start, start + step, … ("/1" is left out), a
+target is one code point or several joined by "+", `41*6` is the same target six
+times, `61^26` are 26 targets that climb in steps of the sources.
+"""
+
+import numpy as np
+
+NUM_CODE_POINTS = 0x110000
+_HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
+
+
+def controls() -> np.ndarray:
+    """Code points that `clean_text` removes; NUL and U+FFFD are among them."""
+    return read_set(_CONTROLS)
+
+
+def whitespace() -> np.ndarray:
+    """Code points that end a word and vanish."""
+    return read_set(_WHITESPACE)
+
+
+def punctuation() -> np.ndarray:
+    """Code points that are a word of their own."""
+    return read_set(_PUNCTUATION)
+
+
+def chinese() -> np.ndarray:
+    """Code points that `handle_chinese_chars` makes words of their own."""
+    return read_set(_CHINESE)
+
+
+def marks() -> np.ndarray:
+    """Code points that `strip_accents` removes."""
+    return read_set(_MARKS)
+
+
+def starter_marks() -> np.ndarray:
+    """The marks at which canonical reordering stops (combining class 0)."""
+    return read_set(_STARTER_MARKS)
+
+
+def kept_nonstarters() -> dict[int, int]:
+    """`{code point: combining class}` of what is reordered but not removed."""
+    return {code: target[0] for code, target in _read_mapping(_KEPT_NONSTARTERS)}
+
+
+def decomposed() -> dict[int, tuple[int, ...]]:
+    """What `strip_accents` leaves of each code point that decomposes."""
+    found = dict(_read_mapping(_DECOMPOSED))
+    for code in _HANGUL_SYLLABLES:  # Unicode 3.12, arithmetic instead of a table
+        lead_and_vowel, tail = divmod(code - _HANGUL_SYLLABLES.start, 28)
+        lead, vowel = divmod(lead_and_vowel, 21)
+        letters = (0x1100 + lead, 0x1161 + vowel)
+        found[code] = (*letters, 0x11A7 + tail) if tail else letters
+    return found
+
+
+def lowered() -> dict[int, tuple[int, ...]]:
+    """The lower case of each code point that has one, without looking at others."""
+    return dict(_read_mapping(_LOWERED))
+
+
+def read_set(text: str) -> np.ndarray:
+    """The set that hexadecimal ranges such as `21-2f 3a` write, `[0x110000]` bool."""
+    members = np.zeros(NUM_CODE_POINTS, bool)
+    for word in text.split():
+        first, _, last = word.partition("-")
+        members[int(first, 16) : int(last or first, 16) + 1] = True
+    return members
+
+
+def _read_mapping(text: str) -> list[tuple[int, tuple[int, ...]]]:
+    pairs = []
+    for word in text.split():
+        start, _, targets = word.partition(">")
+        first, _, step = start.partition("/")
+        source, step = int(first, 16), int(step or 1)
+        for target in targets.split(","):
+            climb = step if "^" in target else 0
+            codes, _, times = target.replace("^", "*").partition("*")
+            letters = [int(code, 16) for code in codes.split("+")]
+            for turn in range(int(times or 1)):
+                pairs.append((source, tuple(x + climb * turn for x in letters)))
+                source += step
+    return pairs
+
+
+# --- generated ---
+_CONTROLS = """
+0-8 b-c e-1f 7f-9f ad 600-605 61c 6dd 70f 180e 200b-200f 202a-202e 2060-2064 2066-206f
+e000-f8ff feff fff9-fffb fffd 110bd 1bca0-1bca3 1d173-1d17a e0001 e0020-e007f
+f0000-ffffd 100000-10fffd
+"""
+_WHITESPACE = """
+9-d 20 85 a0 1680 2000-200a 2028-2029 202f 205f 3000
+"""
+_PUNCTUATION = """
+21-2f 3a-40 5b-60 7b-7e a1 a7 ab b6-b7 bb bf 37e 387 55a-55f 589-58a 5be 5c0 5c3 5c6
+5f3-5f4 609-60a 60c-60d 61b 61e-61f 66a-66d 6d4 700-70d 7f7-7f9 830-83e 85e 964-965 970
+af0 df4 e4f e5a-e5b f04-f12 f14 f3a-f3d f85 fd0-fd4 fd9-fda 104a-104f 10fb 1360-1368
+1400 166d-166e 169b-169c 16eb-16ed 1735-1736 17d4-17d6 17d8-17da 1800-180a 1944-1945
+1a1e-1a1f 1aa0-1aa6 1aa8-1aad 1b5a-1b60 1bfc-1bff 1c3b-1c3f 1c7e-1c7f 1cc0-1cc7 1cd3
+2010-2027 2030-2043 2045-2051 2053-205e 207d-207e 208d-208e 2308-230b 2329-232a
+2768-2775 27c5-27c6 27e6-27ef 2983-2998 29d8-29db 29fc-29fd 2cf9-2cfc 2cfe-2cff 2d70
+2e00-2e2e 2e30-2e42 3001-3003 3008-3011 3014-301f 3030 303d 30a0 30fb a4fe-a4ff
+a60d-a60f a673 a67e a6f2-a6f7 a874-a877 a8ce-a8cf a8f8-a8fa a8fc a92e-a92f a95f
+a9c1-a9cd a9de-a9df aa5c-aa5f aade-aadf aaf0-aaf1 abeb fd3e-fd3f fe10-fe19 fe30-fe52
+fe54-fe61 fe63 fe68 fe6a-fe6b ff01-ff03 ff05-ff0a ff0c-ff0f ff1a-ff1b ff1f-ff20
+ff3b-ff3d ff3f ff5b ff5d ff5f-ff65 10100-10102 1039f 103d0 1056f 10857 1091f 1093f
+10a50-10a58 10a7f 10af0-10af6 10b39-10b3f 10b99-10b9c 11047-1104d 110bb-110bc
+110be-110c1 11140-11143 11174-11175 111c5-111c9 111cd 111db 111dd-111df 11238-1123d
+112a9 114c6 115c1-115d7 11641-11643 1173c-1173e 12470-12474 16a6e-16a6f 16af5
+16b37-16b3b 16b44 1bc9f 1da87-1da8b
+"""
+_CHINESE = """
+3400-4dbf 4e00-9fff f900-faff 20000-2a6df 2a700-2b81f 2b920-2ceaf 2f800-2fa1f
+"""
+_MARKS = """
+300-36f 483-487 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7 610-61a 64b-65f 670 6d6-6dc 6df-6e4
+6e7-6e8 6ea-6ed 711 730-74a 7a6-7b0 7eb-7f3 816-819 81b-823 825-827 829-82d 859-85b
+8e3-902 93a 93c 941-948 94d 951-957 962-963 981 9bc 9c1-9c4 9cd 9e2-9e3 a01-a02 a3c
+a41-a42 a47-a48 a4b-a4d a51 a70-a71 a75 a81-a82 abc ac1-ac5 ac7-ac8 acd ae2-ae3 b01 b3c
+b3f b41-b44 b4d b56 b62-b63 b82 bc0 bcd c00 c3e-c40 c46-c48 c4a-c4d c55-c56 c62-c63 c81
+cbc cbf cc6 ccc-ccd ce2-ce3 d01 d41-d44 d4d d62-d63 dca dd2-dd4 dd6 e31 e34-e3a e47-e4e
+eb1 eb4-eb9 ebb-ebc ec8-ecd f18-f19 f35 f37 f39 f71-f7e f80-f84 f86-f87 f8d-f97 f99-fbc
+fc6 102d-1030 1032-1037 1039-103a 103d-103e 1058-1059 105e-1060 1071-1074 1082 1085-1086
+108d 109d 135d-135f 1712-1714 1732-1734 1752-1753 1772-1773 17b4-17b5 17b7-17bd 17c6
+17c9-17d3 17dd 180b-180d 18a9 1920-1922 1927-1928 1932 1939-193b 1a17-1a18 1a1b 1a56
+1a58-1a5e 1a60 1a62 1a65-1a6c 1a73-1a7c 1a7f 1ab0-1abd 1b00-1b03 1b34 1b36-1b3a 1b3c
+1b42 1b6b-1b73 1b80-1b81 1ba2-1ba5 1ba8-1ba9 1bab-1bad 1be6 1be8-1be9 1bed 1bef-1bf1
+1c2c-1c33 1c36-1c37 1cd0-1cd2 1cd4-1ce0 1ce2-1ce8 1ced 1cf4 1cf8-1cf9 1dc0-1df5
+1dfc-1dff 20d0-20dc 20e1 20e5-20f0 2cef-2cf1 2d7f 2de0-2dff 302a-302d 3099-309a a66f
+a674-a67d a69e-a69f a6f0-a6f1 a802 a806 a80b a825-a826 a8c4 a8e0-a8f1 a926-a92d
+a947-a951 a980-a982 a9b3 a9b6-a9b9 a9bc a9e5 aa29-aa2e aa31-aa32 aa35-aa36 aa43 aa4c
+aa7c aab0 aab2-aab4 aab7-aab8 aabe-aabf aac1 aaec-aaed aaf6 abe5 abe8 abed fb1e
+fe00-fe0f fe20-fe2f 101fd 102e0 10376-1037a 10a01-10a03 10a05-10a06 10a0c-10a0f
+10a38-10a3a 10a3f 10ae5-10ae6 11001 11038-11046 1107f-11081 110b3-110b6 110b9-110ba
+11100-11102 11127-1112b 1112d-11134 11173 11180-11181 111b6-111be 111ca-111cc
+1122f-11231 11234 11236-11237 112df 112e3-112ea 11300-11301 1133c 11340 11366-1136c
+11370-11374 114b3-114b8 114ba 114bf-114c0 114c2-114c3 115b2-115b5 115bc-115bd
+115bf-115c0 115dc-115dd 11633-1163a 1163d 1163f-11640 116ab 116ad 116b0-116b5 116b7
+1171d-1171f 11722-11725 11727-1172b 16af0-16af4 16b30-16b36 16f8f-16f92 1bc9d-1bc9e
+1d167-1d169 1d17b-1d182 1d185-1d18b 1d1aa-1d1ad 1d242-1d244 1da00-1da36 1da3b-1da6c
+1da75 1da84 1da9b-1da9f 1daa1-1daaf 1e8d0-1e8d6 e0100-e01ef
+"""
+_STARTER_MARKS = """
+34f 7a6-7b0 900-902 93a 941-948 955-957 962-963 981 9c1-9c4 9e2-9e3 a01-a02 a41-a42
+a47-a48 a4b-a4c a51 a70-a71 a75 a81-a82 ac1-ac5 ac7-ac8 ae2-ae3 b01 b3f b41-b44 b56
+b62-b63 b82 bc0 c00 c3e-c40 c46-c47 c4a-c4c c62-c63 c81 cbf cc6 ccc ce2-ce3 d01 d41-d44
+d62-d63 dd2-dd4 dd6 e31 e34-e37 e47 e4c-e4e eb1 eb4-eb7 ebb-ebc ecc-ecd f77 f79 f7e
+f8d-f97 f99-fbc 102d-1030 1032-1036 103d-103e 1058-1059 105e-1060 1071-1074 1082
+1085-1086 109d 1712-1713 1732-1733 1752-1753 1772-1773 17b4-17b5 17b7-17bd 17c6
+17c9-17d1 17d3 180b-180d 1920-1922 1927-1928 1932 1a1b 1a56 1a58-1a5e 1a62 1a65-1a6c
+1a73-1a74 1b00-1b03 1b36-1b3a 1b3c 1b42 1b80-1b81 1ba2-1ba5 1ba8-1ba9 1bac-1bad
+1be8-1be9 1bed 1bef-1bf1 1c2c-1c33 1c36 a802 a80b a825-a826 a926-a92a a947-a951
+a980-a982 a9b6-a9b9 a9bc a9e5 aa29-aa2e aa31-aa32 aa35-aa36 aa43 aa4c aa7c aaec-aaed
+abe5 abe8 fe00-fe0f 10a01-10a03 10a05-10a06 10a0c 10a0e 11001 11038-11045 11080-11081
+110b3-110b6 11127-1112b 1112d-11132 11180-11181 111b6-111be 111cb-111cc 1122f-11231
+11234 11237 112df 112e3-112e8 11300-11301 11340 114b3-114b8 114ba 114bf-114c0
+115b2-115b5 115bc-115bd 115dc-115dd 11633-1163a 1163d 11640 116ab 116ad 116b0-116b5
+1171d-1171f 11722-11725 11727-1172a 16f8f-16f92 1bc9d 1da00-1da36 1da3b-1da6c 1da75
+1da84 1da9b-1da9f 1daa1-1daaf e0100-e01ef
+"""
+_KEPT_NONSTARTERS = """
+8d4>e6 8d5>e6 8d6>e6 8d7>e6 8d8>e6 8d9>e6 8da>e6 8db>e6 8dc>e6 8dd>e6 8de>e6 8df>e6
+8e0>e6 8e1>e6 1b44>9 1baa>9 1bf2>9 1bf3>9 1dfb>e6 302e>e0 302f>e0 a953>9 a9c0>9 111c0>9
+11235>9 1134d>9 11442>9 11446>7 116b6>9 11c3f>9 1d165>d8 1d166>d8 1d16d>e2 1d16e>d8
+1d16f>d8 1d170>d8 1d171>d8 1d172>d8 1e000>e6 1e001>e6 1e002>e6 1e003>e6 1e004>e6
+1e005>e6 1e006>e6 1e008>e6 1e009>e6 1e00a>e6 1e00b>e6 1e00c>e6 1e00d>e6 1e00e>e6
+1e00f>e6 1e010>e6 1e011>e6 1e012>e6 1e013>e6 1e014>e6 1e015>e6 1e016>e6 1e017>e6
+1e018>e6 1e01b>e6 1e01c>e6 1e01d>e6 1e01e>e6 1e01f>e6 1e020>e6 1e021>e6 1e023>e6
+1e024>e6 1e026>e6 1e027>e6 1e028>e6 1e029>e6 1e02a>e6 1e944>e6 1e945>e6 1e946>e6
+1e947>e6 1e948>e6 1e949>e6 1e94a>7
+"""
+_DECOMPOSED = """
+c0>41*6 c7>43,45*4,49*4 d1>4e^2,4f*4 d9>55*4,59 e0>61*6 e7>63,65*4,69*4 f1>6e^2,6f*4
+f9>75*4,79 ff>79,41,61,41,61,41,61,43,63,43,63,43,63,43,63,44,64
+112>45,65,45,65,45,65,45,65,45,65,47,67,47,67,47,67,47,67,48,68
+128>49,69,49,69,49,69,49,69,49 134>4a,6a,4b,6b 139>4c,6c,4c,6c,4c,6c
+143>4e,6e,4e,6e,4e,6e 14c>4f,6f,4f,6f,4f,6f
+154>52,72,52,72,52,72,53,73,53,73,53,73,53,73,54,74,54,74
+168>55,75,55,75,55,75,55,75,55,75,55,75,57,77,59,79,59^2,7a,5a,7a,5a,7a 1a0>4f,6f
+1af>55,75 1cd>41,61,49,69,4f,6f,55,75,55,75,55,75,55,75,55,75 1de>41,61,41,61,c6,e6
+1e6>47,67,4b,6b,4f,6f,4f,6f,1b7,292,6a 1f4>47,67
+1f8>4e,6e,41,61,c6,e6,d8,f8,41,61,41,61,45,65,45,65,49,69,49,69,4f,6f,4f,6f,52,72,52,72
+214>55,75,55,75,53,73,54,74 21e>48,68 226>41,61,45,65,4f,6f,4f,6f,4f,6f,4f,6f,59,79
+374>2b9 37e>3b 385>a8,391,b7,395,397,399 38c>39f 38e>3a5,3a9,3b9
+3aa>399,3a5,3b1,3b5,3b7,3b9,3c5 3ca>3b9,3c5,3bf,3c5,3c9 3d3>3d2*2 400>415*2 403>413
+407>406 40c>41a,418,423 419>418 439>438 450>435*2 453>433 457>456 45c>43a,438,443
+476>474^2 4c1>416,436 4d0>410,430,410,430 4d6>415,435 4da>4d8^2,416,436,417,437
+4e2>418,438,418,438,41e,43e 4ea>4e8^2,42d,44d,423,443,423,443,423,443,427,447
+4f8>42b,44b 622>627*2,648,627,64a 6c0/2>6d5,6c1 6d3>6d2 929>928 931>930 934>933
+958>915^3,91c,921^2,92b,92f 9cb>9c7+9be,9c7+9d7 9dc>9a1^2 9df>9af a33>a32 a36>a38
+a59>a16^2,a1c a5e>a2b b48>b47 b4b>b47+b3e,b47+b57 b5c>b21^2 b94>b92+bd7
+bca>bc6+bbe,bc7+bbe,bc6+bd7 cc0>cd5 cc7>cd5^2 cca>cc2,cc2+cd5
+d4a>d46+d3e,d47+d3e,d46+d57 dda>dd9 ddc>dd9+dcf*2,dd9+ddf f43>f42 f4d>f4c f52>f51
+f57>f56 f5c>f5b f69>f40 1026>1025
+1b06/2>1b05+1b35,1b07+1b35,1b09+1b35,1b0b+1b35,1b0d+1b35 1b12>1b11+1b35 1b3b/2>1b35*2
+1b40>1b3e+1b35,1b3f+1b35 1b43>1b35
+1e00>41,61,42,62,42,62,42,62,43,63,44,64,44,64,44,64,44,64,44,64,45,65,45,65,45,65,45,65
+1e1c>45,65,46,66,47,67,48,68,48,68,48,68,48,68,48,68,49,69,49,69,4b,6b,4b,6b,4b,6b,4c,6c
+1e38>4c,6c,4c,6c,4c,6c,4d,6d,4d,6d,4d,6d,4e,6e,4e,6e,4e,6e,4e,6e,4f,6f,4f,6f,4f,6f,4f,6f
+1e54>50,70,50,70,52,72,52,72,52,72,52,72,53,73,53,73,53,73,53,73,53,73,54,74,54,74,54,74
+1e70>54,74,55,75,55,75,55,75,55,75,55,75,56,76,56,76,57,77,57,77,57,77,57,77,57,77,58,78
+1e8c>58,78,59,79,5a,7a,5a,7a,5a,7a,68,74,77,79 1e9b>17f
+1ea0>41,61,41,61,41,61,41,61,41,61,41,61,41,61,41,61,41,61,41,61,41,61,41,61,45,65,45,65
+1ebc>45,65,45,65,45,65,45,65,45,65,45,65,49,69,49,69,4f,6f,4f,6f,4f,6f,4f,6f,4f,6f,4f,6f
+1ed8>4f,6f,4f,6f,4f,6f,4f,6f,4f,6f,4f,6f,55,75,55,75,55,75,55,75,55,75,55,75,55,75,59,79
+1ef4>59,79,59,79,59,79 1f00>3b1*8,391*8,3b5*6 1f18>395*6
+1f20>3b7*8,397*8,3b9*8,399*8,3bf*6 1f48>39f*6 1f50>3c5*8 1f59/2>3a5*4
+1f60>3c9*8,3a9*8,3b1*2,3b5*2,3b7*2,3b9*2,3bf*2,3c5*2,3c9*2
+1f80>3b1*8,391*8,3b7*8,397*8,3c9*8,3a9*8,3b1*5 1fb6>3b1*2,391*5 1fbe>3b9 1fc1>a8,3b7*3
+1fc6>3b7*2,395*2,397*3,1fbf*3,3b9*4 1fd6>3b9*2,399*4
+1fdd>1ffe*3,3c5*4,3c1*2,3c5*2,3a5*4,3a1,a8*2,60 1ff2>3c9*3 1ff6>3c9*2,39f*2,3a9*3,b4
+2000>2002^2 2126>3a9 212a>4b,41 219a>2190,2192 21ae>2194 21cd>21d0,21d4,21d2 2204>2203
+2209>2208 220c>220b 2224/2>2223^2 2241>223c 2244>2243 2247/2>2245,2248 2260/2>3d,2261
+226d>224d,3c,3e,2264^2 2274>2272^2 2278>2276^2 2280>227a^2 2284>2282^2 2288>2286^2
+22ac>22a2,22a8^2,22ab 22e0>227c^2,2291^2 22ea>22b2^4 2329>3008^2 2adc>2add
+304c/2>304b^12 3065/2>3064^3 3070>306f*2 3073>3072*2 3076>3075*2 3079>3078*2 307c>307b*2
+3094>3046 309e>309d 30ac/2>30ab^12 30c5/2>30c4^3 30d0>30cf*2 30d3>30d2*2 30d6>30d5*2
+30d9>30d8*2 30dc>30db*2 30f4>30a6 30f7>30ef^4 30fe>30fd
+f900>8c48,66f4,8eca,8cc8,6ed1,4e32,53e5,9f9c*2,5951,91d1,5587,5948,61f6,7669,7f85,863f
+f911>87ba,88f8,908f,6a02,6d1b,70d9,73de,843d,916a,99f1,4e82,5375,6b04,721b,862d,9e1e
+f921>5d50,6feb,85cd,8964,62c9,81d8,881f,5eca,6717,6d6a,72fc,90ce,4f86,51b7,52de,64c4
+f931>6ad3,7210,76e7,8001,8606,865c,8def,9732,9b6f,9dfa,788c,797f,7da0,83c9,9304,9e7f
+f941>8ad6,58df,5f04,7c60,807e,7262,78ca,8cc2,96f7,58d8,5c62,6a13,6dda,6f0f,7d2f,7e37
+f951>964b,52d2,808b,51dc,51cc,7a1c,7dbe,83f1,9675,8b80,62cf,6a02,8afe,4e39,5be7,6012
+f961>7387,7570,5317,78fb,4fbf,5fa9,4e0d,6ccc,6578,7d22,53c3,585e,7701,8449,8aaa,6bba
+f971>8fb0,6c88,62fe,82e5,63a0,7565,4eae,5169,51c9,6881,7ce7,826f,8ad2,91cf,52f5,5442
+f981>5973,5eec,65c5,6ffe,792a,95ad,9a6a,9e97,9ece,529b,66c6,6b77,8f62,5e74,6190,6200
+f991>649a,6f23,7149,7489,79ca,7df4,806f,8f26,84ee,9023,934a,5217,52a3,54bd,70c8,88c2
+f9a1>8aaa,5ec9,5ff5,637b,6bae,7c3e,7375,4ee4,56f9,5be7,5dba,601c,73b2,7469,7f9a,8046
+f9b1>9234,96f6,9748,9818,4f8b,79ae,91b4,96b8,60e1,4e86,50da,5bee,5c3f,6599,6a02,71ce
+f9c1>7642,84fc,907c,9f8d,6688,962e,5289,677b,67f3,6d41,6e9c,7409,7559,786b,7d10,985e
+f9d1>516d,622e,9678,502b,5d19,6dea,8f2a,5f8b,6144,6817,7387,9686,5229,540f,5c65,6613
+f9e1>674e,68a8,6ce5,7406,75e2,7f79,88cf,88e1,91cc,96e2,533f,6eba,541d,71d0,7498,85fa
+f9f1>96a3,9c57,9e9f,6797,6dcb,81e8,7acb,7b20,7c92,72c0,7099,8b58,4ec0,8336,523a,5207
+fa01>5ea6,62d3,7cd6,5b85,6d1e,66b4,8f3b,884c,964d,898b,5ed3,5140,55c0 fa10/2>585a,6674
+fa15>51de,732a,76ca,793c,795e,7965,798f,9756,7cbe,7fbd fa20/2>8612,8af8 fa25>9038,90fd
+fa2a>98ef,98fc,9928,9db4,90de,96b7,4fae,50e7,514d,52c9,52e4,5351,559d,5606,5668,5840
+fa3a>58a8,5c64,5c6e,6094,6168,618e,61f2,654f,65e2,6691,6885,6d77,6e1a,6f22,716e,722b
+fa4a>7422,7891,793e,7949,7948,7950,7956,795d,798d^2,7a40,7a81,7bc0,7df4,7e09,7e41,7f72
+fa5b>8005,81ed,8279*2,8457,8910,8996,8b01,8b39,8cd3,8d08,8fb6,9038,96e3,97ff,983b,6075
+fa6c>242ee,8218
+fa70>4e26,51b5,5168,4f80,5145,5180,52c7,52fa,559d,5555,5599,55e2,585a,58b3,5944,5954
+fa80>5a62,5b28,5ed2,5ed9,5f69,5fad,60d8,614e,6108,618e,6160,61f2,6234,63c4,641c,6452
+fa90>6556,6674,6717,671b,6756,6b79,6bba,6d41,6edb,6ecb,6f22,701e,716e,77a7,7235,72af
+faa0>732a,7471,7506,753b,761d,761f,76ca,76db,76f4,774a,7740,78cc,7ab1,7bc0,7c7b,7d5b
+fab0>7df4,7f3e,8005,8352,83ef,8779,8941,8986,8996,8abf,8af8,8acb,8b01,8afe,8aed,8b39
+fac0>8b8a,8d08,8f38,9072,9199,9276,967c,96e3,9756,97db,97ff,980b,983b,9b12,9f9c,2284a
+fad0>22844,233d5,3b9d,4018,4039,25249,25cd0,27ed3,9f43,9f8e fb1d/2>5d9,5f2
+fb2a>5e9*4,5d0*3,5d1^6 fb38>5d8^5 fb3e>5de fb40>5e0^2 fb43>5e3^2
+fb46>5e6^5,5d5,5d1,5db,5e4 1109a/2>11099^2 110ab>110a5 1134b>11347+1133e,11347+11357
+114bb>114b9,114b9+114b0 114be>114b9+114bd 115ba>115b8+115af,115b9+115af
+1d15e>1d157+1d165,1d158+1d165,1d158+1d165+1d16e,1d158+1d165+1d16f,1d158+1d165+1d170
+1d163>1d158+1d165+1d171,1d158+1d165+1d172
+1d1bb>1d1b9+1d165,1d1ba+1d165,1d1b9+1d165+1d16e,1d1ba+1d165+1d16e,1d1b9+1d165+1d16f
+1d1c0>1d1ba+1d165+1d16f
+2f800>4e3d,4e38,4e41,20122,4f60,4fae,4fbb,5002,507a,5099,50e7,50cf,349e,2063a,514d,5154
+2f810>5164,5177,2051c,34b9,5167,518d,2054b,5197,51a4,4ecc,51ac,51b5,291df,51f5,5203,34df
+2f820>523b,5246,5272,5277,3515,52c7,52c9,52e4,52fa,5305^2,5317,5349,5351,535a,5373,537d
+2f831>537f*3,20a2c,7070,53ca,53df,20b63,53eb,53f1,5406,549e,5438,5448,5468,54a2,54f6
+2f842>5510,5553,5563,5584*2,5599,55ab,55b3,55c2,5716,5606,5717,5651,5674,5207,58ee,57ce
+2f853>57f4,580d,578b,5832,5831,58ac,214e4,58f2,58f7,5906,591a,5922,5962,216a8,216ea,59ec
+2f863>5a1b,5a27,59d8,5a66,36ee,36fc,5b08,5b3e*2,219c8,5bc3,5bd8,5be7,5bf3,21b18,5bff
+2f873>5c06,5f53,5c22,3781,5c60,5c6e,5cc0,5c8d,21de4,5d43,21de6,5d6e,5d6b,5d7c,5de1^2
+2f883>382f,5dfd,5e28,5e3d,5e69,3862,22183,387c,5eb0,5eb3,5eb6,5eca,2a392,5efe,22331*2
+2f893>8201,5f22*2,38c7,232b8,261da,5f62,5f6b,38e3,5f9a,5fcd,5fd7,5ff9,6081,393a,391c
+2f8a3>6094,226d4,60c7,6148,614c,614e,614c,617a,618e,61b2,61a4,61af,61de,61f2,61f6,6210
+2f8b3>621b,625d,62b1,62d4,6350,22b0c,633d,62fc,6368,6383,63e4,22bf1,6422,63c5,63a9,3a2e
+2f8c3>6469,647e,649d,6477,3a6c,654f,656c,2300a,65e3,66f8,6649,3b19,6691,3b08,3ae4,5192
+2f8d3>5195,6700,669c,80ad,43d9,6717,671b,6721,675e,6753,233c3,3b49,67fa,6785,6852,6885
+2f8e3>2346d,688e,681f,6914,3b9d,6942,69a3,69ea,6aa8,236a3,6adb,3c18,6b21,238a7,6b54,3c4e
+2f8f3>6b72,6b9f,6bba^2,23a8d,21d0b,23afa,6c4e,23cbc,6cbf,6ccd,6c67,6d16,6d3e,6d77,6d41
+2f903>6d69,6d78,6d85,23d1e,6d34,6e2f,6e6e,3d33,6ecb,6ec7,23ed1,6df9,6f6e,23f5e,23f8e
+2f912>6fc6,7039,701e,701b,3d96,704a,707d,7077,70ad,20525,7145,24263,719c,243ab,7228,7235
+2f922>7250,24608,7280,7295,24735,24814,737a,738b,3eac,73a5,3eb8*2,7447,745c,7471,7485
+2f932>74ca,3f1b,7524,24c36,753e,24c92,7570,2219f,7610,24fa1,24fb8,25044,3ffc,4008,76f4
+2f941>250f3,250f2,25119,25133,771e^2,771f,774a,4039,778b,4046,4096,2541d,784e,788c,78cc
+2f951>40e3,25626,7956,2569a,256c5,798f,79eb,412f,7a40,7a4a,7a4f,2597c,25aa7*2,7aee,4202
+2f961>25bab,7bc6,7bc9,4227,25c80,7cd2,42a0,7ce8,7ce3,7d00,25f86,7d63,4301,7dc7,7e02,7e45
+2f971>4334,26228,26247,4359,262d9,7f7a,2633e,7f95,7ffa,8005,264da,26523,8060,265a8,8070
+2f980>2335f,43d5,80b2,8103,440b,813e,5ab5,267a7,267b5,23393,2339c,8201,8204,8f9e,446b
+2f98f>8291,828b,829d,52b3,82b1,82b3,82bd,82e6,26b3c,82e5,831d,8363,83ad,8323,83bd,83e7
+2f99f>8457,8353,83ca,83cc,83dc,26c36,26d6b,26cd5,452b,84f1,84f3,8516,273ca,8564,26f2c
+2f9ae>455d,4561,26fb1,270d2,456b,8650,865c,8667,8669,86a9,8688,870e,86e2,8779,8728,876b
+2f9be>8786,45d7,87e1,8801,45f9,8860,8863,27667,88d7,88de,4635,88fa,34bb,278ae,27966,46be
+2f9ce>46c7,8aa0,8aed,8b8a,8c55,27ca8,8cab,8cc1,8d1b,8d77,27f2f,20804,8dcb,8dbc,8df0
+2f9dd>208de,8ed4,8f38,285d2,285ed,9094,90f1,9111,2872e,911b,9238,92d7^2,927c,93f9,9415
+2f9ed>28bfa,958b,4995,95b7,28d77,49e6,96c3,5db2,9723,29145,2921a,4a6e,4a76,97e0,2940a
+2f9fc>4ab2,29496,980b*2,9829,295b6,98e2,4b33,9929,99a7,99c2,99fe,4bce,29b30,9b12,9c40
+2fa0c>9cfd,4cce,4ced,9d67,2a0ce,4cf8,2a105,2a20e,2a291,9ebb,4d56,9ef9,9efe,9f05,9f0f
+2fa1b>9f16,9f3b,2a600
+"""
+_LOWERED = """
+41>61^26 c0>e0^23 d8>f8^7 100/2>101^24,69+307,133^3 139/2>13a^8 14a/2>14b^23,ff
+179/2>17a^3 181>253,183 184>185 186>254,188 189>256^2,18c 18e>1dd,259,25b,192
+193>260,263 196>269,268,199 19c>26f,272 19f>275,1a1 1a2/2>1a3^2,280 1a7/2>1a8,283
+1ac>1ad 1ae>288,1b0 1b1>28a^2,1b4 1b5>1b6 1b7>292,1b9 1bc>1bd 1c4>1c6*2 1c7>1c9*2
+1ca>1cc*2 1cd/2>1ce^8 1de/2>1df^9 1f1>1f3*2 1f4>1f5 1f6>195,1bf,1f9
+1fa/2>1fb^19,19e,223^9 23a>2c65,23c 23d>19a,2c66 241>242 243>180,289,28c,247 248/2>249^4
+370/2>371^2 376>377 37f>3f3 386>3ac 388>3ad^3 38c>3cc 38e>3cd^2 391>3b1^17 3a3>3c3^9
+3cf>3d7 3d8/2>3d9^12 3f4>3b8 3f7>3f8 3f9>3f2,3fb 3fd>37b^3,450^16,430^32 460/2>461^17
+48a/2>48b^27,4cf 4c1/2>4c2^7 4d0/2>4d1^48 531>561^38 10a0>2d00^38 10c7>2d27 10cd>2d2d
+13a0>ab70^80,13f8^6 1c89>1c8a 1c90>10d0^43 1cbd>10fd^3 1e00/2>1e01^75 1e9e/2>df,1ea1^48
+1f08>1f00^8 1f18>1f10^6 1f28>1f20^8 1f38>1f30^8 1f48>1f40^6 1f59/2>1f51^4 1f68>1f60^8
+1f88>1f80^8 1f98>1f90^8 1fa8>1fa0^8 1fb8>1fb0^2,1f70^2,1fb3 1fc8>1f72^4,1fc3
+1fd8>1fd0^2,1f76^2 1fe8>1fe0^2,1f7a^2,1fe5 1ff8>1f78^2,1f7c^2,1ff3 2126>3c9 212a>6b,e5
+2132>214e 2160>2170^16 2183>2184 24b6>24d0^26 2c00>2c30^48 2c60>2c61 2c62>26b,1d7d,27d
+2c67/2>2c68^3,251 2c6e>271,250,252 2c72>2c73 2c75>2c76 2c7e>23f^2,2c81 2c82/2>2c83^49
+2ceb/2>2cec^2 2cf2>2cf3 a640/2>a641^23 a680/2>a681^14 a722/2>a723^7 a732/2>a733^31
+a779/2>a77a^2,1d79 a77e/2>a77f^5 a78b/2>a78c,265 a790/2>a791^2 a796/2>a797^10,266
+a7ab>25c,261,26c,26a a7b0>29e,287,29d,ab53,a7b5 a7b6/2>a7b7^7,a794 a7c5>282,1d8e,a7c8
+a7c9>a7ca a7cb>264,a7cd a7ce/2>a7cf^7,19b a7f5>a7f6 ff21>ff41^26 10400>10428^40
+104b0>104d8^36 10570>10597^11 1057c>105a3^15 1058c>105b3^7 10594>105bb^2 10c80>10cc0^51
+10d50>10d70^22 118a0>118c0^32 16e40>16e60^32 16ea0>16ebb^25 1e900>1e922^34
+"""

@@ -1,0 +1,342 @@
+"""BERT's normaliser and pre-tokenizer as TensorFlow operations: text -> words.
+
+Text is decoded to code points, a table says for each what becomes of it, and words
+are cut where the kinds of neighbours say so. No regular expression and no character
+class of TensorFlow is involved: see `unicode_tables` for the reason.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_attention.text import unicode_sets
+
+# What becomes of a code point. Kinds from _SPACE on are visible to the word splitter.
+_DROP, _DROP_STARTER, _SPACE, _ALONE, _LETTER, _SEVERAL = range(6)
+
+# One table entry is an int32: 22 bits for (new code point − old) + _ZERO or, for kind
+# _SEVERAL, (row of the sequences) + _ZERO; 3 bits for the kind; 6 bits for the rank in
+# canonical reordering. Differences instead of targets make most pages of the table
+# equal, so that 1.1 million code points take some 250 pages.
+_ZERO = 0x110000
+_KIND_SHIFT, _RANK_SHIFT = 22, 25
+_MOST_RANKS = 1 << 6
+_PAGE_BITS = 7
+_PAGE = 1 << _PAGE_BITS
+# Added tokens found in the text become code points from here on: no text has them.
+_FIRST_ADDED = unicode_sets.NUM_CODE_POINTS
+
+
+class Words(NamedTuple):
+    """The words of a batch: `[W]` strings, `[W]` lengths, `[B + 1]` row splits.
+
+    `codes` are the code points of all words, `[N]`, cut by `code_splits`, `[W + 1]`,
+    with the characters `starts` to `ends` of the text that each comes from.
+    """
+
+    strings: tf.Tensor
+    num_characters: tf.Tensor
+    row_splits: tf.Tensor
+    codes: tf.Tensor
+    code_splits: tf.Tensor
+    is_added: tf.Tensor
+    starts: tf.Tensor
+    ends: tf.Tensor
+
+
+class BertWords:
+    """Splits texts into normalised words, equal to Hugging Face's `tokenizers`.
+
+    The same as `BertNormalizer` followed by `BertPreTokenizer`, with added tokens
+    (`special=True, normalized=False`) cut out before anything is normalised.
+    Reference: [Devlin et al., 2018](https://arxiv.org/abs/1810.04805).
+
+    Args:
+        lowercase: bool. Lower-case each code point, regardless of its neighbours.
+        strip_accents: bool. Decompose (NFD) and remove nonspacing marks.
+        handle_chinese_chars: bool. Make each Chinese character a word.
+        clean_text: bool. Remove control and format characters, NUL and U+FFFD.
+        added_tokens: strings that stay whole, wherever they stand in the text.
+    """
+
+    def __init__(
+        self,
+        lowercase: bool,
+        strip_accents: bool,
+        handle_chinese_chars: bool,
+        clean_text: bool,
+        added_tokens: Sequence[str] = (),
+    ) -> None:
+        entries, sequences = _character_table(
+            lowercase, strip_accents, handle_chinese_chars, clean_text
+        )
+        is_plain = entries == _pack(0, _LETTER)
+        is_alone = entries == _pack(0, _ALONE)
+        self._is_plain, self._is_alone = is_plain, is_alone
+        # Shortest first: where two start at one place, the later (longer) one stays.
+        self._added = [
+            (token, [ord(char) for char in token])
+            for token in sorted(added_tokens, key=len)
+        ]
+        room = -(-len(self._added) // _PAGE) * _PAGE
+        entries = np.concatenate([entries, np.full(room, _pack(0, _ALONE))])
+        rows, pages = np.unique(entries.reshape(-1, _PAGE), axis=0, return_inverse=True)
+        with tf.init_scope():  # constants of the program, not of one function
+            self._pages = tf.constant(pages.reshape(-1), tf.int32)
+            self._entries = tf.constant(rows.reshape(-1), tf.int32)
+            self._sequences = tf.constant(sequences, tf.int32)
+            self._added_strings = tf.constant(
+                [token for token, _ in self._added] or [""]
+            )
+
+    def is_one_word(self, text: str) -> bool:
+        """Whether ordinary text can come out of here as exactly this word."""
+        codes = [ord(char) for char in text]
+        if len(codes) == 1 and self._is_alone[codes[0]]:
+            return True
+        return all(self._is_plain[code] for code in codes)
+
+    def __call__(self, texts: tf.Tensor) -> Words:
+        decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
+        codes, row_splits = decoded.values, decoded.row_splits
+        places = tf.ragged.range(decoded.row_lengths()).values  # in its own text
+        if self._added:
+            first_letters = {letters[0] for _, letters in self._added}
+            candidates = [codes == letter for letter in sorted(first_letters)]
+            is_candidate = functools.reduce(tf.logical_or, candidates)
+            codes, places, row_splits = tf.cond(
+                tf.reduce_any(is_candidate),
+                lambda: self._mark_added(
+                    codes, places, row_splits, tf.where(is_candidate)
+                ),
+                lambda: (codes, places, row_splits),
+            )
+        return self._cut(*self._normalize(codes, places, row_splits))
+
+    def _mark_added(
+        self, codes: Any, places: Any, row_splits: Any, candidates: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Replace each added token in the text by one code point of its own."""
+        starts = candidates[:, 0]
+        row = tf.searchsorted(row_splits, starts, side="right")
+        row_end = tf.gather(row_splits, row)
+        longest = max(len(letters) for _, letters in self._added)
+        window = starts[:, None] + tf.range(longest, dtype=tf.int64)
+        ahead = tf.gather(tf.pad(codes, [[0, longest]]), window)  # [K, longest]
+        found = tf.zeros_like(starts, tf.int32)
+        ends = starts
+        for number, (_, letters) in enumerate(self._added):
+            size = len(letters)
+            is_here = tf.reduce_all(ahead[:, :size] == letters, axis=1)
+            is_here &= starts + size <= row_end
+            found = tf.where(is_here, _FIRST_ADDED + number, found)
+            ends = tf.where(is_here, starts + size, ends)
+        is_found = ends > starts
+        starts, ends = (
+            tf.boolean_mask(starts, is_found),
+            tf.boolean_mask(ends, is_found),
+        )
+        found = tf.boolean_mask(found, is_found)
+        codes = tf.tensor_scatter_nd_update(codes, starts[:, None], found)
+        # The rest of each token goes: from its second code point to its end.
+        rest = tf.ragged.range(starts + 1, ends).values
+        kept = tf.tensor_scatter_nd_update(
+            tf.ones_like(codes, tf.bool), rest[:, None], tf.zeros_like(rest, tf.bool)
+        )
+        kept = tf.where(kept)[:, 0]
+        codes, places = tf.gather(codes, kept), tf.gather(places, kept)
+        return codes, places, _shrink(row_splits, kept)
+
+    def _normalize(
+        self, codes: tf.Tensor, places: tf.Tensor, row_splits: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Code points -> (new code points, their places, their kinds, row splits)."""
+        page = tf.gather(self._pages, tf.bitwise.right_shift(codes, _PAGE_BITS))
+        entries = tf.gather(self._entries, page * _PAGE + (codes & (_PAGE - 1)))
+        if self._sequences.shape[0]:
+            # One look at the largest entry tells that nothing rare is in the batch.
+            codes, places, entries, row_splits = tf.cond(
+                tf.reduce_max(entries) >= _SEVERAL << _KIND_SHIFT,
+                lambda: self._expand_and_reorder(codes, places, entries, row_splits),
+                lambda: (codes, places, entries, row_splits),
+            )
+        codes, kinds = codes + _value(entries), _kind(entries)
+        return tf.cond(
+            tf.reduce_min(kinds) < _SPACE,
+            lambda: _remove_dropped(codes, places, kinds, row_splits),
+            lambda: (codes, places, kinds, row_splits),
+        )
+
+    def _expand_and_reorder(
+        self, codes: Any, places: Any, entries: Any, row_splits: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Put the sequence of each code point that becomes several in its place."""
+        is_several = _kind(entries) == _SEVERAL
+        row = tf.where(is_several, _value(entries), 0)
+        width = self._sequences.shape[1]
+        nothing = tf.fill([tf.size(entries), width - 1], _pack(0, _DROP))
+        alone = tf.concat([entries[:, None], nothing], 1)  # [N, width]
+        several = tf.gather(self._sequences, row)  # [N, width]
+        entries = tf.where(is_several[:, None], several, alone)
+        entries = tf.reshape(entries, [-1])  # [N × width]
+        codes = tf.where(is_several, 0, codes)  # sequences count from 0
+        codes = tf.repeat(codes, width)  # [N × width]
+        places = tf.repeat(places, width)  # [N × width]
+        row_splits = row_splits * width
+        codes, places, entries = tf.cond(
+            tf.reduce_any(_rank(entries) > 0),
+            lambda: _reorder(codes, places, entries, row_splits),
+            lambda: (codes, places, entries),
+        )
+        return codes, places, entries, row_splits
+
+    def _cut(self, codes: Any, places: Any, kinds: Any, row_splits: Any) -> Words:
+        """Cut between words, and write each as a string."""
+        before = tf.concat([[_SPACE], kinds], 0)  # [N + 1]
+        row_ends = tf.fill(tf.shape(row_splits), _SPACE)
+        before = tf.tensor_scatter_nd_update(before, row_splits[:, None], row_ends)
+        is_visible = kinds > _SPACE
+        is_start = is_visible & ((kinds == _ALONE) | (before[:-1] != _LETTER))
+        row_splits = _shrink(row_splits, tf.where(is_start)[:, 0])
+        visible = tf.where(is_visible)[:, 0]
+        codes, places = tf.gather(codes, visible), tf.gather(places, visible)
+        starts = tf.where(tf.gather(is_start, visible))[:, 0]
+        ends = tf.concat([starts, [tf.size(codes, tf.int64)]], 0)
+        letters = tf.minimum(codes, _FIRST_ADDED - 1) if self._added else codes
+        words = tf.strings.unicode_encode(
+            tf.RaggedTensor.from_row_splits(letters, ends, validate=False), "UTF-8"
+        )
+        sizes = tf.ones_like(places)
+        is_added = tf.zeros_like(starts, tf.bool)
+        if self._added:
+            number = tf.gather(codes, starts) - _FIRST_ADDED
+            is_added = number >= 0
+            lengths = tf.constant([len(token) for token, _ in self._added], tf.int64)
+            sizes = tf.tensor_scatter_nd_update(
+                sizes,
+                tf.where(codes >= _FIRST_ADDED),
+                tf.gather(lengths, tf.boolean_mask(number, is_added)),
+            )
+            words = tf.cond(
+                tf.reduce_any(number >= 0),
+                lambda: tf.where(
+                    number >= 0,
+                    tf.gather(self._added_strings, tf.maximum(number, 0)),
+                    words,
+                ),
+                lambda: words,
+            )
+        return Words(
+            words,
+            ends[1:] - ends[:-1],
+            row_splits,
+            letters,
+            ends,
+            is_added,
+            places,
+            places + sizes,
+        )
+
+
+def _reorder(
+    codes: Any, places: Any, entries: Any, row_splits: Any
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Unicode's canonical ordering, for what `strip_accents` reorders but keeps.
+
+    Removed marks stay in place while sorting: a starter among them ends a run.
+    """
+    ranks, kinds = _rank(entries), _kind(entries)
+    is_starter = (ranks == 0) & (kinds != _DROP)
+    num_codes = tf.size(codes)
+    row_starts = tf.math.unsorted_segment_sum(
+        tf.ones_like(row_splits, tf.int32), row_splits, num_codes + 1
+    )
+    run = tf.cumsum(tf.cast(is_starter, tf.int32) + row_starts[:-1])
+    key = tf.cast(run * _MOST_RANKS + ranks, tf.int64) * tf.cast(num_codes, tf.int64)
+    order = tf.argsort(key + tf.range(num_codes, dtype=tf.int64))  # no two are equal
+    codes, places, entries = (tf.gather(v, order) for v in (codes, places, entries))
+    return codes, places, entries
+
+
+def _remove_dropped(
+    codes: tf.Tensor, places: tf.Tensor, kinds: tf.Tensor, row_splits: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    kept = tf.where(kinds >= _SPACE)[:, 0]
+    row_splits = _shrink(row_splits, kept)
+    codes, places, kinds = (
+        tf.gather(values, kept) for values in (codes, places, kinds)
+    )
+    return codes, places, kinds, row_splits
+
+
+def _shrink(row_splits: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    """The row splits after only the values at the places `kept` are left."""
+    return tf.searchsorted(kept, row_splits, out_type=tf.int64)
+
+
+def _pack(value: Any, kind: Any, rank: Any = 0) -> Any:
+    return (value + _ZERO) | (kind << _KIND_SHIFT) | (rank << _RANK_SHIFT)
+
+
+def _value(entries: tf.Tensor) -> tf.Tensor:
+    return (entries & ((1 << _KIND_SHIFT) - 1)) - _ZERO
+
+
+def _kind(entries: tf.Tensor) -> tf.Tensor:
+    return tf.bitwise.right_shift(entries, _KIND_SHIFT) & 7
+
+
+def _rank(entries: tf.Tensor) -> tf.Tensor:
+    return tf.bitwise.right_shift(entries, _RANK_SHIFT)
+
+
+def _character_table(
+    lowercase: bool, strip_accents: bool, handle_chinese_chars: bool, clean_text: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[0x110000]` packed entries, and `[M, width]` packed sequences."""
+    kind = np.full(_FIRST_ADDED, _LETTER)
+    kind[unicode_sets.punctuation()] = _ALONE
+    kind[unicode_sets.whitespace()] = _SPACE
+    rank = np.zeros_like(kind)
+    if strip_accents:
+        classes = unicode_sets.kept_nonstarters()
+        order = sorted(set(classes.values()))
+        for code, combining_class in classes.items():
+            rank[code] = 1 + order.index(combining_class)
+    entries = _pack(0, kind, rank)
+    targets = _targets(lowercase, strip_accents)
+    width = max(map(len, targets.values()), default=1)
+    sequences = []
+    for code, target in targets.items():
+        if len(target) == 1:
+            new = target[0]
+            entries[code] = _pack(new - code, kind[new], rank[new])
+        else:
+            entries[code] = _pack(len(sequences), _SEVERAL)
+            row = [_pack(new, kind[new], rank[new]) for new in target]
+            sequences.append(row + [_pack(0, _DROP)] * (width - len(row)))
+    if strip_accents:
+        entries[unicode_sets.marks()] = _pack(0, _DROP)
+        entries[unicode_sets.starter_marks()] = _pack(0, _DROP_STARTER)
+    if handle_chinese_chars:
+        chosen = unicode_sets.chinese()
+        entries[chosen] = _pack(_value(entries[chosen]), _ALONE)
+    if clean_text:
+        entries[unicode_sets.controls()] = _pack(0, _DROP)
+    return entries, np.array(sequences, np.int32).reshape(-1, width)
+
+
+def _targets(lowercase: bool, strip_accents: bool) -> dict[int, tuple[int, ...]]:
+    """`{code: what it becomes}`: accents are stripped first, then case is lowered."""
+    targets = unicode_sets.decomposed() if strip_accents else {}
+    if not lowercase:
+        return targets
+    lower = unicode_sets.lowered()
+    for code, letters in targets.items():
+        targets[code] = tuple(
+            new for letter in letters for new in lower.get(letter, (letter,))
+        )
+    return {**lower, **targets}

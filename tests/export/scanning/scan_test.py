@@ -1,0 +1,270 @@
+"""What was changed or could do more than compute is refused before it is loaded."""
+
+import json
+import os
+import random
+import shutil
+import time
+import zipfile
+
+import onnx
+import pytest
+import tensorflow as tf
+from onnx import TensorProto, helper
+from tensorflow.core.protobuf import saved_model_pb2
+
+import keras_attention as ka
+from keras_attention.export.artifact.manifest import write_manifest
+from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.scanning import allowed_operators as allowed
+
+FLOATS = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in "xy"]
+
+
+def onnx_model(*nodes, **more):
+    return helper.make_model(helper.make_graph(nodes, "g", *FLOATS_IN_OUT, **more))
+
+
+FLOATS_IN_OUT = ([FLOATS[0]], [FLOATS[1]])
+DOUBLE = helper.make_node("Add", ["x", "x"], ["y"])
+
+
+class Module(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = tf.Variable([2.0, 3.0, 5.0])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32)])
+    def good(self, x):
+        return {"y": tf.map_fn(lambda row: row * self.scale, x)}
+
+
+def with_manifest(folder, format):
+    write_manifest(folder, format=format, signatures=[], weights_bytes=7)
+    return folder
+
+
+def save_module(module, function, folder):
+    tf.saved_model.save(module, str(folder), signatures={"s": function})
+    return with_manifest(folder, "saved_model")
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    module = Module()
+    return save_module(module, module.good, tmp_path_factory.mktemp("sm") / "1")
+
+
+@pytest.fixture
+def onnx_folder(tmp_path):
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    onnx.save(onnx_model(DOUBLE), folder / "s.onnx")
+    return with_manifest(folder, "onnx")
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    import keras
+
+    path = tmp_path_factory.mktemp("keras") / "m.keras"
+    inputs = keras.Input((3,))
+    keras.Model(inputs, keras.layers.Dense(5)(inputs)).save(path)
+    return path
+
+
+def test_the_lists_name_operators_that_exist():
+    from tensorflow.python.framework import op_def_registry  # pyright: ignore
+
+    names = allowed.TENSORFLOW | allowed.SAVING | allowed.RESTORING
+    missing = {name for name in names if op_def_registry.get(name) is None}
+    assert not missing
+
+
+def test_good_artefacts_pass_and_open(saved_model, onnx_folder, keras_file):
+    found = ka.scan_artifact(saved_model)
+    assert found.format == "saved_model"
+    assert found.checksums
+    assert {"Mul", "SaveV2", "RestoreV2"} <= set(found.operators)
+    assert ka.scan_artifact(saved_model.parent) == found
+    assert ka.scan_artifact(onnx_folder).operators == ("Add",)
+    assert not ka.scan_artifact(onnx_folder / "s.onnx").checksums
+    assert "keras.Dense" in ka.scan_artifact(keras_file).operators
+    with open_artifact(saved_model) as runner:
+        assert runner.run("s", x=[[1.0, 1.0, 2.0]])["y"].tolist() == [[2, 3, 10]]
+
+
+def writes_a_file(x):
+    tf.io.write_file("written-by-a-model", "x")
+    return {"y": x}
+
+
+def reads_a_file(x):
+    return {"y": x, "text": tf.io.read_file("/etc/hostname")}
+
+
+def runs_python(x):
+    return {"y": tf.py_function(lambda v: v, [x], tf.float32)}
+
+
+def prints_to_a_file(x):
+    tf.print("x", output_stream="file://printed-by-a-model")
+    return {"y": x}
+
+
+def hides_in_a_branch(x):
+    return tf.cond(tf.reduce_sum(x) > 0, lambda: reads_a_file(x)["text"], lambda: "")
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (writes_a_file, "WriteFile"),
+        (reads_a_file, "ReadFile"),
+        (runs_python, "EagerPyFunc"),
+        (prints_to_a_file, "PrintV2"),
+        (lambda x: {"y": hides_in_a_branch(x)}, "ReadFile"),
+    ],
+    ids=["write", "read", "python", "print", "branch"],
+)
+def test_a_saved_model_that_does_more_is_refused(function, operator, tmp_path):
+    traced = tf.function(function, input_signature=[tf.TensorSpec([3], tf.float32)])
+    module = tf.Module()
+    module.function = traced
+    folder = save_module(module, traced, tmp_path / "1")
+    with pytest.raises(ValueError, match=f"refused.*operator {operator}"):
+        ka.scan_artifact(folder)
+    with pytest.raises(ValueError, match=f"refused.*operator {operator}"):
+        open_artifact(folder)
+
+
+def test_the_savers_functions_serve_nobody_else(saved_model, tmp_path):
+    folder = shutil.copytree(saved_model, tmp_path / "1")
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    graph = saved.meta_graphs[0]
+    save = graph.saver_def.save_tensor_name.partition(":")[0]
+    node = next(n for n in graph.graph_def.node if n.name == save)
+    graph.graph_def.node.add().CopyFrom(node)
+    graph.graph_def.node[-1].name = "initialise"
+    file.write_bytes(saved.SerializeToString())
+    with pytest.raises(ValueError, match="initialise uses the files of the saver"):
+        ka.scan_artifact(with_manifest(folder, "saved_model"))
+
+
+def test_unknown_operators_of_onnx_are_refused(tmp_path):
+    bad = helper.make_node("Steal", ["x"], ["y"], domain="evil")
+    branch = helper.make_graph([bad], "b", [], [FLOATS[1]])
+    nested = helper.make_node("If", ["c"], ["y"], then_branch=branch)
+    for node in (bad, nested, helper.make_node("Nothing", ["x"], ["y"])):
+        onnx.save(onnx_model(node), tmp_path / "s.onnx")
+        with pytest.raises(ValueError, match=r"operator (evil.Steal|ai.onnx.Nothing)"):
+            ka.scan_artifact(tmp_path / "s.onnx")
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("../w", "not a path inside"),
+        ("/etc/hostname", "not a path inside"),
+        ("a/../../w", "not a path inside"),
+        ("symlink", "is a link"),
+        ("hard", "hard link"),
+        ("none", "is not there"),
+        ("short", "ends behind the file"),
+    ],
+)
+def test_weights_outside_the_folder_are_refused(location, reason, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (tmp_path / "w").write_bytes(bytes(12))
+    (folder / "symlink").symlink_to(tmp_path / "w")
+    os.link(tmp_path / "w", folder / "hard")
+    (folder / "short").write_bytes(bytes(11))
+    tensor = TensorProto(name="w", data_type=1, dims=[3], data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="length", value="12")
+    (folder / "s.onnx").write_bytes(
+        onnx_model(DOUBLE, initializer=[tensor]).SerializeToString()
+    )
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(folder / "s.onnx")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"module": "keras.layers", "class_name": "Lambda"}, "class Lambda"),
+        ({"a": [{"module": "os", "class_name": "system"}]}, "foreign module os"),
+        ({"a": "x" * 9_000_000}, "zip bomb"),
+    ],
+    ids=["lambda", "module", "bomb"],
+)
+def test_a_keras_file_that_brings_code_or_a_bomb_is_refused(config, reason, tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        name = "config.json" if reason != "zip bomb" else "assets/a"
+        archive.writestr("config.json", "{}") if name != "config.json" else None
+        archive.writestr(name, json.dumps(config))
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(tmp_path / "m.keras")
+
+
+def mutate(data, chance):
+    data = bytearray(data)
+    at = chance.randrange(len(data))
+    end = min(len(data), at + chance.randint(1, 31))
+    kind = chance.randrange(4)
+    if kind == 0:
+        data[at] ^= 1 << chance.randrange(8)
+    elif kind == 1:
+        del data[at:]
+    elif kind == 2:
+        data[at:end] = bytes(end - at)
+    else:
+        data[at:at] = data[at:end]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [211, pytest.param(20_011, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1200)
+def test_no_mutated_artefact_is_silently_accepted(
+    count, saved_model, onnx_folder, tmp_path
+):
+    chance, seconds, mutated = random.Random(7), 0.0, 0
+    copy = shutil.copytree(saved_model, tmp_path / "1")
+    # The manifest is not among its own checksums: see docs/exporting.md.
+    files = [p for p in copy.rglob("*") if p.is_file() and p.name != "manifest.json"]
+    files.append(onnx_folder / "s.onnx")
+    originals = {file: file.read_bytes() for file in files if file.stat().st_size}
+    while mutated < count:
+        file = chance.choice(list(originals))
+        changed = mutate(originals[file], chance)
+        if changed == originals[file]:
+            continue
+        mutated += 1
+        file.write_bytes(changed)
+        start = time.perf_counter()
+        with pytest.raises(ValueError, match="not the one that was exported"):
+            ka.scan_artifact(copy if copy in file.parents else onnx_folder)
+        seconds = max(seconds, time.perf_counter() - start)
+        file.write_bytes(originals[file])
+    assert seconds < 5
+    ka.scan_artifact(copy)
+
+
+@pytest.mark.parametrize("count", [101, pytest.param(5003, marks=pytest.mark.slow)])
+@pytest.mark.timeout(1200)
+def test_reading_mutated_graphs_and_archives_ends_in_an_error_or_an_answer(
+    count, saved_model, onnx_folder, keras_file, tmp_path
+):
+    from keras_attention.export.scanning.scan import _contents
+
+    chance = random.Random(11)
+    sources = [saved_model / "saved_model.pb", onnx_folder / "s.onnx", keras_file]
+    for source in sources:
+        original, target = source.read_bytes(), tmp_path / source.name
+        for _ in range(count):
+            target.write_bytes(mutate(original, chance))
+            start = time.perf_counter()
+            _contents(target)  # problems are returned: nothing is raised
+            assert time.perf_counter() - start < 5

@@ -1,0 +1,292 @@
+"""Generation inside artefacts says what `generate` says, token for token."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from language_models import byte_pairs, controls, language_model, padded
+
+import keras_attention as ka
+from keras_attention.export.artifact.manifest import write_manifest
+from keras_attention.export.cases.grid import Case, load_cases, save_cases
+from keras_attention.export.formats.saved_model import write_saved_model
+from keras_attention.export.signatures.cached_decoding import (
+    _grid,
+    decoder_signature,
+    step_signatures,
+)
+from keras_attention.export.signatures.generation import generation_signature
+
+onnxruntime = pytest.importorskip("onnxruntime")
+PROMPTS = [[5, 17, 33, 40], [7], [41, 42, 43, 44, 45, 46, 47]]
+TEXTS = ["the cat", "é", "Once upon a time the"]
+
+
+@pytest.fixture(
+    scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)]
+)
+def model(request):
+    return language_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def session(model, tmp_path_factory):
+    """All signatures of a SavedModel by the session loader, without a verification."""
+    folder = tmp_path_factory.mktemp("saved") / "1"
+    signatures = [
+        generation_signature(model),
+        generation_signature(model, name="generate_ids", from_text=False),
+        *step_signatures(model.decoder),
+    ]
+    resources = [model.tokenizer]
+    write_saved_model(
+        signatures,
+        folder,
+        variables=model.weights,
+        assets_and_resources=resources,
+    )
+    write_manifest(folder, format="saved_model", signatures=signatures, weights_bytes=1)
+    with ka.open_artifact(folder) as runner:  # scanned too
+        yield runner
+
+
+def rows_of(answers):
+    both = zip(answers["generated_ids"], answers["generated_mask"], strict=True)
+    return [ids[mask].tolist() for ids, mask in both]
+
+
+def generated(model, prompts, **settings):
+    settings = ka.GenerationSettings(**{"max_new_tokens": 8, **settings})
+    return [row.tolist() for row in model.generate(prompts, settings)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_ragged_rows_go_on_as_they_do_in_generate(model, session, side):
+    inputs = padded(PROMPTS, side)
+    got = rows_of(session.run("generate_ids", **inputs, **controls(3)))
+    assert got == generated(model, PROMPTS)
+    assert len({tuple(row) for row in got}) == 3
+
+
+def test_each_row_has_its_own_choices(model, session):
+    chosen = controls(
+        3,
+        max_new_tokens=[8, 3, 6],
+        temperature=[0.75, 0, 1.5],
+        top_k=[11, 0, 0],
+        top_p=[1, 1, 0.75],
+        seed=[3, 0, -9],
+    )
+    got = rows_of(session.run("generate_ids", **padded(PROMPTS), **chosen))
+    drawn = {"do_sample": True}
+    settings = [
+        {**drawn, "temperature": 0.75, "top_k": 11, "seed": 3},
+        {"max_new_tokens": 3},
+        {**drawn, "max_new_tokens": 6, "temperature": 1.5, "top_p": 0.75, "seed": -9},
+    ]
+    rows = zip(PROMPTS, settings, strict=True)
+    assert got == [generated(model, [ids], **each)[0] for ids, each in rows]
+    alone = {name: value[:1] for name, value in chosen.items()}
+    alone = session.run("generate_ids", **padded(PROMPTS[:1]), **alone)
+    assert rows_of(alone)[0] == got[0]
+
+
+def test_text_goes_in_and_text_comes_out(model, session):
+    got = session.run("generate", text=TEXTS, **controls(3))["generated_text"]
+    assert got.tolist() == model.generate(TEXTS, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("from_text", [True, False])
+def test_what_travels_with_the_artefact_is_what_it_answers(model, session, from_text):
+    name = "generate" if from_text else "generate_ids"
+    signature = generation_signature(model, name=name, from_text=from_text)
+    for _, inputs, answer in itertools.islice(signature.examples(), 2):
+        got = session.run(name, **inputs)
+        for output, values in answer.items():
+            np.testing.assert_array_equal(got[output], values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"top_p": 1.5}, "top_p must be from 0 to 1"),
+        ({"temperature": -1}, "temperature must be 0 or more"),
+        ({"top_k": -1}, "top_k must be 0 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
+        ({"max_new_tokens": 50}, "The model has 53 positions, too few"),
+    ],
+)
+def test_bad_choices_are_named(session, changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        session.run("generate_ids", **padded(PROMPTS), **controls(3, **changes))
+
+
+def test_a_prompt_without_tokens_is_refused(session):
+    with pytest.raises(ValueError, match="at least one token"):
+        session.run("generate", text=["the", ""], **controls(2))
+
+
+def test_logits_that_are_nan_are_refused():
+    model = language_model("gpt2", num_layers=1)
+    weights = model.decoder.final_normalization.weights[0]
+    weights.assign(weights * float("nan"))
+    signature = generation_signature(model, from_text=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="were NaN"):
+        signature.function(**padded(PROMPTS), **controls(3))
+
+
+def test_steps_in_a_session_are_the_tokens_of_generate(model, session):
+    answers = session.run("prefill", **padded(PROMPTS))
+    steps = []
+    for _ in range(8):
+        steps.append(answers["logits"].argmax(axis=-1))
+        past = {
+            name.replace("present", "past"): value
+            for name, value in answers.items()
+            if name != "logits"
+        }
+        new = padded([[token] for token in steps[-1]])
+        answers = session.run("decode_step", **new, **past)
+    expected = generated(model, PROMPTS, stop_token_ids=())
+    assert np.transpose(steps).tolist() == expected
+
+
+def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("tf2onnx")
+    from keras_attention.export.formats.onnx.writer import write_onnx
+
+    file = tmp_path / "decoder.onnx"
+    write_onnx(decoder_signature(model.decoder), file)
+    nodes = onnx.load(file).graph.node
+    pasts = [list(node.input[4:6]) for node in nodes if node.op_type == "Attention"]
+    assert pasts == [
+        [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
+        for layer in range(2)
+    ]
+    session = onnxruntime.InferenceSession(file)
+    names = [output.name for output in session.get_outputs()]
+    inputs = padded(PROMPTS, "left")
+    ids, keep = (inputs[name].astype("int64") for name in inputs)
+    sizes = session.get_inputs()[3].shape
+    none = np.zeros((3, sizes[1], 0, sizes[3]), "float32")
+    pasts = [name.replace("present", "past_key_values") for name in names[1:]]
+    past = dict.fromkeys(pasts, none)
+    steps = []
+    for _ in range(8):
+        at = np.maximum(keep.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        call = {"input_ids": ids, "attention_mask": keep, "position_ids": at, **past}
+        logits, *present = session.run(names, call)
+        ids = logits[:, -1].argmax(axis=-1)[:, None]
+        steps.append(ids[:, 0])
+        keep = np.pad(keep, [[0, 0], [0, 1]], constant_values=1)
+        past = dict(zip(past, present, strict=True))
+    assert np.transpose(steps).tolist() == generated(model, PROMPTS, stop_token_ids=())
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ("llama", 3),
+        pytest.param("llama", None, marks=pytest.mark.slow),
+        pytest.param("gpt2", None, marks=pytest.mark.slow),
+        pytest.param("gpt2", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_the_decoder_with_a_past_is_the_decoder_without(shape, window):
+    """The answers that ONNX is compared with are those of one whole call."""
+    decoder = language_model(shape, num_layers=1, sliding_window=window).decoder
+    signature = decoder_signature(decoder)
+    assert signature.examples is not None
+    cases = zip(_grid(decoder), signature.examples(), strict=True)
+    for (name, (ids, keep, held)), (same, inputs, _) in cases:
+        assert name == same
+        whole = decoder(ids, padding_mask=keep)["logits"][:, held:]
+        new = keep[:, held:]
+        got = signature.function(**inputs)["logits"]
+        np.testing.assert_allclose(got[new], whole[new], atol=1e-5, err_msg=name)
+
+
+def test_given_positions_are_used(model):
+    """Learned positions change the answer; rotary ones know distances alone."""
+    signature = decoder_signature(model.decoder)
+    names = [name for name in signature.inputs if name.startswith("past")]
+    sizes = signature.inputs[names[0]].shape
+    call = {name: np.zeros((1, sizes[1], 0, sizes[3]), "f4") for name in names}
+    call |= {"input_ids": np.array([[5, 17, 33]]), "attention_mask": np.ones((1, 3))}
+    first, later = (
+        signature.function(**call, position_ids=np.arange(start, start + 3)[None])
+        for start in (0, 11)
+    )
+    same = np.allclose(first["logits"], later["logits"], atol=1e-4)
+    assert same is (model.decoder.position_embedding is None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"stop_strings": ("x",)}, {}),
+        ({"do_sample": True}, {}),
+        ({"num_beams": 3}, {"controls": True}),
+        ({"num_beams": 3, "num_return_sequences": 2}, {}),
+        ({"allowed_tokens": lambda row, ids: [1]}, {}),
+    ],
+)
+def test_what_a_graph_cannot_do_is_refused(settings, options):
+    model = language_model("gpt2", num_layers=1)
+    with pytest.raises(ValueError, match=r"Received: settings="):
+        generation_signature(model, ka.GenerationSettings(**settings), **options)
+
+
+def test_cases_keep_answers_of_text(tmp_path):
+    texts = np.array(["é\0", "", "日本"], object)
+    case = Case("generate", "texts", {"text": ["a", "b", "c"]}, {"out": texts})
+    save_cases([case], tmp_path / "cases.npz")
+    (again,) = load_cases(tmp_path / "cases.npz")
+    assert again.expected["out"].tolist() == texts.tolist()
+    assert again.inputs == case.inputs
+
+
+SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
+PAIRS = {
+    "bart": lambda: ka.Seq2SeqTransformer(259, **SIZES, max_sequence_length=23),
+    "t5": lambda: ka.T5EncoderDecoder(259, **SIZES),
+    "recurrent": lambda: ka.RecurrentSeq2Seq(259, 8, 16),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PAIRS)
+def test_encoder_decoders_write_in_artefacts(name, tmp_path):
+    keras.utils.set_random_seed(3)
+    backbone = PAIRS[name]()
+    rng = np.random.default_rng(1)
+    for weight in backbone.trainable_weights:
+        weight.assign(rng.normal(scale=0.2, size=weight.shape))
+    model = ka.Seq2SeqLM(backbone, byte_pairs(), start_token_id=2, compiled=False)
+    folder = ka.export_model(model, tmp_path / "saved", warmup=False)
+    sources = [[5, 17, 33, 40], [7], [41, 42, 43]]
+    settings = ka.GenerationSettings(max_new_tokens=8)
+    expected = [row.tolist() for row in model.generate(sources, settings)]
+    with ka.open_artifact(folder) as runner:
+        got = rows_of(runner.run("generate_ids", **padded(sources), **controls(3)))
+        assert got == expected
+        assert len({tuple(row) for row in got}) > 1
+        texts = ["the cat", "é"]
+        written = runner.run("generate", text=texts, **controls(2))["generated_text"]
+        assert written.tolist() == model.generate(texts, settings)
+    if name != "recurrent":
+        ids = ["generate_ids"]
+        onnx = ka.export_model(model, tmp_path / "onnx", "onnx", signatures=ids)
+        with ka.open_artifact(onnx) as runner:
+            got = rows_of(runner.run("generate_ids", **padded(sources), **controls(3)))
+            assert got == expected
+    beams = ka.GenerationSettings(max_new_tokens=8, num_beams=3)
+    signature = generation_signature(model, beams, name="beams", from_text=False)
+    folder = ka.export_model(model, tmp_path / "beams", signatures=[signature])
+    with ka.open_artifact(folder) as runner:
+        got = rows_of(runner.run("beams", **padded(sources)))
+    assert got == [row.tolist() for row in model.generate(sources, beams)]
