@@ -25,7 +25,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 	@echo "PYTHON=python3.12 chooses the interpreter, JOBS=4 the number of test processes."
 
-demo: $(VENV)/.installed-demo  ## real sentences from tokenizer to served artefact
+demo: $(VENV)/.installed-demo  ## real sentences from tokenizer to served artifact
 	@$(BIN)/keras-attention demo
 
 test: $(VENV)/.installed-dev  ## the tests, without the slow ones

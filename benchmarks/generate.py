@@ -1,7 +1,7 @@
 """Greedy decoding of a GPT-2-124M shape beside KerasHub, Hugging Face and the memory.
 
 Random weights: each decodes 64 tokens behind 32. The limit reads each weight once. The
-ONNX artefacts are asked by the client of export/clients and by onnxruntime-genai.
+ONNX artifacts are asked by the client of export/clients and by onnxruntime-genai.
 """
 
 import importlib.util

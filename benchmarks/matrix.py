@@ -1,4 +1,4 @@
-"""Every model, signature and runtime: the worst error of an artefact, or why none.
+"""Every model, signature and runtime: the worst error of an artifact, or why none.
 
 `python -m benchmarks.matrix` prints it; `--write` keeps it in docs/matrix.md. Models
 are small and drawn at random; each cell is the whole grid of the verification.
@@ -184,7 +184,7 @@ def _cells(model, tell, name):
 
 
 def _written(model, signature, place, format, opset):
-    """The folder of an artefact, or why there is none."""
+    """The folder of an artifact, or why there is none."""
     from keras_attention.export import api
     from keras_attention.export.cases.grid import CASES_NAME, save_cases
     from keras_attention.export.signatures.signature import (
@@ -246,7 +246,7 @@ def _shown(cell, reasons) -> str:
 _INTRODUCTION = f"""\
 # Every model, signature and runtime
 
-The worst difference between an artefact and the model it was made of, over the whole
+The worst difference between an artifact and the model it was made of, over the whole
 grid of the verification (lengths, padding on both sides, empty rows, caches): absolute
 up to values of 1, relative above. 1e-5 is allowed; texts and token ids must be equal,
 which the cell shows as 0. Small models with random weights, written by

@@ -65,7 +65,7 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
 
 
 def _artifacts(model, folder, settings, tell, opened):
-    """Every artefact of the exporter: name to a function of texts."""
+    """Every artifact of the exporter: name to a function of texts."""
     import keras_attention as ka
 
     more: dict[str, Any] = {"on_progress": tell}

@@ -1,4 +1,4 @@
-"""Small artefacts to serve, written without the verification in a fresh process."""
+"""Small artifacts to serve, written without the verification in a fresh process."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Asks an ONNX artefact with numpy and onnxruntime: python onnx_client.py FOLDER JSON.
+"""Asks an ONNX artifact with numpy and onnxruntime: python onnx_client.py FOLDER JSON.
 
 JSON names the inputs: '{"token_ids": [[1, 2]], "padding_mask": [[true, true]]}'. Prints
 the outputs as JSON. ONNX cannot refuse ids outside the vocabulary; the manifest names
@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 
 
-class Artefact:
-    """One signature of an ONNX artefact; threads: 0 for all cores."""
+class Artifact:
+    """One signature of an ONNX artifact; threads: 0 for all cores."""
 
     def __init__(self, folder, signature=None, threads=0):
         folder = Path(folder)
@@ -63,7 +63,7 @@ def main():
     parser.add_argument("inputs", type=json.loads)
     parser.add_argument("--signature", help="default: the first")
     given = parser.parse_args()
-    outputs = Artefact(given.folder, given.signature)(**given.inputs)
+    outputs = Artifact(given.folder, given.signature)(**given.inputs)
     print(json.dumps({name: array.tolist() for name, array in outputs.items()}))
 
 

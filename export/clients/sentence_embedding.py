@@ -1,6 +1,6 @@
 """Sentence vectors without TensorFlow: sentence_embedding.py FOLDER TOKENIZER TEXT…
 
-numpy, onnxruntime and tokenizers. FOLDER is the ONNX artefact of a sentence encoder,
+numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a sentence encoder,
 TOKENIZER its tokenizer.json, or the vocab.txt of a BERT without upper case. Prints one
 line of JSON a text, and with --similar the similarity of each text to the first.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 
 import numpy as np
-from onnx_client import Artefact
+from onnx_client import Artifact
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--signature", default="embed_ids")
     parser.add_argument("--similar", action="store_true")
     given = parser.parse_args()
-    model = Artefact(given.folder, given.signature)
+    model = Artifact(given.folder, given.signature)
     length = model.signature["max_lengths"]["sequence"]
     tokens = load_tokenizer(given.tokenizer, length).encode_batch(given.texts)
     ids = [one.ids for one in tokens]

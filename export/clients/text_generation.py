@@ -1,6 +1,6 @@
 """Text from an ONNX decoder, without TensorFlow: text_generation.py FOLDER PROMPT…
 
-numpy, onnxruntime and tokenizers. FOLDER is the ONNX artefact of a causal language
+numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a causal language
 model: `decoder.onnx`, manifest.json, genai_config.json and tokenizer.json. One prompt
 is answered as the text comes, several at once, in one batch, as lines of JSON. A seed
 draws the tokens that it draws in `CausalLM.generate`.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx_client import Artefact
+from onnx_client import Artifact
 
 BLOCKED = np.float32(-1e30)
 
@@ -36,7 +36,7 @@ class TextGenerator:
 
     def __init__(self, folder, tokenizer=None, threads=0):
         folder = Path(folder)
-        self.decoder = Artefact(folder, "decoder", threads)
+        self.decoder = Artifact(folder, "decoder", threads)
         sizes = {"batch": 1, "past": 0}
         self.past = {
             name: [sizes.get(axis, axis) for axis in info["shape"]]

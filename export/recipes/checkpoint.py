@@ -1,4 +1,4 @@
-"""A checkpoint to both artefacts: python checkpoint.py MODEL OUT.
+"""A checkpoint to both artifacts: python checkpoint.py MODEL OUT.
 
 MODEL is a Hugging Face folder or a name on the hub. Writes OUT/served/1, a SavedModel
 with every signature, and OUT/onnx, and asks both the same question.

@@ -45,8 +45,8 @@ def main():
     model.fit(*data(4096, random), epochs=given.epochs, verbose=0)
     folder = ka.export_model(model, given.out, "onnx")
     ids, right = data(512, random)
-    with ka.open_artifact(folder) as artefact:
-        logits = artefact.run("serving_default", token_ids=ids)["logits"]
+    with ka.open_artifact(folder) as artifact:
+        logits = artifact.run("serving_default", token_ids=ids)["logits"]
     print(f"{folder}: {np.mean(logits.argmax(-1) == right):.0%} right")
 
 

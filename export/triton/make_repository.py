@@ -1,4 +1,4 @@
-"""Makes a Triton model repository from an artefact: python make_repository.py --help.
+"""Makes a Triton model repository from an artifact: python make_repository.py --help.
 
 Standard library only. The manifest says what a signature takes and gives, so the
 configuration is written, not guessed. One Triton model answers one signature.
@@ -25,13 +25,13 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 
 
 def versions(path):
-    """Version to folder, of a base folder or of one artefact."""
+    """Version to folder, of a base folder or of one artifact."""
     if (path / "manifest.json").is_file():
         return {int(path.name) if path.name.isdecimal() else 1: path}
     found = {int(p.name): p for p in path.iterdir() if p.name.isdecimal()}
     if not found:
         raise SystemExit(
-            f"No artefact there: expected a manifest.json. Received: {path}"
+            f"No artifact there: expected a manifest.json. Received: {path}"
         )
     return found
 
@@ -54,14 +54,14 @@ def described(side, tensors):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("artefact", type=Path, help="base folder, or one version")
+    parser.add_argument("artifact", type=Path, help="base folder, or one version")
     parser.add_argument("repository", type=Path)
     parser.add_argument("--name", required=True, help="of the Triton model")
     parser.add_argument("--signature", default="serving_default")
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--delay", type=int, default=2000, help="microseconds to wait")
     given = parser.parse_args()
-    found = versions(given.artefact)
+    found = versions(given.artifact)
     manifest = json.loads((found[max(found)] / "manifest.json").read_text())
     if given.signature not in manifest["signatures"]:
         known = ", ".join(manifest["signatures"])
@@ -71,7 +71,7 @@ def main():
     for number, folder in found.items():
         place = model / str(number)
         place.mkdir(parents=True)
-        shutil.copytree(folder, place / "artefact")
+        shutil.copytree(folder, place / "artifact")
         shutil.copy(Path(__file__).with_name("model.py"), place)
     config = CONFIG.format(
         name=given.name,

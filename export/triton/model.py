@@ -1,4 +1,4 @@
-"""What Triton's python backend runs: an artefact, a batch of requests at a time."""
+"""What Triton's python backend runs: an artifact, a batch of requests at a time."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         name = config["parameters"]["signature"]["string_value"]
-        place = Path(args["model_repository"], args["model_version"], "artefact")
+        place = Path(args["model_repository"], args["model_version"], "artifact")
         manifest = json.loads((place / "manifest.json").read_text())
         self.signature = manifest["signatures"][name]
         onnx = manifest["format"] == "onnx"

@@ -1,8 +1,8 @@
 /**
- * Asks an ONNX artefact in the browser, and draws its attention weights.
+ * Asks an ONNX artifact in the browser, and draws its attention weights.
  *
- *     const artefact = await openArtefact("artefact");
- *     const outputs = await artefact.ask("attention", {
+ *     const artifact = await openArtifact("artifact");
+ *     const outputs = await artifact.ask("attention", {
  *       token_ids: [[2, 31, 17, 0]],
  *       segment_ids: [[0, 0, 0, 0]],
  *       padding_mask: [[true, true, true, false]],
@@ -26,22 +26,22 @@ const ARRAYS = {
 };
 
 /** Opens the folder at a URL: its manifest now, each ONNX file when it is asked. */
-export async function openArtefact(folder) {
+export async function openArtifact(folder) {
   const base = new URL(`${folder.replace(/\/+$/, "")}/`, document.baseURI);
   const manifest = JSON.parse(
     new TextDecoder().decode(await download(new URL("manifest.json", base))),
   );
   if (manifest.manifest_version !== MANIFEST_VERSION || manifest.format !== "onnx") {
     throw new Error(
-      `This page reads manifests of version ${MANIFEST_VERSION} of ONNX artefacts. ` +
+      `This page reads manifests of version ${MANIFEST_VERSION} of ONNX artifacts. ` +
         "Export with --format onnx. Received: " +
         `version ${manifest.manifest_version}, format ${manifest.format}`,
     );
   }
-  return new Artefact(base, manifest);
+  return new Artifact(base, manifest);
 }
 
-class Artefact {
+class Artifact {
   #base;
   #files;
   #sessions = new Map();
@@ -91,7 +91,7 @@ async function download(url) {
   const answer = await fetch(url, { cache: "no-cache" });
   if (!answer.ok) {
     throw new Error(
-      "A file of the artefact is missing. Expected the folder that export --format " +
+      "A file of the artifact is missing. Expected the folder that export --format " +
         `onnx wrote, beside this page. Received: ${answer.status} for ${url}`,
     );
   }

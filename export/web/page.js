@@ -1,11 +1,11 @@
-/** The form of index.html: `?artefact=FOLDER` names another folder. */
+/** The form of index.html: `?artifact=FOLDER` names another folder. */
 
 import {
   MARGIN,
   cellSize,
   drawWeights,
   nested,
-  openArtefact,
+  openArtifact,
   weightsOf,
 } from "./attention.js";
 
@@ -14,7 +14,7 @@ const find = (selector) => document.querySelector(selector);
 const chosen = (name) => find(`[name=${name}]`);
 const main = find("main");
 const canvas = find("canvas");
-let artefact, inputs, outputs;
+let artifact, inputs, outputs;
 
 /** Does one thing at a time, and shows what went wrong. */
 async function doing(work) {
@@ -28,7 +28,7 @@ async function doing(work) {
     find("#outputs").textContent = find("#time").textContent = "";
     find("#weights").hidden = true;
   }
-  find("button").disabled = !artefact;
+  find("button").disabled = !artifact;
   main.setAttribute("aria-busy", "false");
 }
 
@@ -73,10 +73,10 @@ function parsed(text) {
 async function run() {
   inputs = parsed(chosen("inputs").value);
   const start = performance.now();
-  outputs = await artefact.ask(chosen("signature").value, inputs);
+  outputs = await artifact.ask(chosen("signature").value, inputs);
   find("#time").textContent = `${(performance.now() - start).toFixed(1)} ms`;
   find("#outputs").textContent = Object.entries(outputs).map(printed).join("\n\n");
-  const maps = weightsOf(artefact.signatures[chosen("signature").value]);
+  const maps = weightsOf(artifact.signatures[chosen("signature").value]);
   find("#weights").hidden = maps.length === 0;
   if (maps.length === 0) return;
   const [rows, heads] = outputs[maps[0]].dims;
@@ -118,19 +118,19 @@ find("form").addEventListener("submit", (event) => {
   doing(run);
 });
 chosen("signature").addEventListener("change", ({ target }) => {
-  chosen("inputs").value = example(artefact.signatures[target.value]);
+  chosen("inputs").value = example(artifact.signatures[target.value]);
   doing(run);
 });
 find("#weights").addEventListener("change", draw);
 canvas.addEventListener("pointermove", point);
 
 await doing(async () => {
-  const folder = new URLSearchParams(location.search).get("artefact") ?? "artefact";
-  artefact = await openArtefact(folder);
-  const names = Object.keys(artefact.signatures);
-  const drawn = names.findIndex((x) => weightsOf(artefact.signatures[x]).length > 0);
+  const folder = new URLSearchParams(location.search).get("artifact") ?? "artifact";
+  artifact = await openArtifact(folder);
+  const names = Object.keys(artifact.signatures);
+  const drawn = names.findIndex((x) => weightsOf(artifact.signatures[x]).length > 0);
   offer("signature", names);
   chosen("signature").selectedIndex = Math.max(drawn, 0);
-  chosen("inputs").value = example(artefact.signatures[chosen("signature").value]);
+  chosen("inputs").value = example(artifact.signatures[chosen("signature").value]);
   await run();
 });

@@ -65,7 +65,7 @@ def no_native_messages() -> Iterator[None]:
 def start_tensorflow() -> None:
     """Imports TensorFlow and Keras and runs one operation, quietly, on the CPU.
 
-    An exporter has no use for a GPU, and float32 on a GPU may be TF32: artefacts
+    An exporter has no use for a GPU, and float32 on a GPU may be TF32: artifacts
     would be compared with less exact numbers.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

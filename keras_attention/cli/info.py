@@ -18,11 +18,11 @@ from keras_attention.cli.console import (
 def info(
     path: Annotated[
         Path,
-        typer.Argument(help="An artefact, a Hugging Face folder or a .keras file."),
+        typer.Argument(help="An artifact, a Hugging Face folder or a .keras file."),
     ],
     as_json: bool = json_option(),
 ) -> None:
-    """Describe an artefact or a model without loading it."""
+    """Describe an artifact or a model without loading it."""
     with failing_clearly():
         described = describe(path)
     if as_json:
@@ -46,7 +46,7 @@ def describe(path: Path) -> dict[str, Any]:
         if (folder / "config.json").is_file():
             return _checkpoint(folder)
     raise FileNotFoundError(
-        f"Nothing known is there: an artefact has a {MANIFEST_NAME}, a Hugging Face "
+        f"Nothing known is there: an artifact has a {MANIFEST_NAME}, a Hugging Face "
         f"folder a config.json, a Keras model is a .keras file. Received: {path}"
     )
 

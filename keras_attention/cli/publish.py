@@ -16,14 +16,14 @@ _Base = Annotated[Path, typer.Argument(help="The base folder with version folder
 
 
 def publish(
-    source: Annotated[Path, typer.Argument(help="An artefact, e.g. build/minilm/1.")],
+    source: Annotated[Path, typer.Argument(help="An artifact, e.g. build/minilm/1.")],
     target: _Base,
     version: Annotated[
         int | None, typer.Option(help="Its number; by default the next.")
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
-    """Verify an artefact and put a copy in place as a version, whole or not at all.
+    """Verify an artifact and put a copy in place as a version, whole or not at all.
 
     Exit status 0 if it is in place, 1 if not; then nothing was changed.
     """

@@ -19,8 +19,8 @@ _TEXTS = typer.Option(help="A file of real texts, one a line.")
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(help="A float32 ONNX artefact.")],
-    path: Annotated[Path, typer.Argument(help="Folder of the new artefact.")],
+    source: Annotated[Path, typer.Argument(help="A float32 ONNX artifact.")],
+    path: Annotated[Path, typer.Argument(help="Folder of the new artifact.")],
     kind: Annotated[
         str, typer.Option("--kind", "-k", help="int8, int4 or dynamic_int8.")
     ] = "int8",
@@ -39,7 +39,7 @@ def quantize(
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
-    """Write an ONNX artefact again with its weights in fewer bits."""
+    """Write an ONNX artifact again with its weights in fewer bits."""
     with failing_clearly():
         if min_cosine is not None and (texts is None or tokenizer is None):
             raise ValueError(
@@ -91,7 +91,7 @@ def compare(
     threads: Annotated[int, typer.Option(min=0, help="0: all cores.")] = 0,
     as_json: bool = json_option(),
 ) -> None:
-    """Compare artefacts on real texts: how exact, how fast, and which to take."""
+    """Compare artifacts on real texts: how exact, how fast, and which to take."""
     with failing_clearly():
         with console.status("Loading …") as status:
             from keras_attention.export.verification.comparison import compare_artifacts
@@ -122,8 +122,8 @@ def comparison_table(found: Any) -> Any:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("artefact", "runtime", "MB", "texts/s", "speed"):
-        left = column in ("artefact", "runtime")
+    for column in ("artifact", "runtime", "MB", "texts/s", "speed"):
+        left = column in ("artifact", "runtime")
         table.add_column(column, justify="left" if left else "right")
     for column in ("output", "worst cosine", "same", "perplexity", "close"):
         table.add_column(column, justify="left" if column == "output" else "right")

@@ -16,11 +16,11 @@ from keras_attention.cli.console import (
 def scan(
     path: Annotated[
         Path,
-        typer.Argument(help="An artefact, a base folder, a .onnx, .tflite or .keras."),
+        typer.Argument(help="An artifact, a base folder, a .onnx, .tflite or .keras."),
     ],
     as_json: bool = json_option(),
 ) -> None:
-    """Refuse, before loading, an artefact that was changed or could do harm.
+    """Refuse, before loading, an artifact that was changed or could do harm.
 
     Exit status 0 if it is in order, 1 if it is refused or cannot be read.
     """

@@ -11,7 +11,7 @@ from keras_attention.cli.console import failing_clearly, start_tensorflow
 def serve(
     path: Annotated[
         Path,
-        typer.Argument(help="Base folder with version folders (watched), or artefact."),
+        typer.Argument(help="Base folder with version folders (watched), or artifact."),
     ],
     name: Annotated[
         str | None, typer.Option(help="Of the model; default: the folder's name.")
@@ -35,7 +35,7 @@ def serve(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log nothing.")] = False,
 ) -> None:
-    """Serve an artefact for development: TF Serving's REST and gRPC protocols.
+    """Serve an artifact for development: TF Serving's REST and gRPC protocols.
 
     DEVELOPMENT SERVER: no TLS, no authentication, one process. Production is TF
     Serving, Triton or KServe. SIGTERM and Ctrl-C end it when the running requests are

@@ -17,7 +17,7 @@ from keras_attention.cli.console import (
 def verify(
     path: Annotated[
         Path,
-        typer.Argument(help="An artefact, or a base folder with version folders."),
+        typer.Argument(help="An artifact, or a base folder with version folders."),
     ],
     tolerance: Annotated[
         float | None,
@@ -32,7 +32,7 @@ def verify(
     ] = False,
     as_json: bool = json_option(),
 ) -> None:
-    """Check an artefact's files and ask it again what the model was asked.
+    """Check an artifact's files and ask it again what the model was asked.
 
     Exit status 0 if every case agrees, 1 if not or if it cannot be read.
     """

@@ -1,1 +1,1 @@
-"""Artefacts: SavedModel and ONNX, written, verified, opened, described."""
+"""Artifacts: SavedModel and ONNX, written, verified, opened, described."""

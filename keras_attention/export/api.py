@@ -1,4 +1,4 @@
-"""`export_model`: write an artefact, prove it, put it in place."""
+"""`export_model`: write an artifact, prove it, put it in place."""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def export_model(
 ) -> Path:
     """Exports a model, proves the export, and only then puts it in place.
 
-    The artefact is written beside its final place, opened in a fresh process by the
+    The artifact is written beside its final place, opened in a fresh process by the
     runtime it is meant for, and compared with the model over a grid: batch 1 and 3,
     lengths 1, odd and long, padding on both sides, rows that are all padding, hostile
     texts. If all agree it appears under its final name at once, with manifest.json
@@ -64,8 +64,8 @@ def export_model(
 
     Args:
         model: A model of this library, or any built functional Keras model.
-        path: For `"saved_model"` the base folder: the artefact is its numeric version
-            folder, as TF Serving wants it. For the others the artefact's folder.
+        path: For `"saved_model"` the base folder: the artifact is its numeric version
+            folder, as TF Serving wants it. For the others the artifact's folder.
         format: `"saved_model"`, `"onnx"` or `"litert"`.
         version: Of a SavedModel; one above the highest there when `None`.
         signatures: Names of the model's signatures to export, or your own
@@ -86,10 +86,10 @@ def export_model(
         on_progress: Called with what is being done now, in words.
 
     Returns:
-        The folder of the artefact.
+        The folder of the artifact.
 
     Raises:
-        VerificationError: If the artefact differs from the model.
+        VerificationError: If the artifact differs from the model.
         FileExistsError: If the version or folder exists already; it stays as it is.
         ValueError: If the model or an argument cannot be exported, with the reason.
 
@@ -106,7 +106,7 @@ def export_model(
         )
     if format != "saved_model" and version is not None:
         raise ValueError(
-            f"`version` is for SavedModels: the artefact of {_NAMES[format]} is the "
+            f"`version` is for SavedModels: the artifact of {_NAMES[format]} is the "
             f"folder itself. Received: version={version}"
         )
     if format != "litert" and static_axes is not None:
@@ -142,11 +142,11 @@ def export_model(
         save_cases(answered_cases(chosen, length_buckets), folder / CASES_NAME)
         if warmup and format == "saved_model":
             tell(write_warmup(folder, final.parent.name))
-        tell("Asking the artefact, in a fresh process")
+        tell("Asking the artifact, in a fresh process")
         report = verify_folder(folder, tolerance=tolerance)
         if not report.passed:
             raise VerificationError(
-                "The exported artefact does not agree with the model, so it was "
+                "The exported artifact does not agree with the model, so it was "
                 f"removed. Expected errors up to {tolerance:g}. Received:\n{report}"
             )
         write_manifest(

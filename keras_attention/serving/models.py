@@ -27,13 +27,13 @@ from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.json_format import no_signature
 
-# An artefact of one signature is asked for it without a name, whatever it is called.
+# An artifact of one signature is asked for it without a name, whatever it is called.
 DEFAULT_SIGNATURE = "serving_default"
 DRAIN_SECONDS = 60
 
 
 class LoadedVersion:
-    """One artefact, opened.
+    """One artifact, opened.
 
     Args:
         number: Its version.
@@ -102,7 +102,7 @@ class VersionedModel:
     """The versions in a folder, the highest of them served.
 
     Args:
-        path: A base folder with version folders, or one artefact.
+        path: A base folder with version folders, or one artifact.
         name: What requests call the model; by default the folder's name.
         keep: How many versions, the highest, are served at once.
         on_event: Called with a word and facts when a version comes or goes.
@@ -227,7 +227,7 @@ def model_name(path: Path) -> str:
 
 
 def version_folders(path: Path) -> dict[int, Path]:
-    """Version to folder, of a base folder or of a single artefact (version 1)."""
+    """Version to folder, of a base folder or of a single artifact (version 1)."""
     numbers = version_numbers(path)
     if numbers:
         return {number: path / str(number) for number in numbers}

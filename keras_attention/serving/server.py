@@ -1,4 +1,4 @@
-"""The development server: REST and gRPC over one artefact, until it is told to stop."""
+"""The development server: REST and gRPC over one artifact, until it is told to stop."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ NOTICE = (
 
 
 class DevelopmentServer:
-    """Speaks TF Serving's protocols over a SavedModel or ONNX artefact. No production.
+    """Speaks TF Serving's protocols over a SavedModel or ONNX artifact. No production.
 
-    For trying an artefact with the clients that will talk to TF Serving, and for
+    For trying an artifact with the clients that will talk to TF Serving, and for
     tests of those clients.
 
     Args:
-        path: A base folder with version folders, watched; or one artefact.
+        path: A base folder with version folders, watched; or one artifact.
         name: What requests call the model; by default the folder's name.
         host: Address to listen at.
         port: Of REST; 0 takes a free one.
@@ -70,7 +70,7 @@ class DevelopmentServer:
         if not Path(path).is_dir():
             raise FileNotFoundError(
                 "There is nothing to serve. Expected a folder with version folders, or "
-                f"an artefact, as `export_model` writes them. Received: {path}"
+                f"an artifact, as `export_model` writes them. Received: {path}"
             )
         self._on_event = on_event
         self._poll_seconds = poll_seconds
@@ -104,7 +104,7 @@ class DevelopmentServer:
             reasons = [state.message for state in model.states.values()]
             self.stop()
             raise ValueError(
-                "No version can be served. Expected an artefact as `export_model` "
+                "No version can be served. Expected an artifact as `export_model` "
                 f"writes it. Received: {'; '.join(reasons)}"
             )
         for thread in self._threads:

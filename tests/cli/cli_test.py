@@ -62,7 +62,7 @@ def test_the_version_is_the_packages():
     assert run("--version").output == f"keras-attention {ka.__version__}\n"
 
 
-def test_export_prints_the_table_and_where_the_artefact_is(artifact):
+def test_export_prints_the_table_and_where_the_artifact_is(artifact):
     folder, output = artifact
     assert "serving_default" in output
     assert "ONNX Runtime" in output
@@ -98,7 +98,7 @@ def test_verify_names_a_damaged_file(artifact, tmp_path):
     assert "verification.npz" in result.output.replace("\n", "")
 
 
-def test_info_describes_an_artefact_with_its_axes(artifact):
+def test_info_describes_an_artifact_with_its_axes(artifact):
     result = run("info", artifact[0])
     assert "token_ids: int32 [batch, sequence]" in result.output
     told = json.loads(run("info", artifact[0], "--json").output)

@@ -237,7 +237,7 @@ def test_text_is_generated_by_numpy_onnxruntime_and_tokenizers_alone(tmp_path, r
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_recipe_of_a_checkpoint_compares_both_artefacts(tmp_path, run):
+def test_the_recipe_of_a_checkpoint_compares_both_artifacts(tmp_path, run):
     import keras_attention as ka
 
     pytest.importorskip("tf2onnx")

@@ -67,14 +67,14 @@ try {
   await page.goto(task.url);
   const start = await atRest();
   const answers = await page.evaluate(async (questions) => {
-    const { nested, openArtefact } = await import("./attention.js");
-    const where = new URLSearchParams(location.search).get("artefact");
-    const artefact = questions.length ? await openArtefact(where) : null;
+    const { nested, openArtifact } = await import("./attention.js");
+    const where = new URLSearchParams(location.search).get("artifact");
+    const artifact = questions.length ? await openArtifact(where) : null;
     const answers = [];
     for (const { signature, inputs } of questions) {
       try {
         const begin = performance.now();
-        const outputs = await artefact.ask(signature, inputs);
+        const outputs = await artifact.ask(signature, inputs);
         const milliseconds = performance.now() - begin;
         const values = Object.entries(outputs).map(([name, x]) => [name, nested(x)]);
         answers.push({ milliseconds, outputs: Object.fromEntries(values) });

@@ -17,7 +17,7 @@ from samples import small_bert
 WEB = Path(__file__).parents[2] / "export/web"
 DRIVER = Path(__file__).with_name("web_page.mjs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-LEFT_OUT = shutil.ignore_patterns("node_modules", "artefact")
+LEFT_OUT = shutil.ignore_patterns("node_modules", "artifact")
 OPSETS = (18, 23)
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +41,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def site(chromium, tmp_path_factory):
-    """A copy of export/web with its packages and an artefact an opset, served."""
+    """A copy of export/web with its packages and an artifact an opset, served."""
     pytest.importorskip("tf2onnx")
     for program in ("node", "npm"):
         if not shutil.which(program):
@@ -96,8 +96,8 @@ def ask(site, chromium):
     """What the page says: (its start, answers, forms), without a complaint."""
     folder, url = site
 
-    def call(artefact, questions=(), forms=(), complaints=()):
-        task = {"url": f"{url}/?artefact={artefact}", "chromium": chromium}
+    def call(artifact, questions=(), forms=(), complaints=()):
+        task = {"url": f"{url}/?artifact={artifact}", "chromium": chromium}
         task |= {"questions": list(questions), "forms": list(forms)}
         done = subprocess.run(
             ["node", DRIVER.name],
@@ -132,14 +132,14 @@ def test_every_case_of_the_verification_passes_in_the_browser(
     site, ask, opset, record_property
 ):
     onnx = pytest.importorskip("onnx")
-    artefact = site[0] / f"opset-{opset}"
-    graph = onnx.load(artefact / "attention.onnx").graph
+    artifact = site[0] / f"opset-{opset}"
+    graph = onnx.load(artifact / "attention.onnx").graph
     fused = [node.op_type for node in graph.node].count("Attention")
     assert fused == (2 if opset >= 23 else 0)
 
-    cases = cases_of(artefact)
+    cases = cases_of(artifact)
     assert len(cases) == 40  # 20 a signature
-    said = ask(artefact.name, map(question, cases))
+    said = ask(artifact.name, map(question, cases))
     worst = {"serving_default": 0.0, "attention": 0.0}
     times, hidden_weights = [], 0
     for case, answer in zip(cases, said["answers"], strict=True):
@@ -172,15 +172,15 @@ def test_every_case_of_the_verification_passes_in_the_browser(
 
 
 def test_the_page_prints_the_outputs_and_draws_the_weights(site, ask):
-    artefact = site[0] / "opset-23"
+    artifact = site[0] / "opset-23"
     name = "batch 3, length 7, left padding"
-    by_signature = {x.signature: x for x in cases_of(artefact) if x.name == name}
+    by_signature = {x.signature: x for x in cases_of(artifact) if x.name == name}
     forms = [
         {"signature": x.signature, "text": json.dumps(question(x)["inputs"])}
         for x in by_signature.values()
     ]
     forms.append({**forms[-1], "row": 2, "head": 1})
-    said = ask(artefact.name, forms=forms)
+    said = ask(artifact.name, forms=forms)
 
     start = json.loads(said["start"]["inputs"])
     assert start["padding_mask"] == [[True] * 5 + [False] * 2]
@@ -259,5 +259,5 @@ def test_a_changed_file_and_a_missing_one_are_refused(site, ask):
     assert "attention.onnx is not the file that was exported" in alert
     missing = "Failed to load resource: the server responded with a status of 404"
     said = ask("nowhere", complaints=[f"{missing} (File not found)"])
-    assert "A file of the artefact is missing" in said["start"]["alert"]
+    assert "A file of the artifact is missing" in said["start"]["alert"]
     assert "/nowhere/manifest.json" in said["start"]["alert"]

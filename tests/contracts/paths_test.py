@@ -197,7 +197,7 @@ def test_every_path_serves_several_kinds():
     assert min(served.values()) >= 3, served
 
 
-# --- artefacts -----------------------------------------------------------------
+# --- artifacts -----------------------------------------------------------------
 
 
 def signature_of(kind, layer):
@@ -243,7 +243,7 @@ def saved_model(tmp_path_factory, pytestconfig):
 
 
 class Tools:
-    """What paths need of pytest: artefacts, a folder, and functions watched."""
+    """What paths need of pytest: artifacts, a folder, and functions watched."""
 
     def __init__(self, request, patch, folder):
         self.request, self.patch, self.folder = request, patch, folder

@@ -132,7 +132,7 @@ def test_an_export_that_differs_is_removed_and_says_which_case(
     assert everything_below(tmp_path) == {}
 
 
-def test_an_existing_artefact_is_never_touched(model, onnx_folder, saved_model):
+def test_an_existing_artifact_is_never_touched(model, onnx_folder, saved_model):
     before = everything_below(onnx_folder)
     with pytest.raises(FileExistsError):
         ka.export_model(model, onnx_folder, format="onnx")
@@ -393,7 +393,7 @@ def test_ids_whose_padding_is_0_are_verified_with_rows_of_padding(tmp_path, form
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     x = keras.layers.Embedding(23, 12, mask_zero=True)(ids)
     x = ka.MultiHeadAttention(2, 6)(x, x)
-    # The mean of no token is 0 / 0: the artefact has to say NaN where the model does.
+    # The mean of no token is 0 / 0: the artifact has to say NaN where the model does.
     x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
     folder = ka.export_model(keras.Model(ids, x), tmp_path / "out", format=format)
     report = ka.verify_artifact(folder)

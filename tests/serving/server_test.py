@@ -430,7 +430,7 @@ def test_two_versions_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert"])
-def test_an_artefact_of_another_format_gives_the_same_answer(tmp_path, server, format):
+def test_an_artifact_of_another_format_gives_the_same_answer(tmp_path, server, format):
     if format == "onnx":
         pytest.importorskip("tf2onnx")
     folder = tmp_path / format

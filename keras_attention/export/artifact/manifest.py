@@ -1,6 +1,6 @@
-"""The `manifest.json` of an artefact: what is in it, what it takes, what was proven.
+"""The `manifest.json` of an artifact: what is in it, what it takes, what was proven.
 
-Needs neither TensorFlow nor Keras, so that a deployment can check an artefact before
+Needs neither TensorFlow nor Keras, so that a deployment can check an artifact before
 anything loads it. The contract for other languages is a JSON Schema, in the
 repository's `export/schema/manifest.schema.json`.
 """
@@ -43,7 +43,7 @@ class Manifest:
             `max_abs_error`, `max_rel_error`, `tolerance`, `passed`.
         op_libraries: Libraries of tensorflow-text a loader must load first.
         manifest_version: Of this layout. Readers refuse a higher one.
-        quantization: Of an artefact of `quantize_artifact`: `kind`, the files of the
+        quantization: Of an artifact of `quantize_artifact`: `kind`, the files of the
             `source`, the weights left in `float32`. Not written where there is none.
         compilation: Of a SavedModel that was written with `jit_compile` or
             `length_buckets`: both. Not written of others.
@@ -75,17 +75,17 @@ def write_manifest(
     """Describe the files that are in the folder now.
 
     Args:
-        folder: The artefact.
+        folder: The artifact.
         format: `"saved_model"`, `"onnx"` or `"litert"`.
         signatures: The `Signature`s it was written from.
         weights_bytes: Size of the weights, each counted once.
-        verification: Results of comparing the artefact with the model.
+        verification: Results of comparing the artifact with the model.
         op_libraries: See `saved_model.op_libraries`.
         compilation: What `Manifest` says of it.
     """
     if format not in FORMATS:
         raise ValueError(
-            "The manifest names the format of the artefact. Expected one of "
+            "The manifest names the format of the artifact. Expected one of "
             f"{FORMATS}. Received: format={format!r}"
         )
     manifest = Manifest(
@@ -107,7 +107,7 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `manifest.json` as it is.
 
     Args:
-        folder: The artefact.
+        folder: The artifact.
         manifest: What it says.
     """
     described = dataclasses.asdict(manifest)
@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            "There is no artefact of this library. Expected a folder with a "
+            "There is no artifact of this library. Expected a folder with a "
             f"{MANIFEST_NAME}, as `export_model` writes it. Received: {folder}"
         ) from error
     except ValueError as error:  # not JSON, not UTF-8
@@ -168,7 +168,7 @@ def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     """Relative path to size and sha256 of every file but the manifest.
 
     Args:
-        folder: The artefact.
+        folder: The artifact.
     """
     return {name: _fingerprint(path) for name, path in _files(folder).items()}
 
@@ -194,14 +194,14 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             problems.append(f"{name} is changed (same size, another sha256)")
     if problems:
         raise ValueError(
-            "The artefact is not the one that was exported. Expected exactly the "
+            "The artifact is not the one that was exported. Expected exactly the "
             f"files of its {MANIFEST_NAME}: copy or export it again. "
             f"Received: {'; '.join(problems)}, in {folder}"
         )
 
 
 def artifact_folder(path: str | Path) -> Path:
-    """The artefact at `path`: the folder itself, or its highest version."""
+    """The artifact at `path`: the folder itself, or its highest version."""
     versions = version_numbers(Path(path))
     return Path(path, str(max(versions))) if versions else Path(path)
 
@@ -256,7 +256,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _fingerprint(path: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise ValueError(
-            "An artefact consists of plain files. Expected no links, sockets or "
+            "An artifact consists of plain files. Expected no links, sockets or "
             f"devices in it: copy what the link points to. Received: {path}"
         )
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Makes a folder appear whole or not at all.
 
 Everything is written into a hidden sibling, brought to disk, and renamed. A killed
-exporter, a full disk or a second exporter can never leave half an artefact under the
+exporter, a full disk or a second exporter can never leave half an artifact under the
 final name, where a model server would pick it up.
 """
 
@@ -66,7 +66,7 @@ def _refuse_if_it_exists(final: Path) -> None:
     if os.path.lexists(final):
         raise FileExistsError(
             errno.EEXIST,
-            "An artefact is never overwritten, a server may be reading it. Expected a "
+            "An artifact is never overwritten, a server may be reading it. Expected a "
             "new name, such as the next version number: remove or rename the old one "
             "first. Nothing was changed. Received",
             str(final),
@@ -81,7 +81,7 @@ def _make_parent(final: Path) -> list[Path]:
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(
             errno.ENOTDIR,
-            "The artefact cannot be put there. Expected a folder above it, and there "
+            "The artifact cannot be put there. Expected a folder above it, and there "
             "is a file: choose another place. Nothing was changed. Received",
             str(final),
         ) from error
@@ -119,10 +119,10 @@ def _explained(final: Path, folder: Path, needed_bytes: int) -> Iterator[None]:
         if number not in _NO_SPACE and not any(text in str(error) for text in texts):
             raise
         free = shutil.disk_usage(final.parent).free
-        needed = f"{needed_bytes:,} bytes" if needed_bytes else "the artefact's size"
+        needed = f"{needed_bytes:,} bytes" if needed_bytes else "the artifact's size"
         raise OSError(
             number if number in _NO_SPACE else errno.ENOSPC,
-            f"There is no space left to write the artefact. Expected room for {needed} "
+            f"There is no space left to write the artifact. Expected room for {needed} "
             f"(and no lower limit on a file's size: see `ulimit -f`), {free:,} bytes "
             "are free: free some, or choose another disk. Nothing was changed. "
             f"Received: {error}",
@@ -133,7 +133,7 @@ def _explained(final: Path, folder: Path, needed_bytes: int) -> Iterator[None]:
 def _not_writable(error: OSError, final: Path) -> OSError:
     return type(error)(
         error.errno,
-        "The artefact cannot be written there. Expected a folder in which this user "
+        "The artifact cannot be written there. Expected a folder in which this user "
         "may write: choose another, or change its permissions. Nothing was changed. "
         f"Received: {error.strerror}",
         str(final),
@@ -210,7 +210,7 @@ def rename_to_new(folder: Path, final: Path) -> None:
         if not renamed:
             # Not one step, but still only one exporter can win: making a folder fails
             # if it exists, and renaming onto an empty one is atomic. A kill between
-            # the two leaves an empty folder, never half an artefact.
+            # the two leaves an empty folder, never half an artifact.
             final.mkdir()
             if sys.platform == "win32":  # cannot rename onto a folder, and need not
                 final.rmdir()

@@ -1,4 +1,4 @@
-"""What generation in an artefact is verified on: prompts, and what the task says."""
+"""What generation in an artifact is verified on: prompts, and what the task says."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

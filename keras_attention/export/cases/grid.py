@@ -1,6 +1,6 @@
-"""The grid an artefact is verified on, and what the model says on it.
+"""The grid an artifact is verified on, and what the model says on it.
 
-The cases travel with the artefact, so that it can be verified again on a machine that
+The cases travel with the artifact, so that it can be verified again on a machine that
 has the runtime and nothing else. Needs neither TensorFlow nor Keras.
 """
 
@@ -29,7 +29,7 @@ TEXTS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One question to an artefact and the model's answer.
+    """One question to an artifact and the model's answer.
 
     Attributes:
         signature: Which signature is asked.
@@ -203,7 +203,7 @@ def load_cases(file: Path) -> list[Case]:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            "The cases to verify the artefact on cannot be read: the file is damaged "
+            "The cases to verify the artifact on cannot be read: the file is damaged "
             f"or missing. Export again. Received: {file}: {error}"
         ) from error
     cases = []

@@ -35,14 +35,14 @@ class Rollback:
 def publish(
     source: str | Path, target: str | Path, *, version: int | None = None
 ) -> Path:
-    """Verifies an artefact and copies it into place as a version, whole or not at all.
+    """Verifies an artifact and copies it into place as a version, whole or not at all.
 
     The copy is made beside its final place, on the same disk, and verified there: what
     is checked is what is served. The source stays. Nothing is ever overwritten; of
     several publishers each gets a number of its own.
 
     Args:
-        source: The artefact's folder; of a base folder the highest version is taken.
+        source: The artifact's folder; of a base folder the highest version is taken.
         target: The base folder a model server watches.
         version: int, optional. One above the highest there when `None`, those
             withdrawn included.
@@ -52,7 +52,7 @@ def publish(
 
     Raises:
         FileExistsError: If the given version is there already or was withdrawn.
-        RuntimeError: If the artefact does not agree with its cases.
+        RuntimeError: If the artifact does not agree with its cases.
         ValueError: If a file is missing, changed or not listed.
 
     Example:
@@ -166,7 +166,7 @@ def _publish_as(folder: Path, final: Path) -> Path:
         report = verify_artifact(copy)
         if not report.passed:
             raise RuntimeError(
-                "The artefact does not agree with its cases, so it was not published. "
+                "The artifact does not agree with its cases, so it was not published. "
                 f"Expected it to pass `verify`. Received:\n{report}"
             )
     return final

@@ -207,7 +207,7 @@ def _dynamic_axes(signature: Signature) -> dict[str, list[tuple[str, int]]]:
 
 
 def _check_outputs(signature: Signature, outputs: Any) -> None:
-    """A wrong name or dtype here would be a wrong contract in the artefact."""
+    """A wrong name or dtype here would be a wrong contract in the artifact."""
     if not isinstance(outputs, dict) or outputs.keys() != signature.outputs.keys():
         received = sorted(outputs) if isinstance(outputs, dict) else type(outputs)
         raise ValueError(

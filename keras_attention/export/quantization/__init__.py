@@ -1,1 +1,1 @@
-"""Artefacts with fewer bits."""
+"""Artifacts with fewer bits."""

@@ -1,4 +1,4 @@
-"""`quantize_artifact`: an ONNX artefact in fewer bits, and what that costs."""
+"""`quantize_artifact`: an ONNX artifact in fewer bits, and what that costs."""
 
 import dataclasses
 import fnmatch
@@ -47,16 +47,16 @@ def quantize_artifact(
     tolerance: float | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Writes an ONNX artefact again with its weights in fewer bits.
+    """Writes an ONNX artifact again with its weights in fewer bits.
 
     Products with a weight are quantised; embeddings, normalisations, biases and
-    attention stay in float32. The new artefact is asked every case of the old one, and
+    attention stay in float32. The new artifact is asked every case of the old one, and
     the manifest holds how far it is from the float32 answers; the tolerance that
     `verify_artifact` then uses is twice that. What it means for real texts only real
     texts tell: see `compare_artifacts`.
 
     Args:
-        source: An ONNX artefact of `export_model`. It is not changed.
+        source: An ONNX artifact of `export_model`. It is not changed.
         path: Folder of the new one.
         kind: `"int8"` or `"int4"`, weights in blocks of 32 with a scale and an offset
             each: for decoding, where reading weights is the work. `"dynamic_int8"`,
@@ -70,12 +70,12 @@ def quantize_artifact(
         on_progress: Called with what is being done now, in words.
 
     Returns:
-        The folder of the artefact.
+        The folder of the artifact.
 
     Raises:
         VerificationError: If the answers are NaN, of another shape or text, have lost
             zeros that must be exact, or are beyond `tolerance`. Nothing is kept.
-        ValueError: If the source is not an ONNX artefact, if `min_cosine` cannot be
+        ValueError: If the source is not an ONNX artifact, if `min_cosine` cannot be
             reached, or an argument is wrong.
 
     Example:
@@ -109,7 +109,7 @@ def quantize_artifact(
             kept += names
             size += _save(model, staged / file.name)
         _copy_the_rest(folder, staged)
-        tell("Asking the artefact, in a fresh process")
+        tell("Asking the artifact, in a fresh process")
         report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
         about = {"kind": kind, "source": manifest.files, "float32": sorted(kept)}
         save_manifest(
@@ -129,7 +129,7 @@ def _check_source(folder: Path, manifest: Manifest) -> None:
     if manifest.format != "onnx" or manifest.quantization:
         found = manifest.format + (", quantised" if manifest.quantization else "")
         raise ValueError(
-            "Only a float32 ONNX artefact is quantised: `export_model(…, "
+            "Only a float32 ONNX artifact is quantised: `export_model(…, "
             f'format="onnx")` writes one. Received: {folder} ({found})'
         )
     check_files(folder, manifest)
@@ -245,7 +245,7 @@ def _judged(report: Report, tolerance: float | None) -> Report:
     judged = Report(report.path, tuple(results))
     if not judged.passed or not np.isfinite(worst):
         raise VerificationError(
-            "The quantised artefact is too far from the float32 one, so it was not "
+            "The quantised artifact is too far from the float32 one, so it was not "
             "kept. Leave more weights in float32 (`keep`, `min_cosine`), take more "
             f"bits, or raise `tolerance`. Received:\n{judged}"
         )

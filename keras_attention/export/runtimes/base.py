@@ -1,4 +1,4 @@
-"""A runner asks an artefact, whatever its format: named arrays in, named arrays out.
+"""A runner asks an artifact, whatever its format: named arrays in, named arrays out.
 
 A call that does not fit the signature is refused here, before the runtime sees it.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TensorDescription:
-    """One input or output of an artefact.
+    """One input or output of an artifact.
 
     Attributes:
         dtype: E.g. `"int32"`, `"float32"`, `"string"`.
@@ -38,7 +38,7 @@ class SignatureDescription(NamedTuple):
 
 
 class Runner(ABC):
-    """An opened artefact. Calls from several threads at once are fine.
+    """An opened artifact. Calls from several threads at once are fine.
 
     Attributes:
         signatures: Name to (inputs, outputs).
@@ -61,7 +61,7 @@ class Runner(ABC):
         """
         if signature_name not in self.signatures:
             raise ValueError(
-                f"The artefact has no signature '{signature_name}'. Expected one of "
+                f"The artifact has no signature '{signature_name}'. Expected one of "
                 f"{sorted(self.signatures)}. Received: {signature_name!r}"
             )
         inputs = self.signatures[signature_name].inputs

@@ -1,4 +1,4 @@
-"""Opens artefacts, whatever their format, in the runtime asked for.
+"""Opens artifacts, whatever their format, in the runtime asked for.
 
 `SessionRunner` loads a SavedModel the way TF Serving and the C API do, the others a
 file of ONNX or LiteRT. None needs Keras or the library's layers.
@@ -25,10 +25,10 @@ def open_artifact(
     intra_op_threads: int = 0,
     runtime: str | None = None,
 ) -> Runner:
-    """Open an artefact; one with a manifest only if `scan_artifact` passes.
+    """Open an artifact; one with a manifest only if `scan_artifact` passes.
 
     Args:
-        path: The artefact.
+        path: The artifact.
         signature: str, optional. One that must be there; which of several files.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
         runtime: str, optional. `"tensorflow"` for a SavedModel; for ONNX
@@ -42,7 +42,7 @@ def open_artifact(
     known = _RUNTIMES_OF["" if saved_model else file.suffix]
     if runtime not in (None, *known):
         raise ValueError(
-            f"This artefact is opened by {' or '.join(known)}. "
+            f"This artifact is opened by {' or '.join(known)}. "
             f"Received: runtime={runtime!r} for {path}"
         )
     if saved_model:
@@ -60,7 +60,7 @@ def open_artifact(
     if signature is not None and signature not in runner.signatures:
         runner.close()
         raise ValueError(
-            f"The artefact has no signature '{signature}'. Expected one of "
+            f"The artifact has no signature '{signature}'. Expected one of "
             f"{sorted(runner.signatures)}. Received: {signature!r}"
         )
     return runner
@@ -82,6 +82,6 @@ def _single_file(path: Path, signature: str | None) -> Path:
             f"signature={signature!r}"
         )
     raise FileNotFoundError(
-        "No artefact there. Expected a SavedModel folder (with saved_model.pb), a "
+        "No artifact there. Expected a SavedModel folder (with saved_model.pb), a "
         f".onnx or .tflite file or a folder with some. Received: {path}"
     )

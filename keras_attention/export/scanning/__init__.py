@@ -1,1 +1,1 @@
-"""What an artefact may do, read without loading it: one file a format."""
+"""What an artifact may do, read without loading it: one file a format."""

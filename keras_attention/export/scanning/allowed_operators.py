@@ -1,4 +1,4 @@
-"""The operators an artefact may use; anything else is refused before it is loaded.
+"""The operators an artifact may use; anything else is refused before it is loaded.
 
 Numbers and texts in, numbers and texts out: nothing here reads or writes a file, opens
 a connection, runs Python or keeps what it was fed. A name is added when an exporter

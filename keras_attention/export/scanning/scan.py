@@ -1,4 +1,4 @@
-"""Is an artefact what was exported, and harmless to load? Asked before loading it.
+"""Is an artifact what was exported, and harmless to load? Asked before loading it.
 
 Every file is compared with the manifest, then the graphs are read as data: operators
 outside an allow-list are refused, in nested functions and graphs too. A manifest is no
@@ -27,7 +27,7 @@ class Scan:
     """What was looked at, and found in order.
 
     Attributes:
-        path: The artefact.
+        path: The artifact.
         format: `"saved_model"`, `"onnx"`, `"litert"` or `"keras"`.
         checksums: Whether the files were compared with a manifest; a single `.onnx`,
             `.tflite` or `.keras` file has none.
@@ -41,7 +41,7 @@ class Scan:
 
 
 def scan_artifact(path: str | Path) -> Scan:
-    """Refuses an artefact that was changed or could do more than compute.
+    """Refuses an artifact that was changed or could do more than compute.
 
     Nothing is loaded or run. A folder must have exactly the files of its manifest.json,
     with their sha256. A SavedModel may use only known operators that read and write no
@@ -51,14 +51,14 @@ def scan_artifact(path: str | Path) -> Scan:
     and its weights inside it.
 
     Args:
-        path: An artefact's folder (of a base folder the highest version), or a single
+        path: An artifact's folder (of a base folder the highest version), or a single
             `.onnx`, `.tflite` or `.keras` file.
 
     Returns:
         What was looked at.
 
     Raises:
-        FileNotFoundError: If there is no artefact.
+        FileNotFoundError: If there is no artifact.
         ValueError: If it is refused, with every reason found.
 
     Example:
@@ -79,7 +79,7 @@ def scan_artifact(path: str | Path) -> Scan:
     graphs += [f for f in files if f.name in ("saved_model.pb", "saved_model.cpb")]
     if not graphs:
         raise ValueError(
-            "There is nothing to open in the artefact. Expected a saved_model.pb, "
+            "There is nothing to open in the artifact. Expected a saved_model.pb, "
             f".onnx or .tflite files. Received: {sorted(manifest.files)}, in {folder}"
         )
     found: set[str] = set()
@@ -89,7 +89,7 @@ def scan_artifact(path: str | Path) -> Scan:
 
 
 def refuse_unsafe(path: Path) -> None:
-    """Scan an artefact that has a manifest, as one is loaded; others pass."""
+    """Scan an artifact that has a manifest, as one is loaded; others pass."""
     folder = path if path.is_dir() else path.parent
     if (folder / MANIFEST_NAME).exists():
         scan_artifact(folder)
@@ -118,7 +118,7 @@ def _checked(file: Path, contents: tuple[set[str], list[str]]) -> tuple[str, ...
     operators, problems = contents
     if problems:
         raise ValueError(
-            "The artefact is refused: it could do more than compute, or cannot be "
+            "The artifact is refused: it could do more than compute, or cannot be "
             "read. Expected only operators and classes that are known to be harmless. "
             f"Received: {'; '.join(sorted(set(problems)))}, in {file}"
         )

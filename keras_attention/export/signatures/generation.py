@@ -1,4 +1,4 @@
-"""Generation inside the artefact: prompts in, new text or new ids out.
+"""Generation inside the artifact: prompts in, new text or new ids out.
 
 The loops are those of `keras_attention.generation`, traced into the graph. What a
 request chooses are inputs with the batch first, so that a server can put requests

@@ -1,4 +1,4 @@
-"""What each row of a request chooses for itself when an artefact generates."""
+"""What each row of a request chooses for itself when an artifact generates."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Answers to questions inside the artefact: two texts in, a span of the second out.
+"""Answers to questions inside the artifact: two texts in, a span of the second out.
 
 What `QuestionAnswerer.answer` does in Python, in operations of the graph: words,
 windows that overlap where a context is longer than the model, the best span of all.

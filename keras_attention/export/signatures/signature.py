@@ -1,4 +1,4 @@
-"""What an artefact can be asked: named functions from named tensors to tensors."""
+"""What an artifact can be asked: named functions from named tensors to tensors."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -53,7 +53,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Signature:
-    """One callable of an artefact.
+    """One callable of an artifact.
 
     Attributes:
         name: E.g. `"serving_default"`.
@@ -67,7 +67,7 @@ class Signature:
         max_lengths: Name of a dynamic axis to its largest size, e.g.
             `{"sequence": 512}`.
         exact_zeros: Outputs whose zeros mean something (weights of hidden keys): they
-            must be exactly 0 in every artefact.
+            must be exactly 0 in every artifact.
         formats: Those it can be exported to.
         examples: Gives what it is verified on in place of the grid: tuples of a name,
             the inputs, and the answer, or `None` for that of `function`.

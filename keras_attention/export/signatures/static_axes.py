@@ -114,7 +114,7 @@ def _examples(signature: Signature) -> Iterator[tuple[str, dict, dict | None]]:
             raise ValueError(
                 f"Signature '{signature.name}' brings examples of its own, and none "
                 "has the sizes of `static_axes`. Expected at least one to verify the "
-                f"artefact on. Received: {_shapes(signature)}"
+                f"artifact on. Received: {_shapes(signature)}"
             )
         yield from examples
         return

@@ -1,1 +1,1 @@
-"""Artefacts compared with what they must say, and with each other."""
+"""Artifacts compared with what they must say, and with each other."""

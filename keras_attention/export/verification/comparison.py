@@ -1,4 +1,4 @@
-"""Artefacts side by side on real texts: exactness, speed, size, and which to take."""
+"""Artifacts side by side on real texts: exactness, speed, size, and which to take."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ _IDS = ("token_ids", "input_ids")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One artefact in one runtime.
+    """One artifact in one runtime.
 
     Attributes:
         name: `PATH`, or `PATH@RUNTIME`.
@@ -84,15 +84,15 @@ def compare_artifacts(
     intra_op_threads: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Asks artefacts the same texts, in turn, and says how they differ.
+    """Asks artifacts the same texts, in turn, and says how they differ.
 
     Args:
         artifacts: The reference first. `PATH`, or `PATH@RUNTIME` with a runtime of
             `open_artifact`, e.g. `"minilm-onnx@openvino-bfloat16"`.
         texts: Real texts, the more the better: 500 tell a percent from none.
         tokenizer: Called with texts, gives `token_ids` and `padding_mask`; for
-            artefacts that take ids.
-        signature: Which to ask, where an artefact has several.
+            artifacts that take ids.
+        signature: Which to ask, where an artifact has several.
         batch_size: Texts at once, neighbours in length.
         rounds: How often each is asked all.
         intra_op_threads: Threads of each runtime; default: all cores.
@@ -100,8 +100,8 @@ def compare_artifacts(
     """
     if not texts or not artifacts:
         raise ValueError(
-            "There is nothing to compare. Expected at least one artefact and one text. "
-            f"Received: {len(artifacts)} artefacts, {len(texts)} texts"
+            "There is nothing to compare. Expected at least one artifact and one text. "
+            f"Received: {len(artifacts)} artifacts, {len(texts)} texts"
         )
     batches = _batches(texts, batch_size)
     tell = on_progress or (lambda stage: None)
@@ -190,7 +190,7 @@ def _feed(texts, tokenizer, inputs):
         return {"text": list(texts)}
     if tokenizer is None:
         raise ValueError(
-            "The artefact takes ids, not texts: give `tokenizer`, e.g. "
+            "The artifact takes ids, not texts: give `tokenizer`, e.g. "
             f"`ka.load_tokenizer(folder)`. Received: inputs {sorted(inputs)}"
         )
     given = {name: np.asarray(value) for name, value in tokenizer(texts).items()}
@@ -207,7 +207,7 @@ def _feed(texts, tokenizer, inputs):
             fed[name] = given[name].astype(dtype)
         else:
             raise ValueError(
-                "The tokenizer does not give what the artefact takes. Expected: "
+                "The tokenizer does not give what the artifact takes. Expected: "
                 f"{sorted(inputs)}. Received: {sorted(given)}"
             )
     return fed
@@ -239,7 +239,7 @@ def _agreements(expected, got, feeds):
     common = [name for name in expected[0] if name in got[0]]
     if not common:
         raise ValueError(
-            "The artefacts have no output in common. Expected: "
+            "The artifacts have no output in common. Expected: "
             f"{sorted(expected[0])}. Received: {sorted(got[0])}"
         )
     ids = next(([f[n] for f in feeds] for n in _IDS if n in feeds[0]), None)

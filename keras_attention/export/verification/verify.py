@@ -1,6 +1,6 @@
-"""Does the artefact say what the model said? Asked in a process of its own.
+"""Does the artifact say what the model said? Asked in a process of its own.
 
-`python -m keras_attention.export.verification.verify FOLDER` opens the artefact in
+`python -m keras_attention.export.verification.verify FOLDER` opens the artifact in
 the runtime it is meant for, asks every case that travels with it, and prints the
 results as JSON.
 """
@@ -29,7 +29,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How far an artefact is from the model on one case.
+    """How far an artifact is from the model on one case.
 
     Attributes:
         signature: Which signature was asked.
@@ -55,10 +55,10 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Report:
-    """The results of one artefact.
+    """The results of one artifact.
 
     Attributes:
-        path: The artefact.
+        path: The artifact.
         results: One a case.
     """
 
@@ -96,20 +96,20 @@ def _badness(result: CaseResult) -> tuple[bool, float]:
 
 
 class VerificationError(RuntimeError):
-    """An artefact does not say what the model says. It was not kept."""
+    """An artifact does not say what the model says. It was not kept."""
 
 
 def verify_artifact(
     path: str | Path, *, tolerance: float | None = None, runtime: str | None = None
 ) -> Report:
-    """Verifies an exported artefact again, here and now.
+    """Verifies an exported artifact again, here and now.
 
-    Checks every file against the sha256 of manifest.json, then asks the artefact, in
+    Checks every file against the sha256 of manifest.json, then asks the artifact, in
     a fresh process, every case that travels with it. Needs the runtime, not the model
     and not Keras.
 
     Args:
-        path: The artefact's folder; of a base folder the highest version is taken.
+        path: The artifact's folder; of a base folder the highest version is taken.
         tolerance: As for `export_model`; the one it was exported with when `None`.
         runtime: See `open_artifact`.
 
@@ -117,7 +117,7 @@ def verify_artifact(
         The results; `report.passed` says whether all cases agree.
 
     Raises:
-        FileNotFoundError: If there is no artefact.
+        FileNotFoundError: If there is no artifact.
         ValueError: If a file is missing, changed or not listed.
     """
     folder = artifact_folder(path)
@@ -132,15 +132,15 @@ def verify_artifact(
 def verify_folder(
     folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
 ) -> Report:
-    """Verifies an artefact in a fresh process.
+    """Verifies an artifact in a fresh process.
 
     Args:
-        folder: With the artefact and its cases.
+        folder: With the artifact and its cases.
         tolerance: See `CaseResult.tolerance`.
         runtime: See `open_artifact`.
 
     Raises:
-        RuntimeError: If the process dies: the artefact does not open.
+        RuntimeError: If the process dies: the artifact does not open.
     """
     command = [
         sys.executable,
@@ -161,7 +161,7 @@ def verify_folder(
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"code {done.returncode}"]
         raise RuntimeError(
-            "The artefact does not open in a fresh process, so it was not verified. "
+            "The artifact does not open in a fresh process, so it was not verified. "
             f"Received: {folder}: {last[0]}"
         )
     results = json.loads(done.stdout.splitlines()[-1])
@@ -171,7 +171,7 @@ def verify_folder(
 def verify_here(
     folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
 ) -> Report:
-    """Verifies an artefact in this process."""
+    """Verifies an artifact in this process."""
     cases = load_cases(Path(folder) / CASES_NAME)
     results: list[CaseResult] = []
     with contextlib.ExitStack() as opened:
@@ -238,7 +238,7 @@ def _zeros_kept(expected, got):
 
 
 def main() -> None:
-    """Prints the results of one artefact as JSON."""
+    """Prints the results of one artifact as JSON."""
     import argparse
 
     parser = argparse.ArgumentParser(description=main.__doc__)

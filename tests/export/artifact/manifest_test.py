@@ -1,4 +1,4 @@
-"""The manifest says what is in an artefact, and whether it still is."""
+"""The manifest says what is in an artifact, and whether it still is."""
 
 import dataclasses
 import hashlib
@@ -65,7 +65,7 @@ def test_what_is_written_is_read(folder, manifest):
     assert not list(folder.glob(".*"))
 
 
-def test_it_describes_the_artefact(manifest):
+def test_it_describes_the_artifact(manifest):
     assert manifest.format == "saved_model"
     assert manifest.signatures == {
         "encode": {
@@ -183,7 +183,7 @@ def test_a_link_is_refused(folder, manifest, tmp_path_factory):
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no artefact of this library"):
+    with pytest.raises(FileNotFoundError, match="no artifact of this library"):
         read_manifest(tmp_path)
 
 

@@ -15,7 +15,7 @@ import pytest
 from keras_attention.export.artifact import staging as publish
 from keras_attention.export.artifact.staging import staging
 
-# A writer as slow as an exporter, in small steps; a last file closes the artefact.
+# A writer as slow as an exporter, in small steps; a last file closes the artifact.
 WRITER = """
     import sys, time
     from pathlib import Path
@@ -244,7 +244,7 @@ def test_a_write_that_fails_names_the_disk_and_leaves_nothing(tmp_path):
     writer = start_writer(final, before=limit)
     _, error = writer.communicate(timeout=30)
     assert writer.returncode == 1
-    assert "There is no space left to write the artefact" in error
+    assert "There is no space left to write the artifact" in error
     assert "bytes are free" in error
     assert "Nothing was changed. Received: [Errno 27] File too large" in error
     assert list(tmp_path.iterdir()) == []
@@ -321,7 +321,7 @@ def test_a_relative_path_is_not_moved_by_the_body(tmp_path, monkeypatch):
     assert (tmp_path / "1/a").is_file()
 
 
-def test_folders_made_for_an_artefact_that_fails_are_not_left(tmp_path):
+def test_folders_made_for_an_artifact_that_fails_are_not_left(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
     with pytest.raises(ValueError, match="stop"), staging(kept / "a" / "b" / "1"):

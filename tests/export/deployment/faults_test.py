@@ -90,9 +90,9 @@ def test_200_killed_exporters_show_nothing_or_a_whole_version(
 def test_200_killed_publishers_lose_neither_source_nor_versions(
     tmp_path, record_property
 ):
-    from export.deployment.versions_test import artefact
+    from export.deployment.versions_test import artifact
 
-    source, base = artefact(tmp_path / "built", "xyz"), tmp_path / "served"
+    source, base = artifact(tmp_path / "built", "xyz"), tmp_path / "served"
     wanted = {
         path.relative_to(source): path.read_bytes()
         for path in source.rglob("*")
@@ -134,5 +134,5 @@ def test_writes_that_fail_at_20_offsets_leave_the_served_version(
     assert lines[-1] == "and then whole"
     assert len(lines) == len(offsets) + 2
     for line in lines[1:-1]:
-        assert "There is no space left to write the artefact" in line, line
+        assert "There is no space left to write the artifact" in line, line
     record_property("summary", f"{format}: writes failed at {len(offsets)} offsets")

@@ -12,7 +12,7 @@ from keras_attention.export.deployment import versions
 from keras_attention.export.verification.verify import CaseResult, Report
 
 
-def artefact(folder, value="x"):
+def artifact(folder, value="x"):
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_text(value)
     (folder / "variables" / "data").write_text(value * 1009)
@@ -26,7 +26,7 @@ def names(base):
 
 @pytest.fixture
 def source(tmp_path):
-    return artefact(tmp_path / "built")
+    return artifact(tmp_path / "built")
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_it_publishes_as_the_next_number_and_keeps_the_source(
     assert (source / "saved_model.pb").read_text() == "x"
 
 
-def test_a_changed_artefact_is_not_published(source, tmp_path, agreeing):
+def test_a_changed_artifact_is_not_published(source, tmp_path, agreeing):
     (source / "saved_model.pb").write_text("y")
     with pytest.raises(ValueError, match="same size, another sha256"):
         ka.publish(source, tmp_path / "served")
     assert not (tmp_path / "served").exists()
 
 
-def test_an_artefact_that_disagrees_is_not_published(source, tmp_path, agreeing):
+def test_an_artifact_that_disagrees_is_not_published(source, tmp_path, agreeing):
     agreeing["now"] = False
     with pytest.raises(RuntimeError, match="was not published"):
         ka.publish(source, tmp_path / "served")
@@ -70,7 +70,7 @@ def test_an_artefact_that_disagrees_is_not_published(source, tmp_path, agreeing)
 
 def test_a_version_that_is_there_or_was_withdrawn_stays(source, tmp_path, agreeing):
     base = tmp_path / "served"
-    artefact(base / "3", "old")
+    artifact(base / "3", "old")
     with pytest.raises(FileExistsError, match="never overwritten"):
         ka.publish(source, base, version=3)
     (base / "3").rename(base / "3.withdrawn")
@@ -93,7 +93,7 @@ def test_a_publisher_that_loses_the_race_takes_the_next_number(
 
     def late(folder, final):
         if final.name == "1":
-            artefact(final, "other")
+            artifact(final, "other")
         return real(folder, final)
 
     monkeypatch.setattr(versions, "_publish_as", late)
@@ -104,7 +104,7 @@ def test_a_publisher_that_loses_the_race_takes_the_next_number(
 def test_rollback_keeps_the_newer_and_restore_brings_it_back(tmp_path):
     base = tmp_path / "served"
     for number in (1, 2, 5, 11):
-        artefact(base / str(number), str(number))
+        artifact(base / str(number), str(number))
     done = ka.rollback(base)
     assert (done.served, done.moved) == (5, (11,))
     done = ka.rollback(base, to=1)
@@ -118,7 +118,7 @@ def test_rollback_keeps_the_newer_and_restore_brings_it_back(tmp_path):
 
 
 def test_what_cannot_be_rolled_back_or_restored_is_said(tmp_path):
-    artefact(tmp_path / "1")
+    artifact(tmp_path / "1")
     with pytest.raises(ValueError, match="no older version"):
         ka.rollback(tmp_path)
     with pytest.raises(ValueError, match="to=9"):
@@ -129,8 +129,8 @@ def test_what_cannot_be_rolled_back_or_restored_is_said(tmp_path):
 
 
 def test_restore_never_replaces_a_version(tmp_path):
-    artefact(tmp_path / "2", "new")
-    artefact(tmp_path / "2.withdrawn", "old")
+    artifact(tmp_path / "2", "new")
+    artifact(tmp_path / "2.withdrawn", "old")
     with pytest.raises(FileExistsError, match="never overwritten"):
         ka.restore(tmp_path, 2)
     assert (tmp_path / "2" / "saved_model.pb").read_text() == "new"

@@ -1,4 +1,4 @@
-"""A C program gets from the artefact, for raw strings, what Python computes."""
+"""A C program gets from the artifact, for raw strings, what Python computes."""
 
 import keras
 import numpy as np

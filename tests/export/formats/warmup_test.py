@@ -1,4 +1,4 @@
-"""The warm-up file is what TF Serving reads, and the artefact answers every request."""
+"""The warm-up file is what TF Serving reads, and the artifact answers every request."""
 
 import sys
 

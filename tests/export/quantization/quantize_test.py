@@ -1,4 +1,4 @@
-"""Artefacts in fewer bits: what is quantised, what it costs, what is refused."""
+"""Artifacts in fewer bits: what is quantised, what it costs, what is refused."""
 
 import json
 
@@ -154,7 +154,7 @@ def test_bad_requests_are_refused(source, tmp_path, options, message):
 def test_what_is_too_far_or_no_float32_is_not_kept(source, int8, tmp_path):
     with pytest.raises(VerificationError, match=r"(?s)too far.*off by"):
         ka.quantize_artifact(source, tmp_path / "new", tolerance=1e-6)
-    with pytest.raises(ValueError, match=r"Only a float32 ONNX artefact.*quantised"):
+    with pytest.raises(ValueError, match=r"Only a float32 ONNX artifact.*quantised"):
         ka.quantize_artifact(int8, tmp_path / "new")
     assert not list(tmp_path.iterdir())
 

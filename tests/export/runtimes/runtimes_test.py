@@ -79,16 +79,16 @@ def write_session_model(folder):
 
 
 @pytest.fixture(scope="module")
-def artefacts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("artefacts")
+def artifacts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artifacts")
     write_onnx(str(folder / "lookup.onnx"))
     write_session_model(folder / "saved")
     return folder
 
 
 @pytest.fixture(scope="module", params=["saved", "lookup.onnx"])
-def runner(artefacts, request):
-    with open_artifact(artefacts / request.param, intra_op_threads=1) as runner:
+def runner(artifacts, request):
+    with open_artifact(artifacts / request.param, intra_op_threads=1) as runner:
         yield runner
 
 
@@ -200,7 +200,7 @@ def test_an_unknown_signature_is_named(runner):
         runner.run("look", **GOOD)
 
 
-def test_bad_calls_of_one_thread_leave_the_others_running(artefacts, record_property):
+def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_property):
     """F1: in `tf.saved_model.load(p).serve(...)` a bad call takes a lock for ever."""
     num_threads, num_calls = 8, 200
     failures, done = [], []
@@ -220,7 +220,7 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artefacts, record_prop
                 runner.run("lookup", **{**GOOD, "texts": ["a"], **changed})
         done.append("bad")
 
-    with SessionRunner(artefacts / "saved", intra_op_threads=1) as runner:
+    with SessionRunner(artifacts / "saved", intra_op_threads=1) as runner:
         first = threading.Thread(target=ask_badly)
         first.start()
         first.join(20)
@@ -242,8 +242,8 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artefacts, record_prop
     assert not failures
 
 
-def test_an_artefact_is_opened_by_what_is_in_it(artefacts, tmp_path):
-    assert isinstance(open_artifact(artefacts, "lookup"), OnnxRunner)
+def test_an_artifact_is_opened_by_what_is_in_it(artifacts, tmp_path):
+    assert isinstance(open_artifact(artifacts, "lookup"), OnnxRunner)
     write_onnx(str(tmp_path / "encode.onnx"))
     assert list(open_artifact(tmp_path).signatures) == ["encode"]
     write_onnx(str(tmp_path / "decode.onnx"))
@@ -251,18 +251,18 @@ def test_an_artefact_is_opened_by_what_is_in_it(artefacts, tmp_path):
     with pytest.raises(ValueError, match=r"\['decode', 'encode'\]"):
         open_artifact(tmp_path)
     with pytest.raises(ValueError, match="no signature 'other'"):
-        open_artifact(artefacts / "saved", "other")
+        open_artifact(artifacts / "saved", "other")
 
 
 @pytest.mark.parametrize("opener", [open_artifact, SessionRunner])
-def test_a_folder_without_an_artefact_is_refused(tmp_path, opener):
+def test_a_folder_without_an_artifact_is_refused(tmp_path, opener):
     with pytest.raises(FileNotFoundError, match="Expected a"):
         opener(tmp_path)
 
 
-def test_a_session_survives_a_second_one_and_closes(artefacts):
-    with SessionRunner(artefacts / "saved") as first:
-        with SessionRunner(artefacts / "saved") as second:
+def test_a_session_survives_a_second_one_and_closes(artifacts):
+    with SessionRunner(artifacts / "saved") as first:
+        with SessionRunner(artifacts / "saved") as second:
             second.run("lookup", **GOOD)
         first.run("lookup", **GOOD)
     with pytest.raises(RuntimeError, match="closed"):
@@ -292,7 +292,7 @@ def run_python(code, *arguments):
     )
 
 
-def test_onnx_is_asked_without_tensorflow_and_keras(artefacts):
+def test_onnx_is_asked_without_tensorflow_and_keras(artifacts):
     code = """
         import sys
         from keras_attention.export.runtimes.opening import open_artifact
@@ -301,7 +301,7 @@ def test_onnx_is_asked_without_tensorflow_and_keras(artefacts):
         assert result["vectors"].shape == (1, 1, 5)
         print(sorted({"tensorflow", "keras", "onnx"} & sys.modules.keys()))
     """
-    done = run_python(code, artefacts / "lookup.onnx")
+    done = run_python(code, artifacts / "lookup.onnx")
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -81,7 +81,7 @@ def test_the_lists_name_operators_that_exist():
     assert not missing
 
 
-def test_good_artefacts_pass_and_open(saved_model, onnx_folder, keras_file):
+def test_good_artifacts_pass_and_open(saved_model, onnx_folder, keras_file):
     found = ka.scan_artifact(saved_model)
     assert found.format == "saved_model"
     assert found.checksums
@@ -227,7 +227,7 @@ def mutate(data, chance):
 
 @pytest.mark.parametrize("count", [211, pytest.param(20_011, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
-def test_no_mutated_artefact_is_silently_accepted(
+def test_no_mutated_artifact_is_silently_accepted(
     count, saved_model, onnx_folder, tmp_path
 ):
     chance, seconds, mutated = random.Random(7), 0.0, 0

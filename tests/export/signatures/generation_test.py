@@ -1,4 +1,4 @@
-"""Generation inside artefacts says what `generate` says, token for token."""
+"""Generation inside artifacts says what `generate` says, token for token."""
 
 import itertools
 
@@ -99,7 +99,7 @@ def test_text_goes_in_and_text_comes_out(model, session):
 
 
 @pytest.mark.parametrize("from_text", [True, False])
-def test_what_travels_with_the_artefact_is_what_it_answers(model, session, from_text):
+def test_what_travels_with_the_artifact_is_what_it_answers(model, session, from_text):
     name = "generate" if from_text else "generate_ids"
     signature = generation_signature(model, name=name, from_text=from_text)
     for _, inputs, answer in itertools.islice(signature.examples(), 2):
@@ -260,7 +260,7 @@ PAIRS = {
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PAIRS)
-def test_encoder_decoders_write_in_artefacts(name, tmp_path):
+def test_encoder_decoders_write_in_artifacts(name, tmp_path):
     keras.utils.set_random_seed(3)
     backbone = PAIRS[name]()
     rng = np.random.default_rng(1)

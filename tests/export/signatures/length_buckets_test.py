@@ -105,7 +105,7 @@ def test_other_formats_have_no_xla(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_artefact_is_compiled_says_so_and_is_proven_in_each_length(tmp_path):
+def test_an_artifact_is_compiled_says_so_and_is_proven_in_each_length(tmp_path):
     from keras_attention.export.artifact.manifest import read_manifest
 
     model = ka.SentenceEncoder(small_bert(), None)

@@ -1,4 +1,4 @@
-"""Tasks as artefacts, over the grid of the verification."""
+"""Tasks as artifacts, over the grid of the verification."""
 
 import numpy as np
 import pytest
