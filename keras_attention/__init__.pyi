@@ -40,6 +40,9 @@ from keras_attention.layers.additive_attention import (
 )
 from keras_attention.layers.alibi_bias import AlibiBias as AlibiBias
 from keras_attention.layers.attention_cell import AttentionCell as AttentionCell
+from keras_attention.layers.attention_pooling import (
+    AttentionPooling as AttentionPooling,
+)
 from keras_attention.layers.attention_rnn import AttentionRNN as AttentionRNN
 from keras_attention.layers.base import AttentionInputs as AttentionInputs
 from keras_attention.layers.base import AttentionLayer as AttentionLayer

@@ -1,56 +1,5 @@
-"""Tokenizers whose every step is a TensorFlow operation, so that models take text.
+"""Tokenizers made of TensorFlow operations, so that exported models take text.
 
-A leaf of the package: it imports nothing else of `keras_attention`, and TensorFlow
-only when a tokenizer is first named.
+This package imports nothing else of `keras_attention`, and TensorFlow only when a module
+of it is imported.
 """
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from keras_attention.text.byte_pair.tokenizer import (
-        BytePairTokenizer as BytePairTokenizer,
-    )
-    from keras_attention.text.loading import load_tokenizer as load_tokenizer
-    from keras_attention.text.sentence_piece.tokenizer import (
-        SentencePieceTokenizer as SentencePieceTokenizer,
-    )
-    from keras_attention.text.training import train_byte_pair as train_byte_pair
-    from keras_attention.text.training import (
-        train_sentence_piece as train_sentence_piece,
-    )
-    from keras_attention.text.training import train_word_piece as train_word_piece
-    from keras_attention.text.wordpiece.tokenizer import (
-        WordPieceTokenizer as WordPieceTokenizer,
-    )
-
-_DEFINED_IN = {
-    "BytePairTokenizer": "byte_pair",
-    "SentencePieceTokenizer": "sentence_piece",
-    "WordPieceTokenizer": "wordpiece",
-    "load_tokenizer": "loading",
-    "train_byte_pair": "training",
-    "train_sentence_piece": "training",
-    "train_word_piece": "training",
-}
-
-__all__ = [
-    "BytePairTokenizer",
-    "SentencePieceTokenizer",
-    "WordPieceTokenizer",
-    "load_tokenizer",
-    "train_byte_pair",
-    "train_sentence_piece",
-    "train_word_piece",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _DEFINED_IN:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_DEFINED_IN[name]}")
-    return getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow_text")
 import tensorflow as tf
 from text.tokenizer_reference import SPECIAL, small_vocabulary
 
-from keras_attention.text import WordPieceTokenizer
+from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from text.tokenizer_reference import (
     small_vocabulary,
 )
 
-from keras_attention.text import WordPieceTokenizer
+from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
 VOCABULARY = small_vocabulary()
 TEXTS = ["The unaffable, STRAßE é [MASK] 中文 <x>a", "a\0b\u200b É", "abcdefg"]

@@ -26,8 +26,8 @@ from tokenizers import (
 from tokenizers import pre_tokenizers as cutters
 
 import keras_attention as ka
-from keras_attention.text import BytePairTokenizer
 from keras_attention.text.byte_pair.merges import byte_characters
+from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
 from keras_attention.text.byte_pair.words import GPT2_PATTERN, PATTERNS
 
 END = "<|end|>"

@@ -25,8 +25,8 @@ from text.tokenizer_reference import (
     small_vocabulary,
 )
 
-from keras_attention.text import WordPieceTokenizer, unicode_sets
-from keras_attention.text.wordpiece.tokenizer import OP_LIBRARIES
+from keras_attention.text import unicode_sets
+from keras_attention.text.wordpiece.tokenizer import OP_LIBRARIES, WordPieceTokenizer
 
 VOCABULARY = small_vocabulary()
 SIGNATURE = [tf.TensorSpec([None], tf.string)]
