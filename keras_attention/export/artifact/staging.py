@@ -230,6 +230,6 @@ def _rename_no_replace(folder: Path, final: Path) -> bool:
     if not rename(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE):
         return True
     number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL):  # the kernel or the disk has it not
+    if number in (errno.ENOSYS, errno.EINVAL):  # not on this kernel or disk
         return False
     raise OSError(number, os.strerror(number), str(folder), None, str(final))
