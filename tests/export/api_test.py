@@ -7,8 +7,9 @@ from samples import small_bert, small_sentence_encoder
 
 import keras_attention as ka
 from keras_attention.export import api
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.runtimes.opening import open_artifact
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
