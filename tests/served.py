@@ -6,11 +6,12 @@ import json
 import keras
 import tensorflow as tf
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.artifact.manifest import write_manifest
 from keras_attention.export.artifact.staging import staging
 from keras_attention.export.cases.grid import CASES_NAME, answered, grid, save_cases
 from keras_attention.export.formats.saved_model import write_saved_model
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 from keras_attention.export.signatures.static_axes import with_sizes
 
 VOCABULARY, LENGTH, UNITS = 11, 7, 3

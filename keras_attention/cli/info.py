@@ -63,13 +63,10 @@ def _artifact(folder: Path) -> dict[str, Any]:
         "created": manifest.created,
         "signatures": {
             name: {
-                side: {
-                    key: f"{tensor['dtype']} {_axes(tensor['shape'])}"
-                    for key, tensor in signature[side].items()
-                }
-                for side in ("inputs", "outputs")
+                "inputs": {key: str(info) for key, info in one.inputs.items()},
+                "outputs": {key: str(info) for key, info in one.outputs.items()},
             }
-            for name, signature in manifest.signatures.items()
+            for name, one in manifest.signatures.items()
         },
         "weights": f"{manifest.weights_bytes:,} bytes",
         "files": {name: entry["bytes"] for name, entry in manifest.files.items()},
@@ -77,10 +74,6 @@ def _artifact(folder: Path) -> dict[str, Any]:
         "versions": manifest.versions,
         "op_libraries": manifest.op_libraries,
     }
-
-
-def _axes(shape: list[int | str]) -> str:
-    return f"[{', '.join(str(axis) for axis in shape)}]"
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
 )
+from keras_attention.export.runtimes.opening import runtimes_of
+
+_RUNTIMES = ", ".join(runtimes_of(".onnx"))
 
 
 def verify(
@@ -25,7 +28,7 @@ def verify(
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="For ONNX: onnxruntime (default), openvino, …-bfloat16."),
+        typer.Option(help=f"For ONNX: one of {_RUNTIMES}; default: the first."),
     ] = None,
     all_cases: Annotated[
         bool, typer.Option("--all", help="List every case, not only the worst.")

@@ -1,1 +1,1 @@
-"""Artifacts: SavedModel and ONNX, written, verified, opened, described."""
+"""Artifacts: models as SavedModel, ONNX or LiteRT, written, verified and run."""

@@ -1,4 +1,4 @@
-"""`export_model`: write an artifact, prove it, put it in place."""
+"""`export_model`: writes an artifact, verifies it, and puts it in place."""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from keras_attention.export.cases.grid import (
     grid,
     save_cases,
 )
+from keras_attention.export.formats.errors import refuse_text
 from keras_attention.export.formats.genai_config import write_genai
 from keras_attention.export.formats.warmup import write_warmup
 from keras_attention.export.signatures import catalogue
@@ -34,8 +35,7 @@ from keras_attention.export.verification.verify import (
 from keras_attention.tasks.causal_lm import CausalLM
 
 HALF = ("bfloat16", "float16")
-HALF_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits, and two runtimes round at other places
-_NAMES = {"onnx": "ONNX", "litert": "LiteRT"}
+HALF_TOLERANCE = 5e-2  # bfloat16 has 8 bits, and two runtimes round in other places
 
 
 def export_model(
@@ -53,37 +53,39 @@ def export_model(
     warmup: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Exports a model, proves the export, and only then puts it in place.
+    """Exports a model, verifies the artifact, and only then puts it in place.
 
-    The artifact is written beside its final place, opened in a fresh process by the
+    The artifact is written next to its final place, opened in a fresh process by the
     runtime it is meant for, and compared with the model over a grid: batch 1 and 3,
     lengths 1, odd and long, padding on both sides, rows that are all padding, hostile
-    texts. If all agree it appears under its final name at once, with manifest.json
-    (signatures, versions, sha256 of every file, the errors measured) beside it. If
-    not, it is removed and the error says which case failed.
+    texts. If all cases agree, it appears under its final name in one step, with a
+    manifest.json (signatures, versions, sha256 of every file, the errors measured). If
+    one does not, the artifact is removed and the error names the case.
 
     Args:
         model: A model of this library, or any built functional Keras model.
-        path: For `"saved_model"` the base folder: the artifact is its numeric version
-            folder, as TF Serving wants it. For the others the artifact's folder.
+        path: The artifact's folder. For `"saved_model"` the base folder: the artifact
+            is a numeric version folder in it, as TF Serving expects.
         format: `"saved_model"`, `"onnx"` or `"litert"`.
-        version: Of a SavedModel; one above the highest there when `None`.
-        signatures: Names of the model's signatures to export, or your own
-            `Signature`s. By default a SavedModel has all, the others the first that
-            takes ids, each in a file of its own, `NAME.onnx` or `NAME.tflite`.
-        opset: Of ONNX, 18 to 26; from 23 on attention is one `Attention` node.
-        static_axes: Of LiteRT, which has no free axes: name of an axis to its size,
-            e.g. `{"batch": 1, "sequence": 128}`. The batch is 1 unless it is named.
-        jit_compile: Of a SavedModel: XLA compiles the model in every signature that
-            is no loop and no step of one, for each shape the first time it is asked.
-        length_buckets: Of a SavedModel: lengths to round up to, `[16, 32, 64, 128]`,
-            so that few shapes are compiled; answers have the length of the question.
+        version: The version of a SavedModel; one above the highest there when `None`.
+        signatures: The names of the model's signatures to export, or your own
+            `Signature`s. By default a SavedModel has all of them, and the other
+            formats the first that takes ids. The other formats have one file per
+            signature, `NAME.onnx` or `NAME.tflite`.
+        opset: The ONNX opset, 18 to 26; from 23 on attention is one `Attention` node.
+        static_axes: For LiteRT, which has no free axes: the name of each axis with its
+            size, e.g. `{"batch": 1, "sequence": 128}`. The batch is 1 by default.
+        jit_compile: For a SavedModel: XLA compiles the model in every signature that
+            is not a loop or a step of one, once for each shape.
+        length_buckets: For a SavedModel: lengths to round up to, `[16, 32, 64, 128]`,
+            so that few shapes are compiled; outputs have the length of the input.
             Each is verified and warmed up. A longer input keeps its length.
-        tolerance: Largest error allowed, absolute up to values of 1, relative above:
-            1e-5, or 5e-2 for a SavedModel of a model that computes in half precision.
+        tolerance: The largest error allowed, absolute up to values of 1, relative
+            above: 1e-5, or 5e-2 for a SavedModel of a model that computes in half
+            precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
-            tensorflow-serving-api; where it is not installed, `on_progress` is told.
-        on_progress: Called with what is being done now, in words.
+            tensorflow-serving-api; without it, `on_progress` is called with the reason.
+        on_progress: Called with a text that says what is being done now.
 
     Returns:
         The folder of the artifact.
@@ -100,26 +102,7 @@ def export_model(
     ka.export_model(model, "minilm-onnx", format="onnx")  # minilm-onnx/embed_ids.onnx
     ```
     """
-    if format not in FORMATS:
-        raise ValueError(
-            f"`format` must be one of {', '.join(FORMATS)}. Received: format={format!r}"
-        )
-    if format != "saved_model" and version is not None:
-        raise ValueError(
-            f"`version` is for SavedModels: the artifact of {_NAMES[format]} is the "
-            f"folder itself. Received: version={version}"
-        )
-    if format != "litert" and static_axes is not None:
-        raise ValueError(
-            "`static_axes` is for LiteRT: in the other formats the axes are free. "
-            f"Received: format={format!r}, static_axes={static_axes}"
-        )
-    if format != "saved_model" and (jit_compile or length_buckets):
-        raise ValueError(
-            "`jit_compile` and `length_buckets` are for SavedModels; other runtimes "
-            f"compile in their own way. Received: format={format!r}, "
-            f"jit_compile={jit_compile}, length_buckets={length_buckets!r}"
-        )
+    _check_arguments(format, version, static_axes, jit_compile, length_buckets)
     _check_backend()
     chosen = _choose(model, signatures, format)
     check_buckets(length_buckets, chosen)
@@ -134,15 +117,15 @@ def export_model(
     final = _versioned(Path(path), version) if format == "saved_model" else Path(path)
     served = _prepared(chosen, compilation)
     weights_bytes = sum(_bytes_of(weight) for weight in model.weights)
-    tell = on_progress or (lambda stage: None)
+    progress = on_progress or (lambda stage: None)
     with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
-        tell(f"Writing {', '.join(one.name for one in chosen)}")
+        progress(f"Writing {', '.join(one.name for one in chosen)}")
         libraries = write_files(model, served, folder, format, opset)
-        tell("Asking the model the questions of the verification")
+        progress("Running the model on the cases of the verification")
         save_cases(answered_cases(chosen, length_buckets), folder / CASES_NAME)
         if warmup and format == "saved_model":
-            tell(write_warmup(folder, final.parent.name))
-        tell("Asking the artifact, in a fresh process")
+            progress(write_warmup(folder, final.parent.name))
+        progress("Running the artifact on them, in a fresh process")
         report = verify_folder(folder, tolerance=tolerance)
         if not report.passed:
             raise VerificationError(
@@ -159,6 +142,36 @@ def export_model(
             compilation=compilation if any(compilation.values()) else {},
         )
     return final
+
+
+def _check_arguments(
+    format: str,
+    version: int | None,
+    static_axes: Mapping[str, int] | None,
+    jit_compile: bool,
+    length_buckets: Sequence[int],
+) -> None:
+    """Refuse a format that is not there, and arguments of other formats."""
+    if format not in FORMATS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(FORMATS)}. Received: format={format!r}"
+        )
+    if format != "saved_model" and version is not None:
+        raise ValueError(
+            f"`version` is for SavedModels: the artifact of {FORMATS[format]} is the "
+            f"folder itself. Received: version={version}"
+        )
+    if format != "litert" and static_axes is not None:
+        raise ValueError(
+            "`static_axes` is for LiteRT: in the other formats the axes are free. "
+            f"Received: format={format!r}, static_axes={static_axes}"
+        )
+    if format != "saved_model" and (jit_compile or length_buckets):
+        raise ValueError(
+            "`jit_compile` and `length_buckets` are for SavedModels; other runtimes "
+            f"compile in their own way. Received: format={format!r}, "
+            f"jit_compile={jit_compile}, length_buckets={length_buckets!r}"
+        )
 
 
 def _versioned(base: Path, version: int | None) -> Path:
@@ -179,12 +192,9 @@ def _choose(
     else:
         known = {one.name: one for one in catalogue.signatures_of(model)}
         chosen = _by_name(known, wanted, format)
-    texts = [one.name for one in chosen if one.takes_text]
-    if format != "saved_model" and texts:
-        raise ValueError(
-            f"{_NAMES[format]} has no tokenizers: a signature that takes text can only "
-            f"be a SavedModel. Export one that takes ids. Received: {', '.join(texts)}"
-        )
+    if format != "saved_model":
+        for one in chosen:
+            refuse_text(one, FORMATS[format])
     return chosen
 
 
@@ -192,19 +202,19 @@ def _check_half(model: keras.Model, format: str) -> None:
     if format == "saved_model":
         return
     then = (
-        ', then `quantize_artifact`, or ask OpenVINO with runtime="openvino-bfloat16"'
+        ', then `quantize_artifact`, or run it with runtime="openvino-bfloat16"'
         if format == "onnx"
         else ""
     )
     raise ValueError(
-        f"{_NAMES[format]} files are written in float32: build or load the model with "
+        f"{FORMATS[format]} files are written in float32: build or load the model with "
         f'dtype="float32" (its weights are float32 in a mixed policy too){then}. '
         f"Received: a model that computes in {model.compute_dtype}"
     )
 
 
 def _answering_in_float32(signature: Signature) -> Signature:
-    """What clients can read, whatever the model computes in."""
+    """The signature with outputs in float32, which every client can read."""
 
     def wrap(function):
         def in_float32(**inputs):
@@ -223,13 +233,13 @@ def _answering_in_float32(signature: Signature) -> Signature:
 def _prepared(
     chosen: list[Signature], compilation: Mapping[str, Any]
 ) -> list[Signature]:
-    """The signatures as they are served; refused if none would be another."""
+    """The signatures as they are served; an error if none of them is changed."""
     served = [prepared(one, **compilation) for one in chosen]
     if any(compilation.values()) and all(map(operator.is_, served, chosen)):
         raise ValueError(
-            "Nothing can be compiled or rounded up: loops and steps with a cache are "
-            "left as they are, and lengths are rounded up where there is a mask. Leave "
-            "`jit_compile` and `length_buckets` away, or export other signatures. "
+            "Nothing can be compiled or rounded up: loops and steps with a cache stay "
+            "as they are, and lengths are rounded up only where there is a mask. Omit "
+            "`jit_compile` and `length_buckets`, or export other signatures. "
             f"Received: signatures {', '.join(one.name for one in chosen)}"
         )
     return served
@@ -258,11 +268,11 @@ def write_files(
     """Writes signatures into a folder; returns the op libraries its loaders need.
 
     Args:
-        model: Whose signatures they are.
-        chosen: For ONNX and LiteRT, a file each.
-        folder: Which exists, and is empty.
+        model: The model of the signatures.
+        chosen: The signatures; ONNX and LiteRT have one file for each.
+        folder: An empty folder.
         format: One of `FORMATS`.
-        opset: Of ONNX.
+        opset: The ONNX opset.
     """
     if format == "onnx":
         from keras_attention.export.formats.onnx.writer import write_onnx
@@ -301,11 +311,11 @@ def write_files(
 def answered_cases(
     chosen: list[Signature], length_buckets: Sequence[int] = ()
 ) -> Iterator[Case]:
-    """The questions of the verification, with what the model says.
+    """The cases of the verification, with the model's answers.
 
     Args:
         chosen: The signatures.
-        length_buckets: Lengths that are asked too.
+        length_buckets: Lengths to make cases of as well.
     """
     for signature in chosen:
         cases = grid(signature, length_buckets)

@@ -1,1 +1,1 @@
-"""The development server: TF Serving's protocols. Not for production."""
+"""The development server, with TF Serving's protocols. It is not for production."""

@@ -1,28 +1,26 @@
-"""Does a request fit its signature? Asked before any runtime sees it.
+"""Checks a request before any runtime sees it.
 
-The manifest says what fits: dtypes, axes, the vocabulary and the longest sequence. So
-the same mistake has the same answer, which names the input, in every format.
+`SignatureInfo` of the manifest checks what the model takes, as it does in every runtime
+and graph. This module adds the limits of the server.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from keras_attention.serving.errors import invalid, misfit
+from keras_attention.export.artifact.description import SignatureInfo
+from keras_attention.serving.errors import invalid
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take.
+    """The limits of one request.
 
     Attributes:
-        max_body_bytes: Of an HTTP body or a gRPC message.
-        max_batch: Rows of one request.
-        max_length: Of every other dynamic axis, where the model has no limit itself.
-        max_pending: Requests that wait or are being answered, all together.
-        timeout_seconds: From the last byte of a request to its answer.
+        max_body_bytes: The size of an HTTP body or a gRPC message.
+        max_batch: The number of rows.
+        max_length: The size of every other free axis for which the model has no limit.
+        max_pending: The number of requests that wait or run, all together.
+        timeout_seconds: The time from a request's last byte to its answer.
     """
 
     max_body_bytes: int = 16 * 1024 * 1024
@@ -33,78 +31,27 @@ class Limits:
 
 
 def check_request(
-    name: str, signature: Mapping[str, Any], arrays: dict[str, Any], limits: Limits
+    name: str, signature: SignatureInfo, arrays: dict[str, Any], limits: Limits
 ) -> None:
-    """Refuse arrays that do not fit a signature.
+    """Refuse arrays that do not fit a signature, or exceed the server's limits.
 
     Args:
-        name: Of the signature.
+        name: The signature's name.
         signature: Its entry in the manifest.
         arrays: Name to NumPy array, text as objects.
-        limits: Of the server.
+        limits: The server's limits.
     """
-    check_names(name, signature["inputs"], arrays)
-    sizes: dict[str, tuple[int, str]] = {}
-    for key, info in signature["inputs"].items():
-        array = arrays[key]
-        if dtype_name(array) != info["dtype"]:
-            raise misfit(key, described(info), f"dtype {dtype_name(array)}")
-        if array.ndim != len(info["shape"]):
-            raise misfit(key, described(info), f"shape {list(array.shape)}")
-        for axis, size in zip(info["shape"], array.shape, strict=True):
-            if isinstance(axis, int):
-                if axis != size:
-                    raise misfit(key, described(info), f"shape {list(array.shape)}")
-                continue
-            _check_size(key, axis, size, signature["max_lengths"], limits)
-            first, other = sizes.setdefault(axis, (size, key))
-            if first != size:
-                raise invalid(
-                    f"Inputs '{other}' and '{key}' must have the same {axis} size. "
-                    f"Received: {first} and {size}"
-                )
-    for key, limit in signature["limits"].items():
-        lowest, highest = int(arrays[key].min()), int(arrays[key].max())
-        if lowest < 0 or highest >= limit:
+    signature.fit(name, arrays, exact=True)
+    for axis, ((key, position), *_) in signature.free_axes.items():
+        if axis == "batch":
+            limit, what = limits.max_batch, "rows this server takes at once"
+        elif axis in signature.max_lengths:
+            limit, what = signature.max_lengths[axis], "positions of this model"
+        else:
+            limit, what = limits.max_length, "entries this server takes"
+        size = arrays[key].shape[position]
+        if not 1 <= size <= limit:
             raise invalid(
-                f"Input '{key}' must be in [0, {limit}): ids of the vocabulary of "
-                f"this model. Received: ids from {lowest} to {highest}"
+                f"Input '{key}' has a {axis} size outside the 1 to {limit} {what}. "
+                f"Received: {size}"
             )
-
-
-def check_names(name: str, inputs: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse a request with an input too few or too many."""
-    wrong = [f"input '{key}' is missing" for key in inputs if key not in given]
-    wrong += [f"input '{key}' is unknown" for key in given if key not in inputs]
-    if wrong:
-        expected = ", ".join(f"{key}: {described(x)}" for key, x in inputs.items())
-        raise invalid(
-            f"The inputs do not fit signature '{name}': {'; '.join(wrong)}. "
-            f"Expected: {expected}. Received: {sorted(map(str, given))}"
-        )
-
-
-def described(info: Mapping[str, Any]) -> str:
-    """A tensor of the manifest in words: `int32 [batch, sequence]`."""
-    return f"{info['dtype']} [{', '.join(map(str, info['shape']))}]"
-
-
-def dtype_name(array: np.ndarray) -> str:
-    """The dtype as the manifest writes it."""
-    return "string" if array.dtype.kind in "OSU" else array.dtype.name
-
-
-def _check_size(
-    key: str, axis: str, size: int, max_lengths: Mapping[str, int], limits: Limits
-) -> None:
-    if axis == "batch":
-        limit, whose = limits.max_batch, "rows this server takes at once"
-    elif axis in max_lengths:
-        limit, whose = max_lengths[axis], "positions of this model"
-    else:
-        limit, whose = limits.max_length, "entries this server takes"
-    if not 1 <= size <= limit:
-        raise invalid(
-            f"Input '{key}' has a {axis} size outside the 1 to {limit} {whose}. "
-            f"Received: {size}"
-        )

@@ -1,4 +1,4 @@
-"""Answers requests in a pool of threads, bounded in number and in time."""
+"""Runs requests in a pool of threads, with a limit on their number and time."""
 
 import concurrent.futures
 import threading
@@ -12,12 +12,12 @@ from keras_attention.serving.models import VersionedModel
 
 
 class Engine:
-    """What REST and gRPC share: one model, one pool, one set of figures.
+    """One model, one pool of threads and one set of metrics, for REST and gRPC.
 
     Args:
-        model: Whose versions answer.
-        limits: Of one request.
-        threads: How many requests are answered at the same time.
+        model: The model whose versions answer.
+        limits: The limits of one request.
+        threads: The number of requests that run at the same time.
     """
 
     def __init__(self, model: VersionedModel, limits: Limits, threads: int) -> None:
@@ -46,7 +46,7 @@ class Engine:
         )
         pending: Any = Gauge(
             "keras_attention_pending_requests",
-            "Requests that wait or are being answered.",
+            "Requests that wait or run.",
             registry=self.registry,
         )
         self._pending = pending
@@ -59,19 +59,19 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would find a version."""
+        """Whether a version is served."""
         return bool(self.model.versions) and not self.stopping
 
     def submit(
         self, protocol: str, work: Callable[[], Any]
     ) -> concurrent.futures.Future:
-        """Start one answer. The future gives it, or raises a `ServingError`."""
+        """Start one answer. The future returns it, or raises a `ServingError`."""
         if self.stopping or not self._places.acquire(blocking=False):
             reason = "stopping" if self.stopping else "busy"
             self._requests.labels(protocol, "UNAVAILABLE").inc()
             raise ServingError(
                 "UNAVAILABLE",
-                f"The server is {reason}. Expected: ask again later. "
+                f"The server is {reason}. Expected: send the request again later. "
                 f"Received: {self.limits.max_pending} requests are the most at once",
             )
         self._pending.inc()
@@ -79,7 +79,7 @@ class Engine:
 
         def answer() -> Any:
             if time.monotonic() - start > self.limits.timeout_seconds:
-                raise self.late(self.limits.timeout_seconds)  # nobody waits any more
+                raise self.late(self.limits.timeout_seconds)  # no client waits for it
             try:
                 return work()
             except Exception as error:
@@ -106,14 +106,14 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Wait for the answers being computed, then close the model."""
+        """Wait for the requests that run, then close the model."""
         self.stopping = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.model.close()
 
 
 def needs_serve(error: ImportError) -> ImportError:
-    """The error where the libraries of the server are not installed."""
+    """The error raised if the server's libraries are not installed."""
     return ImportError(
         "The development server needs an HTTP and a gRPC library. Expected: pip "
         f'install "keras-attention[serve]". Received: {error}'

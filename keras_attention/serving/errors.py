@@ -1,8 +1,6 @@
-"""What a request can end with: gRPC's codes, and the HTTP status of each."""
+"""The errors of requests: gRPC's codes, and the HTTP status of each."""
 
-from typing import Any
-
-# As TF Serving maps them.
+# The same mapping as TF Serving's.
 HTTP_STATUS = {
     "OK": 200,
     "INVALID_ARGUMENT": 400,
@@ -16,11 +14,11 @@ HTTP_STATUS = {
 
 
 class ServingError(Exception):
-    """A request that is not answered, with the reason for the client.
+    """A request that fails, with the reason for the client.
 
     Args:
         code: A name in `HTTP_STATUS`.
-        message: What the client reads.
+        message: The text that the client receives.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -30,7 +28,7 @@ class ServingError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The status of the HTTP answer."""
+        """The status of the HTTP response."""
         return HTTP_STATUS[self.code]
 
 
@@ -39,18 +37,11 @@ def invalid(message: str) -> ServingError:
     return ServingError("INVALID_ARGUMENT", message)
 
 
-def misfit(name: str, expected: Any, received: Any) -> ServingError:
-    """The error of an input that does not fit; it names the input."""
-    return invalid(
-        f"Input '{name}' does not fit. Expected: {expected}. Received: {received}"
-    )
-
-
 def as_serving_error(error: BaseException) -> ServingError:
-    """Any exception of an answer as what the client is told."""
+    """The error that the client receives for any exception."""
     if isinstance(error, ServingError):
         return error
-    if isinstance(error, ValueError):  # a runner's, or an assertion in the graph
+    if isinstance(error, ValueError):  # from `SignatureInfo`, or from a graph
         return invalid(str(error))
     if isinstance(error, TimeoutError):
         return ServingError("DEADLINE_EXCEEDED", str(error))

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.serving.checks import described
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.serving.engine import Engine, needs_serve
-from keras_attention.serving.errors import ServingError, invalid, misfit
+from keras_attention.serving.errors import ServingError, invalid
 from keras_attention.serving.json_format import no_signature
 from keras_attention.serving.models import LoadedVersion
 
 
 def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
-    """A server that listens at `host:port`, not started; and its port.
+    """Return a server that listens at `host:port`, not started, and its port.
 
     Args:
-        engine: Who answers.
-        address: Port 0 takes a free one.
+        engine: The engine that answers requests.
+        address: The address. Port 0 takes a free port.
     """
     try:
         import grpc
@@ -29,7 +29,7 @@ def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
     except ImportError as error:
         raise needs_serve(error) from error
 
-    # The pool of the engine answers; these threads only wait for it.
+    # The engine's threads compute the answers; these threads only wait for them.
     waiting = concurrent.futures.ThreadPoolExecutor(64, "grpc")
     server = grpc.server(
         waiting,
@@ -47,7 +47,7 @@ def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
         return server, server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(
-            "The gRPC port cannot be opened. Expected a free one: choose another with "
+            "The gRPC port cannot be opened. Expected a free port: choose another with "
             f"--grpc-port. Received: {address}"
         ) from error
 
@@ -55,7 +55,7 @@ def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
 def _fail(context: Any, error: ServingError) -> None:
     import grpc
 
-    # A status travels in a header: gRPC cuts the connection where that is too long.
+    # A status is sent in a header: gRPC closes the connection if it is too long.
     message = error.message.encode("utf-8", "replace").decode()[:2000]
     context.abort(getattr(grpc.StatusCode, error.code), message)
 
@@ -64,7 +64,7 @@ class Prediction:
     """`tensorflow.serving.PredictionService`.
 
     Args:
-        engine: Who answers.
+        engine: The engine that answers requests.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -76,7 +76,7 @@ class Prediction:
         seconds = min(engine.limits.timeout_seconds, context.time_remaining() or 1e9)
 
         def work() -> Any:
-            with engine.model.lease(*_asked(request.model_spec)) as loaded:
+            with engine.model.lease(*_wanted(request.model_spec)) as loaded:
                 return _predict(engine, loaded, request)
 
         try:
@@ -99,7 +99,7 @@ class Prediction:
                     "Metadata field must be 'signature_def'. "
                     f"Received: {list(request.metadata_field)}"
                 )
-            with self._engine.model.lease(*_asked(request.model_spec)) as loaded:
+            with self._engine.model.lease(*_wanted(request.model_spec)) as loaded:
                 answer = get_model_metadata_pb2.GetModelMetadataResponse()
                 answer.model_spec.name = request.model_spec.name
                 answer.model_spec.version.value = loaded.number
@@ -109,9 +109,9 @@ class Prediction:
             _fail(context, error)
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Say that only Predict is answered."""
+        """Refuse the call: this server answers only Predict."""
         _fail(
-            context, ServingError("UNIMPLEMENTED", "This server answers Predict only")
+            context, ServingError("UNIMPLEMENTED", "This server answers only Predict")
         )
 
     Regress = MultiInference = Classify
@@ -121,7 +121,7 @@ class Models:
     """`tensorflow.serving.ModelService`.
 
     Args:
-        engine: Whose model.
+        engine: The engine with the model.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -133,7 +133,7 @@ class Models:
 
         answer = pb2.GetModelStatusResponse()
         try:
-            states = self._engine.model.status(*_asked(request.model_spec))
+            states = self._engine.model.status(*_wanted(request.model_spec))
         except ServingError as error:
             _fail(context, error)
             return None
@@ -146,7 +146,7 @@ class Models:
         return answer
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Say that the folder is the configuration."""
+        """Refuse the call: the folder is the configuration."""
         _fail(
             context,
             ServingError(
@@ -156,8 +156,8 @@ class Models:
         )
 
 
-def _asked(spec: Any) -> tuple[str, int | None]:
-    """The name and the version of a model spec."""
+def _wanted(spec: Any) -> tuple[str, int | None]:
+    """The name and the version in a model spec."""
     which = spec.WhichOneof("version_choice")
     if which == "version_label":
         raise invalid(
@@ -175,14 +175,15 @@ def _predict(engine: Engine, loaded: LoadedVersion, request: Any) -> Any:
     entry = loaded.manifest.signatures.get(name)
     if entry is None:
         raise no_signature(name, loaded.manifest.signatures)
-    unknown = sorted(set(request.output_filter) - set(entry["outputs"]))
+    unknown = sorted(set(request.output_filter) - set(entry.outputs))
     if unknown:
         raise invalid(
             f"output_filter names outputs that signature '{name}' does not have. "
-            f"Expected: some of {sorted(entry['outputs'])}. Received: {unknown}"
+            f"Expected: some of {sorted(entry.outputs)}. Received: {unknown}"
         )
+    entry.check_names(name, request.inputs)
     inputs = {
-        key: _array(key, entry["inputs"].get(key), proto, engine.limits.max_body_bytes)
+        key: _array(key, entry.inputs[key], proto, engine.limits.max_body_bytes)
         for key, proto in request.inputs.items()
     }
     outputs = loaded.predict(name, inputs, engine.limits)
@@ -202,24 +203,21 @@ def _predict(engine: Engine, loaded: LoadedVersion, request: Any) -> Any:
     return answer
 
 
-def _array(key: str, info: Any, proto: Any, most: int) -> np.ndarray:
-    """A TensorProto as an array. Its shape may lie about what it holds."""
+def _array(key: str, info: TensorInfo, proto: Any, most: int) -> np.ndarray:
+    """A TensorProto as an array. Its shape need not be that of its values."""
     import tensorflow as tf
 
-    expected = f"a tensor, {described(info)}" if info else "no such input"
     dims = [dim.size for dim in proto.tensor_shape.dim]
-    # One value may stand for a whole tensor: a billion of them would be made here.
+    # One value may represent a whole tensor of that shape, which would be made here.
     size = math.prod(dims)
     if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or size > most:
-        raise misfit(key, expected, f"shape {dims}")
+        raise info.misfit(key, f"shape {dims}")
     try:
-        if proto.dtype > 100:  # a reference to a variable: no dtype of a request
+        if proto.dtype > 100:  # a reference to a variable, not a value
             raise TypeError(f"dtype {proto.dtype}")
         return np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError, KeyError) as error:
-        raise misfit(
-            key, expected, f"a tensor that cannot be read ({error})"
-        ) from error
+        raise info.misfit(key, f"a tensor that cannot be read ({error})") from error
 
 
 def _signature_defs(loaded: LoadedVersion) -> Any:
@@ -231,11 +229,10 @@ def _signature_defs(loaded: LoadedVersion) -> Any:
         definition = defs.signature_def[name]
         definition.method_name = "tensorflow/serving/predict"
         for side in ("inputs", "outputs"):
-            for key, info in entry[side].items():
+            for key, info in getattr(entry, side).items():
                 tensor = getattr(definition, side)[key]
                 tensor.name = key
-                tensor.dtype = tf.dtypes.as_dtype(info["dtype"]).as_datatype_enum
-                for axis in info["shape"]:
-                    size = axis if isinstance(axis, int) else -1
-                    tensor.tensor_shape.dim.add(size=size)
+                tensor.dtype = tf.dtypes.as_dtype(info.dtype).as_datatype_enum
+                for size in info.spec_shape:
+                    tensor.tensor_shape.dim.add(size=-1 if size is None else size)
     return defs

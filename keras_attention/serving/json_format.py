@@ -1,7 +1,7 @@
-"""TF Serving's JSON: rows (`instances`) and columns (`inputs`), b64 texts.
+"""Reads and writes TF Serving's JSON: rows (`instances`), columns (`inputs`), b64.
 
-Strict where TF Serving is: 1.0 is no integer, true is no number. An error names the
-input, and the row where there is one.
+It is as strict as TF Serving: 1.0 is not an integer, true is not a number. An error
+names the input, and the row if the request has rows.
 """
 
 import base64
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_attention.serving.checks import check_names, described
-from keras_attention.serving.errors import ServingError, invalid, misfit
+from keras_attention.export.artifact.description import SignatureInfo, TensorInfo
+from keras_attention.serving.errors import ServingError, invalid
 
 
 class Call(NamedTuple):
@@ -24,13 +24,18 @@ class Call(NamedTuple):
     by_rows: bool
 
 
-def read_call(body: bytes, signatures: Mapping[str, Any], default: str) -> Call:
+def read_call(
+    body: bytes, signatures: Mapping[str, SignatureInfo], default: str
+) -> Call:
     """Read the body of a predict request.
 
     Args:
         body: JSON.
-        signatures: Of the manifest.
-        default: The signature asked where the body names none.
+        signatures: The manifest's signatures.
+        default: The signature to run if the body names none.
+
+    Raises:
+        ValueError: If a value does not fit its input.
     """
     request = _loads(body)
     if not isinstance(request, dict):
@@ -46,17 +51,14 @@ def read_call(body: bytes, signatures: Mapping[str, Any], default: str) -> Call:
             f"(columns). Received: {sorted(request)}"
         )
     read = _rows if by_rows else _columns
-    values = read(name, entry["inputs"], request["instances" if by_rows else "inputs"])
-    check_names(name, entry["inputs"], values)
-    return Call(
-        name,
-        {key: _array(key, entry["inputs"][key], values[key]) for key in values},
-        by_rows,
-    )
+    values = read(name, entry.inputs, request["instances" if by_rows else "inputs"])
+    entry.check_names(name, values)
+    inputs = {key: _array(key, entry.inputs[key], values[key]) for key in values}
+    return Call(name, inputs, by_rows)
 
 
 def no_signature(name: Any, signatures: Mapping[str, Any]) -> ServingError:
-    """The error of a signature that is not there."""
+    """The error of a signature that does not exist."""
     return invalid(
         f"Serving signature name: {json.dumps(name)[:200]} not found in signature def. "
         f"Expected one of: {', '.join(sorted(signatures))}"
@@ -64,7 +66,7 @@ def no_signature(name: Any, signatures: Mapping[str, Any]) -> ServingError:
 
 
 def write_answer(outputs: dict[str, np.ndarray], *, by_rows: bool) -> bytes:
-    """The body of the answer: `predictions` a row each, or `outputs` by name."""
+    """The response's body: `predictions`, one per row, or `outputs` by name."""
     lists = {name: _listed(name, array) for name, array in outputs.items()}
     if not by_rows:
         value = next(iter(lists.values())) if len(lists) == 1 else lists
@@ -72,8 +74,8 @@ def write_answer(outputs: dict[str, np.ndarray], *, by_rows: bool) -> bytes:
     sizes = {name: array.shape[:1] for name, array in outputs.items()}
     if len(set(sizes.values())) != 1 or () in sizes.values():
         raise invalid(
-            "This signature has outputs without a row each. Expected: ask it with "
-            f"'inputs' instead of 'instances'. Received: first axes {sizes}"
+            "This signature has outputs that are not one per row. Expected: a request "
+            f"with 'inputs' instead of 'instances'. Received: first axes {sizes}"
         )
     if len(lists) == 1:
         return _dumps({"predictions": next(iter(lists.values()))})
@@ -141,35 +143,35 @@ _LEAVES: dict[str, set[type]] = {
 }
 
 
-def _array(key: str, info: Mapping[str, Any], value: Any) -> np.ndarray:
-    """The value in the dtype of its input; nothing is rounded and nothing guessed."""
+def _array(key: str, info: TensorInfo, value: Any) -> np.ndarray:
+    """The value in its input's dtype. Nothing is rounded or converted to a number."""
     try:
         leaves = np.array(value, dtype=object)
     except ValueError as error:  # too deep
-        raise misfit(key, described(info), str(error)) from error
+        raise info.misfit(key, str(error)) from error
     types = {type(leaf) for leaf in leaves.flat}
     if list in types:
-        raise misfit(key, described(info), "rows of different lengths or depths")
-    if info["dtype"] == "string":
+        raise info.misfit(key, "rows of different lengths or depths")
+    if info.dtype == "string":
         return _texts(key, info, leaves)
-    dtype = np.dtype(info["dtype"])
+    dtype = np.dtype(info.dtype)
     wrong = types - _LEAVES[dtype.kind]
     if wrong:
         names = {dict: "object", type(None): "null"}
         kinds = ", ".join(sorted(names.get(kind, kind.__name__) for kind in wrong))
-        raise misfit(key, described(info), f"values of type {kinds}")
+        raise info.misfit(key, f"values of type {kinds}")
     if dtype.kind in "iu" and leaves.size:
         lowest, highest = min(leaves.flat), max(leaves.flat)
         if lowest < np.iinfo(dtype).min or highest > np.iinfo(dtype).max:
-            raise misfit(key, described(info), f"values {lowest:.6g} to {highest:.6g}")
+            raise info.misfit(key, f"values {lowest:.6g} to {highest:.6g}")
     try:
         with np.errstate(over="raise"):
             return leaves.astype(dtype)
     except (OverflowError, FloatingPointError) as error:
-        raise misfit(key, described(info), f"a number too large ({error})") from error
+        raise info.misfit(key, f"a number too large ({error})") from error
 
 
-def _texts(key: str, info: Mapping[str, Any], leaves: np.ndarray) -> np.ndarray:
+def _texts(key: str, info: TensorInfo, leaves: np.ndarray) -> np.ndarray:
     texts = np.empty(leaves.size, dtype=object)
     for number, leaf in enumerate(leaves.flat):
         if isinstance(leaf, dict) and _is_b64(leaf):
@@ -177,13 +179,13 @@ def _texts(key: str, info: Mapping[str, Any], leaves: np.ndarray) -> np.ndarray:
                 leaf = base64.b64decode(leaf["b64"], validate=True).decode()  # noqa: PLW2901
             except (binascii.Error, ValueError, TypeError) as error:
                 got = f"a b64 that is not base64 of UTF-8 ({error})"
-                raise misfit(key, described(info), got) from error
+                raise info.misfit(key, got) from error
         if not isinstance(leaf, str):
-            raise misfit(key, described(info), _brief(leaf))
+            raise info.misfit(key, _brief(leaf))
         try:
             leaf.encode()
-        except UnicodeEncodeError as error:  # "\ud800": JSON can write it
-            raise misfit(key, described(info), str(error)) from error
+        except UnicodeEncodeError as error:  # JSON can write "\ud800"
+            raise info.misfit(key, str(error)) from error
         texts[number] = leaf
     return texts.reshape(leaves.shape)
 
@@ -206,7 +208,7 @@ def _listed(name: str, array: np.ndarray) -> Any:
 
 
 def _dumps(value: Any) -> bytes:
-    # As TF Serving: NaN and Infinity are written by their names.
+    # NaN and Infinity are written by their names, as by TF Serving.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -1,7 +1,7 @@
-"""The versions of one model: found, checked, loaded, swapped, drained.
+"""The versions of one model: finds, checks, loads, replaces and closes them.
 
-A new version is loaded and warmed beside the old one, takes over at once, and the old
-one is closed when its last request has ended. No request falls between the two.
+A new version is loaded and warmed up while the old one is served, then takes over in
+one step. The old version is closed after its last request, so that no request is lost.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError
 from keras_attention.serving.json_format import no_signature
 
-# An artifact of one signature is asked for it without a name, whatever it is called.
+# What a request without a name runs, if an artifact has several signatures.
 DEFAULT_SIGNATURE = "serving_default"
 DRAIN_SECONDS = 60
 
 
 class LoadedVersion:
-    """One artifact, opened.
+    """One opened artifact.
 
     Args:
-        number: Its version.
-        folder: Its place. Every file is compared with the manifest before it is read.
+        number: The version's number.
+        folder: The artifact's folder. Its files are compared with the manifest first.
     """
 
     def __init__(self, number: int, folder: Path) -> None:
@@ -58,14 +58,14 @@ class LoadedVersion:
 
     @property
     def default_signature(self) -> str:
-        """Who answers where a request names no signature."""
+        """The signature to run if a request names none."""
         names = list(self.manifest.signatures)
         return names[0] if len(names) == 1 else DEFAULT_SIGNATURE
 
     def predict(
         self, signature: str, inputs: dict[str, np.ndarray], limits: Limits
     ) -> dict[str, np.ndarray]:
-        """Check a request and ask the runtime."""
+        """Check a request and run the signature."""
         entry = self.manifest.signatures.get(signature)
         if entry is None:
             raise no_signature(signature, self.manifest.signatures)
@@ -73,25 +73,25 @@ class LoadedVersion:
         return self._runners[signature].run(signature, **inputs)
 
     def close(self) -> None:
-        """Release the runtimes."""
+        """Close the runtimes."""
         for runner in {id(one): one for one in self._runners.values()}.values():
             runner.close()
         self._runners.clear()
 
     def _warm_up(self, cases: Path) -> None:
-        """Ask each signature its first case: the first call of a graph is slow."""
+        """Run each signature on its first case: the first call of a graph is slow."""
         if not cases.is_file():
             return
-        asked: set[str] = set()
+        warm: set[str] = set()
         for case in load_cases(cases):
-            if case.signature not in asked:
-                asked.add(case.signature)
+            if case.signature not in warm:
+                warm.add(case.signature)
                 self._runners[case.signature].run(case.signature, **case.inputs)
 
 
 @dataclasses.dataclass
 class State:
-    """What is known of one version; the names are TF Serving's."""
+    """The state of one version, in TF Serving's names."""
 
     state: str
     code: str = "OK"
@@ -99,13 +99,13 @@ class State:
 
 
 class VersionedModel:
-    """The versions in a folder, the highest of them served.
+    """The versions in a folder, of which the highest are served.
 
     Args:
         path: A base folder with version folders, or one artifact.
-        name: What requests call the model; by default the folder's name.
-        keep: How many versions, the highest, are served at once.
-        on_event: Called with a word and facts when a version comes or goes.
+        name: The model's name in requests; by default the folder's name.
+        keep: The number of versions that are served at once.
+        on_event: Called with a word and facts when a version is loaded or unloaded.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class VersionedModel:
         self._failed: dict[int, int] = {}  # version -> change time of its manifest
 
     def poll(self) -> None:
-        """Look at the folder once: load what is new, then let go of what is old."""
+        """Read the folder once: load new versions, then unload old ones."""
         found = version_folders(self.path)
         wanted = sorted(found)[-self._keep :]
         for number in wanted:
@@ -135,7 +135,7 @@ class VersionedModel:
         for number in self._failed.keys() - found.keys():
             del self._failed[number]
         if not wanted or any(number not in self._serving for number in wanted):
-            return  # rather an old version than none
+            return  # an old version is better than none
         for number in sorted(self._serving.keys() - set(wanted)):
             self._unload(number)
 
@@ -162,7 +162,7 @@ class VersionedModel:
         return sorted(self._serving)
 
     def status(self, name: str, version: int | None) -> dict[int, State]:
-        """The states of all versions, or of one, the newest first."""
+        """The states of all versions or of one, the highest first."""
         states = dict(self.states)
         if name != self.name or (version is not None and version not in states):
             raise ServingError(
@@ -175,16 +175,18 @@ class VersionedModel:
         return {number: states[number] for number in sorted(chosen, reverse=True)}
 
     def close(self) -> None:
-        """Let go of every version, when its requests have ended."""
+        """Unload every version after its requests have ended."""
         for number in self.versions:
             self._unload(number)
 
     def _not_found(self, name: str, version: int | None) -> ServingError:
-        asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+        wanted = f"Latest({name})"
+        if version is not None:
+            wanted = f"Specific({name}, {version})"
         have = ", ".join(map(str, self._serving)) or "none yet"
         return ServingError(
             "NOT_FOUND" if name != self.name or self._serving else "UNAVAILABLE",
-            f"Servable not found for request: {asked}. Expected: model {self.name}, "
+            f"Servable not found for request: {wanted}. Expected: model {self.name}, "
             f"version {have}",
         )
 
@@ -213,21 +215,21 @@ class VersionedModel:
             loaded = self._serving.pop(number)
             self.states[number] = State("UNLOADING")
             drained = self._changed.wait_for(lambda: not loaded.leases, DRAIN_SECONDS)
-        if drained:  # a runtime that is closed under a call may crash the process
+        if drained:  # to close a runtime during a call may crash the process
             loaded.close()
         self.states[number] = State("END")
         self._on_event("unloaded", version=number)
 
 
 def model_name(path: Path) -> str:
-    """The name of the model in a folder: that of the base folder."""
+    """The name of the model in a folder: the base folder's name."""
     path = Path(path).resolve()
     is_version = path.name.isdecimal() and (path / MANIFEST_NAME).is_file()
     return path.parent.name if is_version else path.name
 
 
 def version_folders(path: Path) -> dict[int, Path]:
-    """Version to folder, of a base folder or of a single artifact (version 1)."""
+    """Version to folder, for a base folder or a single artifact (version 1)."""
     numbers = version_numbers(path)
     if numbers:
         return {number: path / str(number) for number in numbers}

@@ -1,10 +1,11 @@
-"""TF Serving's REST interface, health and metrics, as an ASGI application."""
+"""The ASGI application with TF Serving's REST interface, health and metrics."""
 
 import asyncio
 import json
 import re
 from typing import Any
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.serving.engine import Engine, needs_serve
 from keras_attention.serving.errors import ServingError, invalid
 from keras_attention.serving.json_format import read_call, write_answer
@@ -19,10 +20,10 @@ _DTYPES |= {"float64": "DT_DOUBLE", "float16": "DT_HALF", "bfloat16": "DT_BFLOAT
 
 
 def rest_application(engine: Engine) -> Any:
-    """The application, for any ASGI server.
+    """Return the application, for any ASGI server.
 
     Args:
-        engine: Who answers.
+        engine: The engine that answers requests.
     """
     try:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -89,7 +90,7 @@ async def _answer(engine: Engine, request: Any) -> bytes:
     if verb != ":predict":
         raise ServingError(
             "UNIMPLEMENTED",
-            f"This server answers :predict only, on tensors. Received: {verb}",
+            f"This server answers only :predict, on tensors. Received: {verb}",
         )
     limits = engine.limits
     try:
@@ -113,7 +114,7 @@ async def _answer(engine: Engine, request: Any) -> bytes:
 
 
 async def _body(request: Any, limit: int) -> bytes:
-    """The body, or an error as soon as it is too large: it is never held whole."""
+    """Read the body; raise as soon as it is too large, without reading the rest."""
     parts, size = [], 0
     declared = request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared[:18]) > limit
@@ -145,8 +146,8 @@ def _status(engine: Engine, name: str, version: int | None) -> dict[str, Any]:
 def _metadata(name: str, loaded: LoadedVersion) -> dict[str, Any]:
     signatures = {
         key: {
-            "inputs": {k: _tensor(k, info) for k, info in entry["inputs"].items()},
-            "outputs": {k: _tensor(k, info) for k, info in entry["outputs"].items()},
+            "inputs": {k: _tensor(k, info) for k, info in entry.inputs.items()},
+            "outputs": {k: _tensor(k, info) for k, info in entry.outputs.items()},
             "method_name": "tensorflow/serving/predict",
             "defaults": {},
         }
@@ -159,18 +160,18 @@ def _metadata(name: str, loaded: LoadedVersion) -> dict[str, Any]:
     }
 
 
-def _tensor(name: str, info: dict[str, Any]) -> dict[str, Any]:
+def _tensor(name: str, info: TensorInfo) -> dict[str, Any]:
     dims = [
-        {"size": str(axis if isinstance(axis, int) else -1), "name": ""}
-        for axis in info["shape"]
+        {"size": str(-1 if size is None else size), "name": ""}
+        for size in info.spec_shape
     ]
     return {
-        "dtype": _DTYPES.get(info["dtype"], f"DT_{info['dtype'].upper()}"),
+        "dtype": _DTYPES.get(info.dtype, f"DT_{info.dtype.upper()}"),
         "tensor_shape": {"dim": dims, "unknown_rank": False},
         "name": name,
     }
 
 
 def _json(value: Any) -> bytes:
-    # "\ud800" in an error may come from the request: escaped, it can be sent.
+    # An error may quote "\ud800" from the request, which can only be sent escaped.
     return json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""The development server: REST and gRPC over one artifact, until it is told to stop."""
+"""The development server: REST and gRPC for one artifact."""
 
 import contextlib
 import json
@@ -23,21 +23,20 @@ NOTICE = (
 
 
 class DevelopmentServer:
-    """Speaks TF Serving's protocols over a SavedModel or ONNX artifact. No production.
+    """A server with TF Serving's protocols for an artifact, not for production.
 
-    For trying an artifact with the clients that will talk to TF Serving, and for
-    tests of those clients.
+    Use it to try an artifact with clients of TF Serving, and to test those clients.
 
     Args:
-        path: A base folder with version folders, watched; or one artifact.
-        name: What requests call the model; by default the folder's name.
-        host: Address to listen at.
-        port: Of REST; 0 takes a free one.
-        grpc_port: The same of gRPC; `None` for no gRPC.
-        keep: How many versions, the highest, are served at once.
-        poll_seconds: How often the folder is looked at.
-        threads: How many requests are answered at the same time.
-        limits: Of one request.
+        path: A base folder with version folders, which is watched; or one artifact.
+        name: The model's name in requests; by default the folder's name.
+        host: The address to listen at.
+        port: The port of REST; 0 takes a free one.
+        grpc_port: The port of gRPC; 0 takes a free one, `None` for no gRPC.
+        keep: The number of versions that are served at once; the highest are.
+        poll_seconds: The time between two readings of the folder.
+        threads: The number of requests that run at the same time.
+        limits: The limits of one request.
         on_event: Called with a word and facts: started, loaded, failed, unloaded,
             stopped.
 
@@ -70,12 +69,12 @@ class DevelopmentServer:
         if not Path(path).is_dir():
             raise FileNotFoundError(
                 "There is nothing to serve. Expected a folder with version folders, or "
-                f"an artifact, as `export_model` writes them. Received: {path}"
+                f"an artifact, as `export_model` writes it. Received: {path}"
             )
         self._on_event = on_event
         self._poll_seconds = poll_seconds
         self._stopped = threading.Event()
-        self._asked = threading.Event()  # by a signal
+        self._signalled = threading.Event()
         model = VersionedModel(path, name=name, keep=keep, on_event=on_event)
         self.engine = Engine(model, limits or Limits(), threads)
         self._socket = _listening(host, port)
@@ -97,7 +96,7 @@ class DevelopmentServer:
         ]
 
     def start(self) -> Self:
-        """Load what is there and begin to answer."""
+        """Load the versions and begin to serve."""
         model = self.engine.model
         model.poll()
         if not model.versions and version_folders(model.path):
@@ -125,19 +124,19 @@ class DevelopmentServer:
     def stop_on_signals(self) -> Self:
         """Let SIGTERM and SIGINT end `wait`. For the main thread, before `start`."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._asked.set())
+            signal.signal(number, lambda *_: self._signalled.set())
         return self
 
     def wait(self) -> None:
         """Serve until a signal, or until `stop` is called in another thread."""
-        while not self._asked.wait(0.2) and not self._stopped.is_set():
+        while not self._signalled.wait(0.2) and not self._stopped.is_set():
             pass
 
     def stop(self, grace_seconds: float = 30.0) -> None:
-        """Take no new requests, end those that run, release everything."""
+        """Refuse new requests, wait for running ones, and close everything."""
         if self._stopped.is_set():
             return
-        self.engine.stopping = True  # /readyz says so from now on
+        self.engine.stopping = True  # from now on /readyz returns 503
         self._stopped.set()
         self._rest.should_exit = True
         if self._grpc is not None:
@@ -163,7 +162,7 @@ class DevelopmentServer:
 
 
 def print_event(as_json: bool = False) -> Callable[..., None]:
-    """A function that prints events, as words or as one JSON object a line."""
+    """Return a function that prints events, as words or as one JSON object per line."""
 
     def tell(word: str, **facts: Any) -> None:
         if as_json:
@@ -180,6 +179,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), backlog=512)
     except OSError as error:
         raise OSError(
-            "The port cannot be opened. Expected a free one of this machine: choose "
+            "The port cannot be opened. Expected a free port of this machine: choose "
             f"another with --port. Received: {host}:{port}: {error}"
         ) from error

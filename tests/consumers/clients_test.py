@@ -80,7 +80,7 @@ def test_the_clients_of_tf_serving_get_the_numbers_of_the_model(served, run, scr
     assert answer.get("outputs", answer) == {"again": ["été!", "!"], "lengths": [3, 0]}
     status, _, errors = run(script, where, "small", TOO_HIGH)
     assert status == 1
-    assert "'token_ids' must be in [0, 11)" in errors
+    assert "token_ids must be in [0, 11)" in errors
 
 
 def test_the_configuration_of_models_is_read_by_the_official_message():

@@ -60,7 +60,7 @@ def test_c_asks_every_signature_of_text(make, client, tmp_path):
     of_text = {
         name
         for name, one in manifest.signatures.items()
-        if any(info["dtype"] == "string" for info in one["inputs"].values())
+        if any(info.dtype == "string" for info in one.inputs.values())
     }
     assert asked == of_text
     assert asked

@@ -7,8 +7,9 @@ from samples import small_bert, small_sentence_encoder
 
 import keras_attention as ka
 from keras_attention.export import api
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.runtimes.opening import open_artifact
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
@@ -407,12 +408,12 @@ def test_ids_whose_padding_is_0_are_verified_with_rows_of_padding(tmp_path, form
 
 
 def test_nan_where_the_model_has_none_is_a_failure():
-    from keras_attention.export.verification.verify import _compare
+    from keras_attention.export.verification.verify import compare
 
     good = np.array([1.0, np.nan, 2.0], "float32")
-    assert not _compare("x", good, good.copy(), False, 1e-5)[2]
+    assert not compare("x", good, good.copy(), False, 1e-5)[2]
     for wrong in ([np.nan, np.nan, 2.0], [1.0, 0.0, 2.0], [1.0, np.nan, 2.1]):
-        assert _compare("x", good, np.array(wrong, "float32"), False, 1e-5)[2]
+        assert compare("x", good, np.array(wrong, "float32"), False, 1e-5)[2]
 
 
 def test_a_saved_model_brings_warm_up_requests_unless_told_not_to(saved_model):

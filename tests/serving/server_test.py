@@ -135,7 +135,7 @@ BAD_BODIES = {
     "an id too high": (
         replaced(token_ids=[[1, 2, 3], [4, 5, 11]]),
         400,
-        "'token_ids' must be in [0, 11)",
+        "token_ids must be in [0, 11)",
     ),
     "an id below zero": (
         replaced(token_ids=[[1, 2, 3], [4, 5, -1]]),
@@ -153,12 +153,12 @@ BAD_BODIES = {
     "another length": (
         replaced(weights=[[1.0], [1.0]]),
         400,
-        "'token_ids' and 'weights'",
+        "token_ids and weights must have the same sequence size",
     ),
     "too long": (
         {"instances": [{"token_ids": [1] * 8, "weights": [1] * 8}]},
         400,
-        "7 positions",
+        "over the 7 positions",
     ),
     "too many rows": ({"instances": [ROWS[0]] * 6}, 400, "1 to 5 rows"),
     "nothing": (replaced(token_ids=[[], []], weights=[[], []]), 400, "'token_ids'"),
@@ -315,12 +315,12 @@ BAD_MESSAGES = {
     "an id too high": (
         lambda: grpc_request(token_ids=IDS_32 + VOCABULARY - 10, weights=WEIGHTS_32),
         "INVALID_ARGUMENT",
-        "'token_ids' must be in [0, 11)",
+        "token_ids must be in [0, 11)",
     ),
     "too long": (
         lambda: grpc_request(token_ids=np.int32([[1] * 8]), weights=WEIGHTS_32),
         "INVALID_ARGUMENT",
-        f"1 to {LENGTH} positions",
+        f"over the {LENGTH} positions",
     ),
     "a shape that lies": (lying_about_its_size, "INVALID_ARGUMENT", "'weights'"),
     "half a tensor": (with_contents_missing, "INVALID_ARGUMENT", "'weights'"),

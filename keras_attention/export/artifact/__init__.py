@@ -1,1 +1,1 @@
-"""The folder of an artifact: its manifest, and how it is written in one step."""
+"""The folder of an artifact: its description, its manifest, and its atomic writing."""

@@ -1,4 +1,4 @@
-"""The `manifest.json` of an artifact: what is in it, what it takes, what was proven.
+"""The `manifest.json` of an artifact: its files, its signatures, its verification.
 
 Needs neither TensorFlow nor Keras, so that a deployment can check an artifact before
 anything loads it. The contract for other languages is a JSON Schema, in the
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from keras_attention import __version__
+from keras_attention.export.artifact.description import SignatureInfo
 
 MANIFEST_NAME = "manifest.json"
-FORMATS = ("saved_model", "onnx", "litert")
+FORMATS = {"saved_model": "SavedModel", "onnx": "ONNX", "litert": "LiteRT"}
+"""The formats, with the name of each in a text."""
 _OPTIONAL = ("quantization", "compilation")
 _PACKAGES = (
     *("tensorflow", "tensorflow-text", "keras", "onnx", "tf2onnx", "onnxruntime"),
@@ -28,29 +30,27 @@ _PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says.
+    """The content of `manifest.json`.
 
     Attributes:
         format: `"saved_model"`, `"onnx"` or `"litert"`.
-        signatures: Name to a dict of `inputs` and `outputs` (each a name to `dtype`
-            and `shape`, whose entries are sizes or names of dynamic axes), `limits`
-            and `max_lengths`.
+        signatures: Name to what the signature takes and returns.
         files: Relative path to `{"sha256": …, "bytes": …}`, without the manifest.
-        weights_bytes: Size of the weights, each counted once.
-        versions: Package to version, of what was installed where it was written.
+        weights_bytes: The size of the weights, each counted once.
+        versions: Package to the version installed where the artifact was written.
         created: UTC, ISO 8601.
-        verification: One dict a compared case: `signature`, `case`, `runtime`,
+        verification: One dict per compared case: `signature`, `case`, `runtime`,
             `max_abs_error`, `max_rel_error`, `tolerance`, `passed`.
-        op_libraries: Libraries of tensorflow-text a loader must load first.
-        manifest_version: Of this layout. Readers refuse a higher one.
-        quantization: Of an artifact of `quantize_artifact`: `kind`, the files of the
-            `source`, the weights left in `float32`. Not written where there is none.
-        compilation: Of a SavedModel that was written with `jit_compile` or
-            `length_buckets`: both. Not written of others.
+        op_libraries: The libraries of tensorflow-text that a loader must load first.
+        manifest_version: The version of this layout. Readers refuse a higher one.
+        quantization: The settings of `quantize_artifact`: `kind`, the files of the
+            `source`, the weights left in `float32`. Written only by it.
+        compilation: `jit_compile` and `length_buckets` of a SavedModel. Written only
+            if one of them is used.
     """
 
     format: str
-    signatures: dict[str, dict[str, Any]]
+    signatures: dict[str, SignatureInfo]
     files: dict[str, dict[str, Any]]
     weights_bytes: int
     versions: dict[str, str]
@@ -72,25 +72,25 @@ def write_manifest(
     op_libraries: Sequence[str] = (),
     compilation: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Describe the files that are in the folder now.
+    """Write the manifest of the files that are in the folder now.
 
     Args:
         folder: The artifact.
         format: `"saved_model"`, `"onnx"` or `"litert"`.
         signatures: The `Signature`s it was written from.
-        weights_bytes: Size of the weights, each counted once.
-        verification: Results of comparing the artifact with the model.
+        weights_bytes: The size of the weights, each counted once.
+        verification: The results of comparing the artifact with the model.
         op_libraries: See `saved_model.op_libraries`.
-        compilation: What `Manifest` says of it.
+        compilation: See `Manifest`.
     """
     if format not in FORMATS:
         raise ValueError(
             "The manifest names the format of the artifact. Expected one of "
-            f"{FORMATS}. Received: format={format!r}"
+            f"{', '.join(FORMATS)}. Received: format={format!r}"
         )
     manifest = Manifest(
         format=format,
-        signatures={signature.name: _described(signature) for signature in signatures},
+        signatures={signature.name: signature.info for signature in signatures},
         files=fingerprints(folder),
         weights_bytes=int(weights_bytes),
         versions=_versions(),
@@ -104,24 +104,27 @@ def write_manifest(
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `manifest.json` as it is.
+    """Write `manifest.json`.
 
     Args:
         folder: The artifact.
-        manifest: What it says.
+        manifest: Its content.
     """
-    described = dataclasses.asdict(manifest)
+    fields = dict(vars(manifest))
+    fields["signatures"] = {
+        name: info.to_json() for name, info in manifest.signatures.items()
+    }
     for name in _OPTIONAL:
-        if not described[name]:
-            del described[name]
+        if not fields[name]:
+            del fields[name]
     text = json.dumps(
-        described,
+        fields,
         indent=2,
         ensure_ascii=False,
-        allow_nan=False,  # NaN is not JSON: an error of NaN is no verification
-        default=lambda number: number.item(),  # NumPy's
+        allow_nan=False,  # NaN is not JSON, and an error of NaN verifies nothing
+        default=lambda number: number.item(),  # NumPy's numbers
     )
-    # Whole or not at all: it may be written again after a verification.
+    # The file appears whole or not at all: it may be replaced after a verification.
     partial = Path(folder, f".{MANIFEST_NAME}.{os.getpid()}")
     try:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -161,11 +164,11 @@ def read_manifest(folder: Path) -> Manifest:
         if not isinstance(data[name], kind) or isinstance(data[name], bool):
             raise _unreadable(path, f"{name}: {kind.__name__}", repr(data[name])[:100])
     _check_entries(path, data)
-    return Manifest(**data)
+    return Manifest(**{**data, "signatures": _signatures(path, data["signatures"])})
 
 
 def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
-    """Relative path to size and sha256 of every file but the manifest.
+    """Return the size and sha256 of every file but the manifest, by relative path.
 
     Args:
         folder: The artifact.
@@ -185,7 +188,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if name not in found:
             continue
-        size = found[name].stat().st_size  # says enough, and costs no reading
+        size = found[name].stat().st_size  # compared first: it costs no reading
         if size != expected["bytes"]:
             problems.append(
                 f"{name} is changed ({size:,} bytes instead of {expected['bytes']:,})"
@@ -213,22 +216,8 @@ def version_numbers(base: Path) -> list[int]:
     return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
-def _described(signature: Any) -> dict[str, Any]:
-    sides = {"inputs": signature.inputs, "outputs": signature.outputs}
-    described: dict[str, Any] = {
-        side: {
-            name: {"dtype": info.dtype, "shape": list(info.shape)}
-            for name, info in tensors.items()
-        }
-        for side, tensors in sides.items()
-    }
-    described["limits"] = dict(signature.limits)
-    described["max_lengths"] = dict(signature.max_lengths)
-    return described
-
-
 def _versions() -> dict[str, str]:
-    """From the packages' metadata: importing them to ask would take seconds."""
+    """Read from the packages' metadata: importing the packages takes seconds."""
     versions = {"keras-attention": __version__}
     for name in _PACKAGES:
         try:
@@ -239,10 +228,10 @@ def _versions() -> dict[str, str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Relative path -> path of every file but the manifest, in order.
+    """Relative path to path of every file but the manifest, in order.
 
-    A link is an entry like a file, to be refused by its fingerprint or its name: what
-    stands behind it can change, and may lie outside the folder.
+    A link is an entry like a file, and is refused by its fingerprint or its name: its
+    target can change, and may be outside the folder.
     """
     folder = Path(folder)
     found = {}
@@ -265,9 +254,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _check_entries(path: Path, data: dict[str, Any]) -> None:
-    """What a reader relies on: a manifest is input like any other."""
+    """Check what a reader relies on: a manifest is input like any other."""
     if data["format"] not in FORMATS:
-        raise _unreadable(path, f"format: one of {FORMATS}", repr(data["format"]))
+        expected = f"format: one of {', '.join(FORMATS)}"
+        raise _unreadable(path, expected, repr(data["format"]))
     for name, entry in data["files"].items():
         if not (
             isinstance(entry, dict)
@@ -277,13 +267,16 @@ def _check_entries(path: Path, data: dict[str, Any]) -> None:
             raise _unreadable(path, f"files[{name!r}]: sha256 and bytes", repr(entry))
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise _unreadable(path, "files: paths inside the folder", repr(name))
-    for name, entry in data["signatures"].items():
-        parts = ("inputs", "outputs", "limits", "max_lengths")
-        if not (
-            isinstance(entry, dict)
-            and all(isinstance(entry.get(part), dict) for part in parts)
-        ):
-            raise _unreadable(path, f"signatures[{name!r}]: {parts}", repr(entry)[:100])
+
+
+def _signatures(path: Path, entries: dict[str, Any]) -> dict[str, SignatureInfo]:
+    signatures = {}
+    for name, entry in entries.items():
+        try:
+            signatures[name] = SignatureInfo.from_json(entry)
+        except ValueError as error:
+            raise _unreadable(path, f"signatures[{name!r}]", str(error)) from error
+    return signatures
 
 
 def _unreadable(path: Path, expected: str, received: str) -> ValueError:

@@ -1,8 +1,8 @@
 """Makes a folder appear whole or not at all.
 
-Everything is written into a hidden sibling, brought to disk, and renamed. A killed
-exporter, a full disk or a second exporter can never leave half an artifact under the
-final name, where a model server would pick it up.
+Everything is written into a hidden folder next to the final one, flushed to disk, and
+renamed. A killed exporter, a full disk or a second exporter can never leave half an
+artifact under the final name, where a model server would load it.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ _RENAME_NOREPLACE, _AT_FDCWD = 1, -100  # linux/fs.h, fcntl.h
 
 @contextlib.contextmanager
 def staging(final: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
-    """Yield an empty folder that becomes `final` when the body ends well.
+    """Yield an empty folder that becomes `final` if the body does not raise.
 
     If the body raises, the folder is removed and `final` is not there. Of several
-    exporters to one name exactly one succeeds. What killed exporters left behind is
-    removed by the next call for the same name.
+    exporters to one name exactly one succeeds. The next call for the same name removes
+    what killed exporters left behind.
 
     Args:
-        final: Must not exist. Its parent is made if need be.
+        final: The final path, which must not exist. Its parents are made if needed.
         needed_bytes: int, optional. Refuse at once if less is free on the disk.
 
     Raises:
-        FileExistsError: Something is there already, or came while the body ran.
-        OSError: The place cannot be written, or has no space left.
+        FileExistsError: If the path exists, or appeared while the body ran.
+        OSError: If the place cannot be written, or has no space left.
     """
     final = Path(os.path.abspath(final))  # the body may change the working directory
     _refuse_if_it_exists(final)
@@ -74,15 +74,15 @@ def _refuse_if_it_exists(final: Path) -> None:
 
 
 def _make_parent(final: Path) -> list[Path]:
-    """Make the folders above; return those that were not there, innermost first."""
+    """Make the parent folders; return those that were missing, innermost first."""
     made = [parent for parent in final.parents if not parent.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(
             errno.ENOTDIR,
-            "The artifact cannot be put there. Expected a folder above it, and there "
-            "is a file: choose another place. Nothing was changed. Received",
+            "The artifact cannot be put there. Expected folders above it, and one is a "
+            "file: choose another place. Nothing was changed. Received",
             str(final),
         ) from error
     except OSError as error:
@@ -92,7 +92,7 @@ def _make_parent(final: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _removing_if_empty(folders: list[Path]) -> Iterator[None]:
-    """Remove these folders when the body raises, unless others put something in."""
+    """Remove these folders if the body raises and they are empty."""
     try:
         yield
     except BaseException:
@@ -104,16 +104,16 @@ def _removing_if_empty(folders: list[Path]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(final: Path, folder: Path, needed_bytes: int) -> Iterator[None]:
-    """Say of a full disk and a read-only place what can be done about it."""
+    """Raise errors that say how to fix a full disk and a read-only place."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES):
-            # Only about our own folders: the body may have failed to read its input.
+            # Only for our own folders: the body may have failed to read its input.
             if str(error.filename) in (str(folder), str(final.parent)):
                 raise _not_writable(error, final) from error
             raise
-        # TensorFlow and ONNX have exceptions of their own for this.
+        # TensorFlow and ONNX have exceptions of their own for a full disk.
         texts = [os.strerror(code) for code in _NO_SPACE]
         number = getattr(error, "errno", None)
         if number not in _NO_SPACE and not any(text in str(error) for text in texts):
@@ -133,15 +133,15 @@ def _explained(final: Path, folder: Path, needed_bytes: int) -> Iterator[None]:
 def _not_writable(error: OSError, final: Path) -> OSError:
     return type(error)(
         error.errno,
-        "The artifact cannot be written there. Expected a folder in which this user "
-        "may write: choose another, or change its permissions. Nothing was changed. "
+        "The artifact cannot be written there. Expected a folder that this user can "
+        "write to: choose another, or change its permissions. Nothing was changed. "
         f"Received: {error.strerror}",
         str(final),
     )
 
 
 def _remove_leftovers(final: Path) -> None:
-    """Remove what exporters to this name left behind that no longer run."""
+    """Remove the folders of exporters to this name that no longer run."""
     prefix = _staging_name(final, "").rpartition("-")[0]
     for path in final.parent.iterdir():
         if not path.name.startswith(prefix):
@@ -149,8 +149,8 @@ def _remove_leftovers(final: Path) -> None:
         pid, _, token = path.name.removeprefix(prefix).partition("-")
         if not (pid.isdigit() and token) or path.is_symlink() or _is_alive(int(pid)):
             continue
-        # The process of this number may live in another container that shares the
-        # disk. It holds a lock for as long as it runs.
+        # The process may run in another container that shares the disk, where this
+        # number is unknown. It holds a lock for as long as it runs.
         lock = _lock(path)
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
@@ -164,13 +164,13 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or not a number of a process
+    except (OSError, OverflowError):  # another user's process, or too large a number
         return True
     return True
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder until the file descriptor is closed; None if that cannot be."""
+    """Lock a folder until the returned descriptor is closed; `None` if it fails."""
     try:
         import fcntl
 
@@ -179,14 +179,14 @@ def _lock(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else's, or a file system without locks
+    except OSError:  # another process has the lock, or there are no locks here
         os.close(descriptor)
         return None
     return descriptor
 
 
 def _to_disk(folder: Path) -> None:
-    """Bring every file and folder to disk: a rename may survive a power cut alone."""
+    """Flush every file and folder: a power cut could keep only the rename."""
     for parent, _, files in os.walk(folder, topdown=False):
         for name in files:
             _sync(Path(parent, name))
@@ -204,15 +204,15 @@ def _sync(path: Path) -> None:
 
 
 def rename_to_new(folder: Path, final: Path) -> None:
-    """Rename, failing if `final` exists: `os.rename` would replace an empty folder."""
+    """Rename, and fail if `final` exists: `os.rename` would replace an empty folder."""
     try:
         renamed = _rename_no_replace(folder, final)
         if not renamed:
-            # Not one step, but still only one exporter can win: making a folder fails
-            # if it exists, and renaming onto an empty one is atomic. A kill between
-            # the two leaves an empty folder, never half an artifact.
+            # These are two steps, but still only one exporter can win: `mkdir` fails if
+            # the folder exists, and renaming onto an empty folder is atomic. A kill
+            # between the two leaves an empty folder, never half an artifact.
             final.mkdir()
-            if sys.platform == "win32":  # cannot rename onto a folder, and need not
+            if sys.platform == "win32":  # it cannot rename onto a folder
                 final.rmdir()
             os.rename(folder, final)
     except FileExistsError:
@@ -221,7 +221,7 @@ def rename_to_new(folder: Path, final: Path) -> None:
 
 
 def _rename_no_replace(folder: Path, final: Path) -> bool:
-    """Linux's renameat2 with RENAME_NOREPLACE; False where there is none."""
+    """Call Linux's renameat2 with RENAME_NOREPLACE; return False if it is missing."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
@@ -230,6 +230,6 @@ def _rename_no_replace(folder: Path, final: Path) -> bool:
     if not rename(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE):
         return True
     number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL):  # not this kernel, not this disk
+    if number in (errno.ENOSYS, errno.EINVAL):  # not on this kernel or disk
         return False
     raise OSError(number, os.strerror(number), str(folder), None, str(final))

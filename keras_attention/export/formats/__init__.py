@@ -1,1 +1,1 @@
-"""Writers: one file or folder a format."""
+"""Writers, one file or folder per format. `errors.py` has the checks they share."""

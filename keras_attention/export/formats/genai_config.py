@@ -1,4 +1,4 @@
-"""What onnxruntime-genai and `tokenizers` read beside `decoder.onnx`."""
+"""Writes the files that onnxruntime-genai and `tokenizers` read with `decoder.onnx`."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ TOKENIZER = "tokenizer.json"
 
 
 def write_genai(model: CausalLM, folder: Path) -> None:
-    """Writes genai_config.json and, of a byte-level tokenizer, tokenizer.json.
+    """Writes genai_config.json and, for a byte-level tokenizer, tokenizer.json.
 
     Args:
-        model: Whose `decoder` was written.
-        folder: With `decoder.onnx`.
+        model: The model whose `decoder` was written.
+        folder: The folder with `decoder.onnx`.
     """
     config = json.dumps(_config(model), indent=2)
     (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
@@ -40,7 +40,7 @@ def _config(model: CausalLM) -> dict[str, Any]:
     ]
     return {
         "model": {
-            # The kind with the names below; the computation is in the file.
+            # The type decides only the names below; the computation is in the file.
             "type": "llama",
             "vocab_size": decoder.vocabulary_size,
             "context_length": length,

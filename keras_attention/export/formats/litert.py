@@ -1,4 +1,4 @@
-"""A signature as a LiteRT file (.tflite): built-in operators only, sizes fixed."""
+"""Writes a signature as a LiteRT file (.tflite): built-in operators, fixed sizes."""
 
 import dataclasses
 import re
@@ -10,7 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_attention.export.formats.onnx.tracing import ExportError
+from keras_attention.export.artifact.manifest import FORMATS
+from keras_attention.export.formats.errors import (
+    ExportError,
+    check_bounds,
+    refuse_text,
+)
 from keras_attention.export.formats.saved_model import write_saved_model
 from keras_attention.export.scanning.litert import inspect_litert
 from keras_attention.export.signatures.signature import Signature
@@ -22,16 +27,17 @@ def write_litert(
     """Writes one signature as a LiteRT model.
 
     The signature in the file has the name, inputs and outputs of the given one. The
-    bounds of ids are not in the graph, which has no way to refuse; the manifest has
-    them, and `LiteRtRunner` reads them there.
+    bounds of ids are not in the graph, which cannot refuse anything. They are in the
+    manifest, where `open_artifact` reads them.
 
     Args:
-        signature: What to export; every axis has a size, see `with_sizes`.
-        file: Path of the `.tflite` file; its folder exists.
-        variables: The weights the signature reads.
+        signature: The signature to export; every axis has a size, see `with_sizes`.
+        file: The path of the `.tflite` file; its folder exists.
+        variables: The weights that the signature reads.
 
     Raises:
-        ExportError: If an axis has no size, or if an operator is not built into LiteRT.
+        ExportError: If an axis has no size, if an operator is not built into LiteRT,
+            or if the signature does not describe its function.
     """
     _check_request(signature)
     # LiteRT has no assertions, and would silently drop those of the limits.
@@ -52,17 +58,12 @@ def _check_request(signature: Signature) -> None:
     axes = {a for s in sides for i in s.values() for a in i.shape if isinstance(a, str)}
     if axes:
         raise ExportError(
-            "A LiteRT file has a fixed size for every axis: with free ones operators "
-            "are left that only TensorFlow has. Expected `static_axes` with "
+            "A LiteRT file has a fixed size for every axis: with free axes it would "
+            "need operators that only TensorFlow has. Expected `static_axes` with "
             f"{sorted(axes)}. Received: free axes in signature '{signature.name}'"
         )
-    texts = [name for name, info in signature.inputs.items() if info.dtype == "string"]
-    if texts:
-        raise ExportError(
-            f"Signature '{signature.name}' takes text, which LiteRT's operators cannot "
-            "tokenize. Expected one that takes token ids: tokenize before the runtime, "
-            f"or export a SavedModel, which does both. Received: string inputs {texts}"
-        )
+    refuse_text(signature, FORMATS["litert"])
+    check_bounds(signature)
 
 
 def _convert(signature: Signature, folder: str) -> bytes:
@@ -72,7 +73,7 @@ def _convert(signature: Signature, folder: str) -> bytes:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         return converter.convert()
-    except Exception as error:  # the converter's own, and RuntimeError of its passes
+    except Exception as error:  # the converter has exceptions of its own
         text = str(error)
         missing = re.findall(r"'?\b(tfl?\.\w+)'? op is neither a custom op", text)
         if missing:
@@ -89,6 +90,7 @@ def _not_allowed(signature: Signature, names: Sequence[str]) -> ExportError:
     listed = ", ".join(sorted(set(names)))
     return ExportError(
         f"Signature '{signature.name}' needs operators no LiteRT file may have. "
-        "Expected those built into every LiteRT runtime that keep no state: write it "
-        f"without the others, or export a SavedModel or ONNX. Received: {listed}"
+        "Expected operators that are built into every LiteRT runtime and keep no "
+        "state: write it without the others, or export a SavedModel or ONNX. "
+        f"Received: {listed}"
     )

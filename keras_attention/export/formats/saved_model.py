@@ -1,18 +1,24 @@
 """Writes signatures as one SavedModel that every loader of TensorFlow can serve.
 
-What the session loaders (TF Serving, the C, Java and Go APIs) need is stricter than
-what `tf.saved_model.load` needs: Keras layers on the exported module give a file that
-Python reads and they do not. So the module tracks nothing but raw `tf.Variable`s.
+The session loaders (TF Serving, the C, Java and Go APIs) are stricter than
+`tf.saved_model.load`: a file that was written with Keras layers on the exported module
+can be read by Python, and not by them. So the module tracks only raw `tf.Variable`s.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_attention.export.artifact.description import Numbers
+from keras_attention.export.formats.errors import (
+    ExportError,
+    check_bounds,
+    check_outputs,
+)
 from keras_attention.export.signatures.signature import Signature
 
 
@@ -30,17 +36,23 @@ def write_saved_model(
     so that each loader and each language gives the same error.
 
     Args:
-        signatures: What the SavedModel can be asked; names must differ.
-        folder: Written to as it stands; `publish.staging` makes it appear at once.
-        variables: The weights the signatures read. A tied weight may stand twice.
-        assets_and_resources: Other objects the signatures read: tokenizers, tables.
+        signatures: The signatures of the SavedModel; their names must differ.
+        folder: The folder to write into. `staging` makes it appear whole.
+        variables: The weights that the signatures read. A tied weight may be there
+            twice.
+        assets_and_resources: Other objects that the signatures read: tokenizers,
+            tables.
+
+    Raises:
+        ExportError: If a signature does not describe its function, or reads something
+            that would not be in the SavedModel.
     """
     module = tf.Module(name="keras_attention")
     module.weights = _raw_variables(variables)
     module.resources = _without_layers(assets_and_resources)
     names = [signature.name for signature in signatures]
     if not names or len(set(names)) != len(names):
-        raise ValueError(
+        raise ExportError(
             "A SavedModel is written from one or more signatures. Expected names that "
             f"differ: name each signature once. Received: names={names}"
         )
@@ -53,7 +65,7 @@ def write_saved_model(
     except AssertionError as error:
         if "untracked" not in str(error):
             raise
-        raise ValueError(
+        raise ExportError(
             "A signature reads something that would not be in the SavedModel, a "
             "lookup table or a tokenizer. Expected every such object, or the tf.Module "
             "that holds it, in `assets_and_resources`. "
@@ -63,9 +75,12 @@ def write_saved_model(
 
 
 def op_libraries(folder: Path) -> list[str]:
-    """The libraries of tensorflow-text that a SavedModel needs, as file names.
+    """Return the file names of the tensorflow-text libraries that a SavedModel needs.
 
-    Loaders other than Python's must be given them: `TF_LoadLibrary` in C.
+    Loaders other than Python's must load them: `TF_LoadLibrary` in C.
+
+    Args:
+        folder: The SavedModel's folder.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -86,8 +101,8 @@ def op_libraries(folder: Path) -> list[str]:
             f"Received: operations {sorted(used)}"
         ) from error
     libraries = Path(tensorflow_text.__path__[0], "python", "ops").glob("*.so")
-    # A library names its operations in plain text; asking it in another way would
-    # load it, and with it the other libraries' registrations.
+    # A library has the names of its operations in plain text. To read them in another
+    # way would load the library, and register what the others register again.
     return sorted(
         library.name
         for library in libraries
@@ -126,13 +141,14 @@ def _without_layers(resources: Sequence[tf.Module]) -> list[Any]:
 
 def _trace(signature: Signature) -> Any:
     """The concrete function of a signature: guards, then its own function."""
+    check_bounds(signature)
 
     def guarded(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # Without the dependency an embedding could fail first, in its own words.
-        with tf.control_dependencies(list(_guards(signature, inputs))):
+        with tf.control_dependencies(_guards(signature, inputs)):
             checked = {name: tf.identity(value) for name, value in inputs.items()}
         outputs = signature.function(**checked)
-        _check_outputs(signature, outputs)
+        check_outputs(signature, outputs)
         return {name: tf.identity(value, name=name) for name, value in outputs.items()}
 
     # No autograph: what is traced is what is written, and errors keep their lines.
@@ -140,103 +156,35 @@ def _trace(signature: Signature) -> Any:
     return function.get_concrete_function(**signature.tensor_specs())
 
 
-def _guards(
-    signature: Signature, inputs: dict[str, tf.Tensor]
-) -> Iterator[tf.Operation]:
-    """The assertions on the inputs of a signature, cheapest to understand first."""
-    for name, axes in _dynamic_axes(signature).items():
-        sizes = [tf.shape(inputs[key], name=f"{key}_shape")[at] for key, at in axes]
-        for (key, _), size in zip(axes[1:], sizes[1:], strict=True):
-            yield _assert(
-                tf.equal(sizes[0], size),
-                [
-                    f"{axes[0][0]} and {key} must have the same {name} size. Received:",
-                    sizes[0],
-                    size,
-                ],
-                f"check_{name}_of_{key}",
-            )
-        if name in signature.max_lengths:
-            limit = signature.max_lengths[name]
-            yield _assert(
-                sizes[0] <= limit,
-                [
-                    f"{name} length is over the {limit} positions of this model: "
-                    f"shorten the input to at most {limit}. Received:",
-                    sizes[0],
-                ],
-                f"check_length_of_{name}",
-            )
-    for name, limit in signature.limits.items():
-        ids = inputs[name]
-        lowest, highest = tf.reduce_min(ids), tf.reduce_max(ids)
-        yield _assert(
-            (lowest >= 0) & (highest < limit),
-            [
-                # TensorFlow would escape an apostrophe.
-                f"{name} must be in [0, {limit}): ids of the vocabulary of this model. "
-                "Received ids from, to:",
-                lowest,
-                highest,
-            ],
-            f"check_values_of_{name}",
-        )
+_OF_TENSORS = Numbers(
+    size=lambda tensor, axis: tf.shape(tensor)[axis],
+    lowest=tf.reduce_min,
+    highest=tf.reduce_max,
+)
 
 
-def _assert(condition: tf.Tensor, data: list[Any], name: str) -> tf.Operation:
-    return tf.debugging.Assert(condition, data, name=re.sub(r"\W", "_", name))
-
-
-def _dynamic_axes(signature: Signature) -> dict[str, list[tuple[str, int]]]:
-    """Where each named axis stands: name -> [(input, position)]."""
-    axes: dict[str, list[tuple[str, int]]] = {}
-    for key, info in signature.inputs.items():
-        for position, axis in enumerate(info.shape):
-            if isinstance(axis, str):
-                axes.setdefault(axis, []).append((key, position))
-    unknown = {*signature.max_lengths} - {*axes}
-    unknown |= {*signature.limits} - {*signature.inputs}
-    if unknown:
-        raise ValueError(
-            f"Signature '{signature.name}' bounds something it does not have. Expected "
-            "`max_lengths` to name dynamic axes and `limits` to name inputs. "
-            f"Received: {sorted(unknown)}, axes {sorted(axes)}, "
-            f"inputs {sorted(signature.inputs)}"
-        )
-    return axes
-
-
-def _check_outputs(signature: Signature, outputs: Any) -> None:
-    """A wrong name or dtype here would be a wrong contract in the artifact."""
-    if not isinstance(outputs, dict) or outputs.keys() != signature.outputs.keys():
-        received = sorted(outputs) if isinstance(outputs, dict) else type(outputs)
-        raise ValueError(
-            f"The function of signature '{signature.name}' must return a dict with "
-            f"exactly its outputs. Expected: {sorted(signature.outputs)}. "
-            f"Received: {received}"
-        )
-    for name, info in signature.outputs.items():
-        value = tf.convert_to_tensor(outputs[name])
-        if value.dtype.name != info.dtype or not value.shape.is_compatible_with(
-            info.spec_shape
-        ):
-            raise ValueError(
-                f"Output '{name}' of signature '{signature.name}' is not as described. "
-                f"Expected: {info.dtype} {info.shape}: correct the function or the "
-                f"description. Received: {value.dtype.name} {value.shape}"
-            )
+def _guards(signature: Signature, inputs: dict[str, tf.Tensor]) -> list[tf.Operation]:
+    """The rules of the signature as assertions in the graph."""
+    assertions = []
+    for rule in signature.info.rules():
+        numbers = rule.numbers(inputs, _OF_TENSORS)
+        pairs = zip(rule.words, numbers, strict=True)
+        data = [part for pair in pairs for part in pair]
+        name = re.sub(r"\W", "_", rule.name)
+        assertions.append(tf.debugging.Assert(rule.holds(*numbers), data, name=name))
+    return assertions
 
 
 def _check_variables_are_saved(
     signature: Signature, function: Any, module: tf.Module
 ) -> None:
-    """A variable that is read but not tracked would make a file that cannot run."""
+    """Refuse variables that are read and not tracked: the file could not run."""
     saved = {id(variable) for variable in module.weights}
     for resource in module.resources:
         saved |= {id(variable) for variable in getattr(resource, "variables", ())}
     missing = [v.name for v in function.graph.variables if id(v) not in saved]
     if missing:
-        raise ValueError(
+        raise ExportError(
             f"Signature '{signature.name}' reads variables that would not be in the "
             "SavedModel. Expected each of them in `variables`: pass "
             "`model.variables`, the non-trainable ones too. "

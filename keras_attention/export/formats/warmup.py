@@ -1,4 +1,4 @@
-"""Warm-up requests: TF Serving asks them before a version takes traffic."""
+"""Writes warm-up requests, which TF Serving runs before a version takes traffic."""
 
 from pathlib import Path
 
@@ -9,18 +9,19 @@ MOST_PER_SIGNATURE = 16  # TF Serving refuses a version with more than 1,000 in 
 
 
 def write_warmup(folder: Path, name: str) -> str:
-    """Write the requests, one for each shape among a SavedModel's verification cases.
+    """Write one request for each shape among a SavedModel's verification cases.
 
-    Texts have the shape of their longest: that is the one the model sees.
+    A batch of texts has the shape of its longest text, which decides the sequence
+    length in the model.
 
     Needs tensorflow-serving-api. Without it nothing is written.
 
     Args:
         folder: The SavedModel, with its cases.
-        name: Of the model, as requests call it.
+        name: The model's name in requests.
 
     Returns:
-        What was done, or why not, in words.
+        A text that says what was done, or why nothing was.
     """
     try:
         from tensorflow_serving.apis import prediction_log_pb2

@@ -1,1 +1,1 @@
-"""Runners: one file a runtime."""
+"""Runners, one file per runtime. `opening.py` lists them."""

@@ -1,4 +1,4 @@
-"""Asks LiteRT files (.tflite)."""
+"""Runs LiteRT files (.tflite)."""
 
 import os
 import threading
@@ -8,20 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.export.artifact.manifest import MANIFEST_NAME, read_manifest
-from keras_attention.export.runtimes.base import (
-    Runner,
-    SignatureDescription,
-    TensorDescription,
-)
+from keras_attention.export.artifact.description import SignatureInfo, TensorInfo
+from keras_attention.export.runtimes.base import Runner, not_installed
 
 
 class LiteRtRunner(Runner):
     """One LiteRT file in its interpreter, on the CPU. One call at a time.
 
-    In ai-edge-litert where it is installed, else in the interpreter TensorFlow has.
-    The graph cannot refuse ids beyond the vocabulary: they are refused here, by the
-    `limits` of the manifest beside the file, if there is one.
+    The interpreter is that of ai-edge-litert if it is installed, otherwise
+    TensorFlow's. The graph cannot refuse ids beyond the vocabulary: `open_artifact`
+    reads their limits in the manifest next to the file.
 
     Args:
         file: The `.tflite` file; its signatures have names.
@@ -45,20 +41,16 @@ class LiteRtRunner(Runner):
                 f"SavedModel. Received: {file}"
             )
         self.signatures = {
-            name: SignatureDescription(
-                _described(call.get_input_details()),
-                _described(call.get_output_details()),
+            name: SignatureInfo(
+                _infos(call.get_input_details()), _infos(call.get_output_details())
             )
             for name, call in self._calls.items()
         }
-        self._limits = _limits(Path(file).parent)
 
     def _run(
         self, signature_name: str, arrays: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        for name, limit in self._limits.get(signature_name, {}).items():
-            _check_values(name, arrays[name], limit)
-        with self._one_at_a_time:  # its tensors are those of the interpreter
+        with self._one_at_a_time:  # all calls use the interpreter's own tensors
             return dict(self._calls[signature_name](**arrays))
 
     def close(self) -> None:
@@ -72,7 +64,7 @@ def _interpreter(file: Path, threads: int) -> Any:
     make = _interpreter_class()
     try:
         with warnings.catch_warnings():
-            # TensorFlow's own says that ai-edge-litert is to be preferred: it is.
+            # TensorFlow's interpreter warns that ai-edge-litert replaces it.
             warnings.filterwarnings("ignore", "[\\s\\S]*tf.lite.Interpreter is deprec")
             return make(model_path=str(file), num_threads=threads)
     except (RuntimeError, ValueError) as error:
@@ -94,33 +86,14 @@ def _interpreter_class() -> Any:
 
         return tf.lite.Interpreter
     except (ImportError, AttributeError) as error:
-        raise ImportError(
-            "Running a LiteRT file needs ai-edge-litert. Expected: pip install "
-            f'"keras-attention[litert]". Received: {error}'
-        ) from error
+        what = ("a LiteRT file", "ai-edge-litert", '"keras-attention[litert]"')
+        raise not_installed(*what, error) from error
 
 
-def _described(details: dict[str, Any]) -> dict[str, TensorDescription]:
-    described = {}
+def _infos(details: dict[str, Any]) -> dict[str, TensorInfo]:
+    infos = {}
     for name, detail in details.items():
         sizes = detail["shape_signature"].tolist()
         shape = tuple(None if size < 0 else size for size in sizes)
-        described[name] = TensorDescription(np.dtype(detail["dtype"]).name, shape)
-    return described
-
-
-def _limits(folder: Path) -> dict[str, dict[str, int]]:
-    """Signature to the exclusive upper bounds of its ids, from the manifest."""
-    if not (folder / MANIFEST_NAME).is_file():
-        return {}
-    signatures = read_manifest(folder).signatures
-    return {name: entry["limits"] for name, entry in signatures.items()}
-
-
-def _check_values(name: str, ids: np.ndarray, limit: int) -> None:
-    """Raises in the words of the SavedModel's own check."""
-    if ids.size and not (ids.min() >= 0 and ids.max() < limit):
-        raise ValueError(
-            f"{name} must be in [0, {limit}): ids of the vocabulary of this model. "
-            f"Received ids from, to: {ids.min()} {ids.max()}"
-        )
+        infos[name] = TensorInfo(np.dtype(detail["dtype"]).name, shape)
+    return infos

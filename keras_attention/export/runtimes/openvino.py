@@ -1,15 +1,16 @@
-"""Asks ONNX files in OpenVINO, in float32 unless told otherwise."""
+"""Runs ONNX files in OpenVINO, in float32 by default."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_attention.export.runtimes.base import (
-    Runner,
-    SignatureDescription,
-    TensorDescription,
+from keras_attention.export.artifact.description import (
+    ANY_SHAPE,
+    SignatureInfo,
+    TensorInfo,
 )
+from keras_attention.export.runtimes.base import Runner, not_installed
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -20,8 +21,8 @@ class OpenVinoRunner(Runner):
     Args:
         file: The `.onnx` file.
         intra_op_threads: int, optional. Threads of one call; default: all cores.
-        precision: In which it computes. OpenVINO itself takes bfloat16 wherever the
-            processor has it, which is no float32 any more: here float32 is the default.
+        precision: The precision of the computation. OpenVINO's own default is bfloat16
+            where the processor has it; here the default is float32.
     """
 
     runtime = "OpenVINO"
@@ -32,10 +33,9 @@ class OpenVinoRunner(Runner):
         try:
             import openvino
         except ImportError as error:
-            raise ImportError(
-                "Running an ONNX file in OpenVINO needs openvino. Expected: pip "
-                f'install "keras-attention[openvino]". Received: {error}'
-            ) from error
+            extra = '"keras-attention[openvino]"'
+            what = ("an ONNX file in OpenVINO", "openvino", extra)
+            raise not_installed(*what, error) from error
         if precision not in PRECISIONS:
             raise ValueError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}. "
@@ -51,16 +51,16 @@ class OpenVinoRunner(Runner):
             core.read_model(str(file)), "CPU", settings
         )
         self.signatures = {
-            Path(file).stem: SignatureDescription(
-                {x.get_any_name(): _described(x) for x in self._model.inputs},
-                {x.get_any_name(): _described(x) for x in self._model.outputs},
+            Path(file).stem: SignatureInfo(
+                {x.get_any_name(): _info(x) for x in self._model.inputs},
+                {x.get_any_name(): _info(x) for x in self._model.outputs},
             )
         }
 
     def _run(
         self, signature_name: str, arrays: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        request = self._model.create_infer_request()  # one each: threads may share us
+        request = self._model.create_infer_request()  # threads may share this runner
         results = request.infer(arrays)
         return {
             name: np.array(results[self._model.output(name)])
@@ -72,12 +72,12 @@ class OpenVinoRunner(Runner):
         self._model = None
 
 
-def _described(port: Any) -> TensorDescription:
+def _info(port: Any) -> TensorInfo:
     shape = port.partial_shape
     if shape.rank.is_dynamic:
-        return TensorDescription(_dtype(port), None)
+        return TensorInfo(_dtype(port), ANY_SHAPE)
     axes = (None if axis.is_dynamic else axis.get_length() for axis in shape)
-    return TensorDescription(_dtype(port), tuple(axes))
+    return TensorInfo(_dtype(port), tuple(axes))
 
 
 def _dtype(port: Any) -> str:

@@ -1,4 +1,4 @@
-"""Asks SavedModels the way TF Serving and the C API do."""
+"""Runs SavedModels the way TF Serving and the C API do."""
 
 import contextlib
 import re
@@ -7,22 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.export.runtimes.base import (
-    Runner,
-    SignatureDescription,
-    TensorDescription,
-    objects,
+from keras_attention.export.artifact.description import (
+    ANY_SHAPE,
+    SignatureInfo,
+    TensorInfo,
+    text_array,
 )
+from keras_attention.export.runtimes.base import Runner, not_installed
 
 
 class SessionRunner(Runner):
     """A SavedModel in a TensorFlow session: the loader of TF Serving and the C API.
 
-    Unlike `tf.saved_model.load`, which also runs what only Python can run, this is a
-    test of whether the SavedModel can be served.
+    `tf.saved_model.load` also runs what only Python can run. This runner opens only
+    what can be served.
 
     Args:
-        folder: The SavedModel.
+        folder: The SavedModel's folder.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
     """
 
@@ -32,10 +33,8 @@ class SessionRunner(Runner):
         try:
             import tensorflow as tf
         except ImportError as error:
-            raise ImportError(
-                "Running a SavedModel needs TensorFlow. Expected: pip install "
-                f"keras-attention. Received: {error}"
-            ) from error
+            what = ("a SavedModel", "TensorFlow", "keras-attention")
+            raise not_installed(*what, error) from error
         with contextlib.suppress(ImportError):
             import tensorflow_text  # noqa: F401 (registers its operations)
         if not (Path(folder) / "saved_model.pb").is_file():
@@ -60,28 +59,29 @@ class SessionRunner(Runner):
         for name, definition in loaded.signature_def.items():
             if name.startswith("__saved_model"):  # the initializer is one of them
                 continue
-            self.signatures[name] = SignatureDescription(
-                _described(definition.inputs), _described(definition.outputs)
-            )
+            inputs, outputs = _infos(definition.inputs), _infos(definition.outputs)
+            self.signatures[name] = SignatureInfo(inputs, outputs)
             # Made once: `session.run` would look every tensor up by name each time.
-            self._calls[name] = self._session.make_callable(
-                [definition.outputs[key].name for key in self.signatures[name].outputs],
-                [definition.inputs[key].name for key in self.signatures[name].inputs],
+            call = self._session.make_callable(
+                [definition.outputs[key].name for key in outputs],
+                [definition.inputs[key].name for key in inputs],
             )
+            self._calls[name] = (list(inputs), list(outputs), call)
 
     def _run(
         self, signature_name: str, arrays: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
+        inputs, outputs, call = self._calls[signature_name]
         try:
-            values = self._calls[signature_name](*arrays.values())
+            values = call(*(arrays[name] for name in inputs))
         except self._errors.InvalidArgumentError as error:
-            found = re.search(r"assertion failed: (\[.*?\])\n", error.message, re.S)
-            if found is None:
+            refusal = re.search(r"assertion failed: (\[.*?\])\n", error.message, re.S)
+            if refusal is None:
                 raise
-            text = found[1][1:-1].replace("] [", " ")
+            text = refusal[1][1:-1].replace("] [", " ")
             raise ValueError(text) from error
-        names = self.signatures[signature_name].outputs
-        return {n: _decoded(v) for n, v in zip(names, values, strict=True)}
+        found = {n: _decoded(v) for n, v in zip(outputs, values, strict=True)}
+        return {name: found[name] for name in self.signatures[signature_name].outputs}
 
     def close(self) -> None:
         """Close the session."""
@@ -98,26 +98,25 @@ def _explain_missing_operation(error: BaseException, folder: Path) -> None:
         ) from error
 
 
-def _described(tensors: Any) -> dict[str, TensorDescription]:
+def _infos(tensors: Any) -> dict[str, TensorInfo]:
     """The tensors of one side of a SignatureDef."""
     from tensorflow import dtypes
 
-    described = {}
+    infos = {}
     for name, info in sorted(tensors.items()):  # a protobuf map has no order
-        shape = None
+        shape: tuple[Any, ...] = ANY_SHAPE
         if not info.tensor_shape.unknown_rank:
             sizes = (dim.size for dim in info.tensor_shape.dim)
             shape = tuple(None if size < 0 else size for size in sizes)
-        dtype = str(dtypes.as_dtype(info.dtype).name)
-        described[name] = TensorDescription(dtype, shape)
-    return described
+        infos[name] = TensorInfo(str(dtypes.as_dtype(info.dtype).name), shape)
+    return infos
 
 
 def _decoded(value: Any) -> np.ndarray:
-    """Text as `str`, as onnxruntime gives it; other arrays as they are."""
+    """Text as `str`, as ONNX Runtime returns it; other arrays unchanged."""
     array = np.asarray(value)
     if array.dtype != object:
         return array
-    # Lossless also where a text was cut in the middle of a character.
+    # Nothing is lost, even if a text was cut in the middle of a character.
     texts = [item.decode("utf-8", "surrogateescape") for item in array.flat]
-    return objects(texts, array.shape)
+    return text_array(texts, array.shape)

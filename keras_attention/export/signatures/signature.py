@@ -1,4 +1,4 @@
-"""What an artifact can be asked: named functions from named tensors to tensors."""
+"""Signatures: the named functions of an artifact, from named tensors to tensors."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -6,38 +6,23 @@ from typing import Any
 
 import tensorflow as tf
 
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Name-free description of one input or output.
-
-    Attributes:
-        dtype: E.g. `"int32"`, `"bool"`, `"float32"`, `"string"`.
-        shape: One entry an axis: an int, or the name of a dynamic axis such as
-            `"batch"` or `"sequence"`. Axes of one name have one size.
-    """
-
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    @property
-    def spec_shape(self) -> list[int | None]:
-        """The shape as TensorFlow writes it: `None` for a dynamic axis."""
-        return [axis if isinstance(axis, int) else None for axis in self.shape]
+from keras_attention.export.artifact.description import SignatureInfo, TensorInfo
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """A signature's function in three steps, where the model is the one in the middle.
+    """A signature's function in three steps; the middle one is the model.
 
-    What stands around it, tokenizers say, cannot be compiled by XLA.
+    The steps around it, such as tokenizers, cannot be compiled by XLA.
 
     Attributes:
-        before: From the inputs of the signature to those of `middle`, and anything.
-        middle: From tensors to a dict of tensors.
-        after: From the answers of `middle`, and the anything, to the outputs.
-        inputs: Of `middle`, name to description.
-        outputs: Of `middle`, name to description.
+        before: Called with the signature's inputs; returns the inputs of `middle`, and
+            a value for `after`.
+        middle: Called with tensors; returns a dict of tensors.
+        after: Called with the outputs of `middle` and the value from `before`; returns
+            the signature's outputs.
+        inputs: The inputs of `middle`, name to description.
+        outputs: The outputs of `middle`, name to description.
     """
 
     before: Callable[..., tuple[dict[str, Any], Any]]
@@ -62,15 +47,15 @@ class Signature:
             TensorFlow or Keras ops, so that it can be traced.
         inputs: Name to description.
         outputs: Name to description.
-        limits: For integer inputs: name to the exclusive upper bound of its
-            values (ids of a vocabulary). Lower bound 0.
-        max_lengths: Name of a dynamic axis to its largest size, e.g.
-            `{"sequence": 512}`.
-        exact_zeros: Outputs whose zeros mean something (weights of hidden keys): they
+        limits: Name of an integer input to the exclusive upper bound of its values
+            (ids of a vocabulary). The lower bound is 0.
+        max_lengths: Name of a free axis to its largest size, e.g. `{"sequence": 512}`.
+        exact_zeros: Outputs whose zeros have a meaning (weights of hidden keys): they
             must be exactly 0 in every artifact.
-        formats: Those it can be exported to.
-        examples: Gives what it is verified on in place of the grid: tuples of a name,
-            the inputs, and the answer, or `None` for that of `function`.
+        formats: The formats it can be exported to.
+        examples: Returns the cases that it is verified on instead of the grid: tuples
+            of a name, the inputs, and the answer, or `None` for the answer of
+            `function`.
     """
 
     name: str
@@ -84,12 +69,17 @@ class Signature:
     examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
 
     @property
+    def info(self) -> SignatureInfo:
+        """The description of what it takes and returns, as the manifest has it."""
+        return SignatureInfo(self.inputs, self.outputs, self.limits, self.max_lengths)
+
+    @property
     def of_model(self) -> "Signature | Steps":
-        """What has the inputs and outputs of the model: tokenizers left outside."""
+        """The part with the inputs and outputs of the model, without tokenizers."""
         return self.function if isinstance(self.function, Steps) else self
 
     def wrapped(self, wrap: Callable[[Callable], Callable]) -> "Signature":
-        """The same with something around what the model computes."""
+        """The same signature with a wrapper around the function of the model."""
         function = self.function
         if isinstance(function, Steps):
             return replace(
@@ -99,7 +89,7 @@ class Signature:
 
     @property
     def takes_text(self) -> bool:
-        """Whether any input is a string: then only a SavedModel can be written."""
+        """Whether any input is a string. Only a SavedModel can take strings."""
         return any(info.dtype == "string" for info in self.inputs.values())
 
     def tensor_specs(self) -> dict[str, tf.TensorSpec]:

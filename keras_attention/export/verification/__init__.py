@@ -1,1 +1,1 @@
-"""Artifacts compared with what they must say, and with each other."""
+"""Compares artifacts with their models, and with each other."""

@@ -1,4 +1,4 @@
-"""How far answers are from those they should be, in the terms of their use."""
+"""Measures how well outputs agree with a reference, in the terms of their use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Agreement:
-    """Answers beside the reference's, over all inputs.
+    """The agreement of one output with the reference, over all inputs.
 
     Attributes:
-        output: Which.
-        worst_cosine: Of one vector with the reference's: of a text, or of a token.
-        mean_cosine: Of all.
-        same: Share of texts or tokens with the same decision.
-        decision: Which: `"label"`, `"next token"`, or `"neighbour"`: the text that is
-            nearest by cosine.
-        perplexity: Of the texts, where the output are the logits of next tokens.
-        reference_perplexity: The reference's.
+        output: The output's name.
+        worst_cosine: The lowest cosine of a text's or token's vector with its
+            reference.
+        mean_cosine: The mean of these cosines.
+        same: The share of texts or tokens with the same decision.
+        decision: The kind of decision: `"label"`, `"next token"`, or `"neighbour"`,
+            the text that is nearest by cosine.
+        perplexity: The perplexity of the texts, if the outputs are logits of next
+            tokens.
+        reference_perplexity: The reference's perplexity.
     """
 
     output: str
@@ -41,17 +43,18 @@ def agreement(
     """Compares one output over several batches.
 
     Args:
-        output: Its name; logits and scores are decisions, other vectors places.
-        expected: The reference's: `[batch, size]`, or `[batch, sequence, size]`.
-        got: Of the same shapes.
+        output: The output's name. Logits and scores are compared by their largest
+            entry, other vectors by their neighbours.
+        expected: The reference, `[batch, size]` or `[batch, sequence, size]`.
+        got: The outputs, of the same shapes.
         ids: Token ids `[batch, sequence]`, for a perplexity.
-        masks: Bool `[batch, sequence]`: which tokens are real.
+        masks: Padding masks, bool `[batch, sequence]`.
     """
     by_token = expected[0].ndim > 2
     decides = output in {"logits", "scores", "probabilities"}
     if by_token and masks is not None:
-        reference = _real(expected, masks)
-        answers = _real(got, masks)
+        reference = _without_padding(expected, masks)
+        answers = _without_padding(got, masks)
     else:
         reference = np.concatenate([x.reshape(-1, x.shape[-1]) for x in expected])
         answers = np.concatenate([x.reshape(-1, x.shape[-1]) for x in got])
@@ -78,11 +81,11 @@ def agreement(
 def worst_cosine(
     expected: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]
 ) -> float:
-    """The lowest cosine of a vector with its reference over all outputs and inputs.
+    """Return the lowest cosine of a vector with its reference over all outputs.
 
     Args:
-        expected: A dict of arrays an input.
-        got: Of the same names and shapes.
+        expected: One dict of arrays per input.
+        got: The same, to be compared.
     """
     return min(
         float(_cosines(_rows(values), _rows(answers[name])).min())
@@ -96,14 +99,14 @@ def _rows(values):
     return values.reshape(-1, values.shape[-1])
 
 
-def _real(batches, masks):
-    """The vectors of real tokens, `[tokens, size]`."""
+def _without_padding(batches, masks):
+    """The vectors of non-padding tokens, `[tokens, size]`."""
     pairs = zip(batches, masks, strict=True)
-    return np.concatenate([values[np.asarray(keep, bool)] for values, keep in pairs])
+    return np.concatenate([values[np.asarray(mask, bool)] for values, mask in pairs])
 
 
 def _cosines(a, b):
-    """Of each row; 1 where both are 0."""
+    """The cosine of each row; 1 where both rows are 0."""
     a, b = a.astype("float64"), b.astype("float64")
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     both = ~a.any(-1) & ~b.any(-1)
@@ -123,12 +126,12 @@ def _neighbours(vectors, limit=4096):
 
 def _perplexity(logits, ids, masks):
     total, count = 0.0, 0
-    for values, tokens, keep in zip(logits, ids, masks, strict=True):
-        values, keep = values.astype("float64"), np.asarray(keep, bool)  # noqa: PLW2901
+    for batch, tokens, padding_mask in zip(logits, ids, masks, strict=True):
+        values, mask = batch.astype("float64"), np.asarray(padding_mask, bool)
         top = values.max(-1, keepdims=True)
         norm = np.log(np.exp(values - top).sum(-1)) + top[..., 0]
         following = np.take_along_axis(values[:, :-1], tokens[:, 1:, None], -1)[..., 0]
-        both = keep[:, :-1] & keep[:, 1:]
+        both = mask[:, :-1] & mask[:, 1:]
         total += (norm[:, :-1] - following)[both].sum()
         count += int(both.sum())
     return float(np.exp(total / max(count, 1)))

@@ -1,4 +1,4 @@
-"""Artifacts side by side on real texts: exactness, speed, size, and which to take."""
+"""Compares artifacts on real texts: exactness, speed, size, and which to choose."""
 
 import contextlib
 import time
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.export.runtimes.base import Runner, SignatureDescription
+from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.verification.agreement import Agreement, agreement
 
@@ -24,11 +25,11 @@ class Candidate:
 
     Attributes:
         name: `PATH`, or `PATH@RUNTIME`.
-        runtime: Who answered.
-        bytes: Size of its model files.
+        runtime: The runtime that ran it.
+        bytes: The size of its model files.
         texts_per_second: The median over the rounds, tokenizing included.
-        speed: That over the reference's.
-        agreements: One an output.
+        speed: The texts per second relative to the reference's.
+        agreements: One per output.
     """
 
     name: str
@@ -40,10 +41,10 @@ class Candidate:
 
     @property
     def is_close(self) -> bool:
-        """Whether it can stand in for the reference.
+        """Whether it can replace the reference.
 
-        Worst cosine 0.999 or more, the same decision for 98.5 % or more, a perplexity
-        of at most 1.01 times the reference's.
+        The worst cosine is 0.999 or more, 98.5 % or more of the decisions are the same,
+        and the perplexity is at most 1.01 times the reference's.
         """
         return all(
             one.worst_cosine >= MIN_COSINE
@@ -56,11 +57,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_artifacts` found.
+    """The result of `compare_artifacts`.
 
     Attributes:
-        candidates: The reference first.
-        num_texts: How many texts each was asked.
+        candidates: The artifacts, the reference first.
+        num_texts: The number of texts that each was run on.
     """
 
     candidates: tuple[Candidate, ...]
@@ -68,7 +69,7 @@ class Comparison:
 
     @property
     def recommended(self) -> Candidate:
-        """The fastest of those that are close enough to the reference."""
+        """The fastest candidate that is close enough to the reference."""
         close = [one for one in self.candidates if one.is_close]
         return max(close, key=lambda one: one.texts_per_second)
 
@@ -84,19 +85,19 @@ def compare_artifacts(
     intra_op_threads: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Asks artifacts the same texts, in turn, and says how they differ.
+    """Runs artifacts on the same texts, in turn, and measures how they differ.
 
     Args:
-        artifacts: The reference first. `PATH`, or `PATH@RUNTIME` with a runtime of
-            `open_artifact`, e.g. `"minilm-onnx@openvino-bfloat16"`.
-        texts: Real texts, the more the better: 500 tell a percent from none.
-        tokenizer: Called with texts, gives `token_ids` and `padding_mask`; for
+        artifacts: The artifacts, the reference first. `PATH`, or `PATH@RUNTIME` with a
+            runtime of `open_artifact`, e.g. `"minilm-onnx@openvino-bfloat16"`.
+        texts: Real texts, as many as possible: 500 are needed to see one percent.
+        tokenizer: Called with texts; returns `token_ids` and `padding_mask`. For
             artifacts that take ids.
-        signature: Which to ask, where an artifact has several.
-        batch_size: Texts at once, neighbours in length.
-        rounds: How often each is asked all.
-        intra_op_threads: Threads of each runtime; default: all cores.
-        on_progress: Called with what is being done now, in words.
+        signature: The signature to run, if an artifact has several.
+        batch_size: The number of texts per batch. Texts of similar length share one.
+        rounds: The number of times that each artifact is run on all texts.
+        intra_op_threads: The threads of each runtime; default: all cores.
+        on_progress: Called with a text that says what is being done now.
     """
     if not texts or not artifacts:
         raise ValueError(
@@ -104,9 +105,9 @@ def compare_artifacts(
             f"Received: {len(artifacts)} artifacts, {len(texts)} texts"
         )
     batches = _batches(texts, batch_size)
-    tell = on_progress or (lambda stage: None)
+    progress = on_progress or (lambda stage: None)
     with contextlib.ExitStack() as opened:
-        asked: dict[str, _Asked] = {}
+        calls: dict[str, _Call] = {}
         for name in map(str, artifacts):
             path, _, runtime = name.partition("@")
             runner = open_artifact(
@@ -115,12 +116,12 @@ def compare_artifacts(
                 intra_op_threads=intra_op_threads,
                 runtime=runtime or None,
             )
-            asked[name] = _Asked(opened.enter_context(runner), signature, tokenizer)
-        answers, seconds = _in_turn(asked, batches, rounds, tell)
+            calls[name] = _Call(opened.enter_context(runner), signature, tokenizer)
+        answers, seconds = _in_turn(calls, batches, rounds, progress)
     found = []
-    reference = next(iter(asked))
+    reference = next(iter(calls))
     first = float(np.median(np.sum(seconds[reference], axis=1)))
-    for name, one in asked.items():
+    for name, one in calls.items():
         median = float(np.median(np.sum(seconds[name], axis=1)))
         found.append(
             Candidate(
@@ -138,25 +139,25 @@ def compare_artifacts(
 def feeds_of_texts(
     texts: Sequence[str],
     tokenizer: Any,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, TensorInfo],
     *,
     batch_size: int = 32,
 ) -> list[dict[str, Any]]:
-    """Texts as the inputs of a signature, a dict a batch of neighbours in length.
+    """Turns texts into inputs of a signature, one dict per batch of similar length.
 
     Args:
-        texts: What to tokenize.
-        tokenizer: Called with texts, gives `token_ids` and `padding_mask`.
-        inputs: Name to `TensorDescription`, of `runner.signatures[…].inputs`.
-            The names are those of the tokenizer or Optimum's (`input_ids`,
-            `attention_mask`, `position_ids`, an empty `past_key_values`).
-        batch_size: Texts at once.
+        texts: The texts to tokenize.
+        tokenizer: Called with texts; returns `token_ids` and `padding_mask`.
+        inputs: Name to `TensorInfo`, `runner.signatures[…].inputs`. The names are
+            those of the tokenizer or Optimum's (`input_ids`, `attention_mask`,
+            `position_ids`, an empty `past_key_values`).
+        batch_size: The number of texts per batch.
     """
     return [_feed(batch, tokenizer, inputs) for batch in _batches(texts, batch_size)]
 
 
-class _Asked:
-    """One signature of a runner, asked texts."""
+class _Call:
+    """Runs one signature of a runner on texts."""
 
     def __init__(self, runner: Runner, signature: str | None, tokenizer: Any):
         self.runner = runner
@@ -167,19 +168,19 @@ class _Asked:
                 f"Which of the signatures {names} is meant? Give `signature`. "
                 "Received: signature=None"
             )
-        described: SignatureDescription = runner.signatures[self.signature]
-        self.inputs = described.inputs
+        info = runner.signatures[self.signature]
+        self.inputs = info.inputs
         self.outputs = [
             name
-            for name, info in described.outputs.items()
-            if info.dtype == "float32" and not name.startswith("present")
+            for name, tensor in info.outputs.items()
+            if tensor.dtype == "float32" and not name.startswith("present")
         ]
         self.tokenizer = tokenizer
-        self.feeds: list[dict[str, Any]] = []  # of the answers that are kept
+        self.feeds: list[dict[str, Any]] = []  # the inputs that were recorded
 
-    def __call__(self, texts, *, keep=False):
+    def __call__(self, texts, *, record=False):
         feed = _feed(texts, self.tokenizer, self.inputs)
-        if keep:
+        if record:
             self.feeds.append(feed)
         found = self.runner.run(self.signature, **feed)
         return {name: found[name] for name in self.outputs}
@@ -194,20 +195,20 @@ def _feed(texts, tokenizer, inputs):
             f"`ka.load_tokenizer(folder)`. Received: inputs {sorted(inputs)}"
         )
     given = {name: np.asarray(value) for name, value in tokenizer(texts).items()}
-    ids, keep = given["token_ids"], np.asarray(given["padding_mask"], bool)
-    given |= dict.fromkeys(_IDS, ids) | dict.fromkeys(_MASKS, keep)
-    given["position_ids"] = np.maximum(keep.cumsum(-1) - 1, 0)
+    ids, mask = given["token_ids"], np.asarray(given["padding_mask"], bool)
+    given |= dict.fromkeys(_IDS, ids) | dict.fromkeys(_MASKS, mask)
+    given["position_ids"] = np.maximum(mask.cumsum(-1) - 1, 0)
     fed = {}
     for name, info in inputs.items():
         dtype = np.dtype(info.dtype)
         if name.startswith("past"):
-            shape = [size if isinstance(size, int) else 0 for size in info.shape or ()]
+            shape = [size if isinstance(size, int) else 0 for size in info.shape]
             fed[name] = np.zeros([len(texts), *shape[1:]], dtype)
         elif name in given:
             fed[name] = given[name].astype(dtype)
         else:
             raise ValueError(
-                "The tokenizer does not give what the artifact takes. Expected: "
+                "The tokenizer does not return what the artifact takes. Expected: "
                 f"{sorted(inputs)}. Received: {sorted(given)}"
             )
     return fed
@@ -218,19 +219,19 @@ def _batches(texts, size):
     return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
-def _in_turn(asked, batches, rounds, tell):
-    """All answers, and seconds `[rounds, batches]` of each, the order drawn anew."""
-    answers = {name: [] for name in asked}
-    seconds = {name: np.zeros((rounds, len(batches))) for name in asked}
+def _in_turn(calls, batches, rounds, progress):
+    """All answers, and the seconds `[rounds, batches]` of each, in a random order."""
+    answers = {name: [] for name in calls}
+    seconds = {name: np.zeros((rounds, len(batches))) for name in calls}
     random = np.random.default_rng(0)
     for number, batch in enumerate(batches):
-        tell(f"Batch {number + 1} of {len(batches)}")
-        for name, call in asked.items():  # also warms up
-            answers[name].append(call(batch, keep=True))
+        progress(f"Batch {number + 1} of {len(batches)}")
+        for name, call in calls.items():  # also warms up
+            answers[name].append(call(batch, record=True))
         for turn in range(rounds):
-            for name in random.permutation(list(asked)):
+            for name in random.permutation(list(calls)):
                 start = time.perf_counter()
-                asked[name](batch)
+                calls[name](batch)
                 seconds[name][turn, number] = time.perf_counter() - start
     return answers, seconds
 

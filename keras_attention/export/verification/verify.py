@@ -1,8 +1,8 @@
-"""Does the artifact say what the model said? Asked in a process of its own.
+"""Verifies artifacts: runs them in a process of their own on the cases they bring.
 
-`python -m keras_attention.export.verification.verify FOLDER` opens the artifact in
-the runtime it is meant for, asks every case that travels with it, and prints the
-results as JSON.
+`python -m keras_attention.export.verification.verify FOLDER …` opens each artifact in
+the runtime it is meant for, runs it on every case in it, and prints one line of JSON
+per artifact.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,18 +31,19 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How far an artifact is from the model on one case.
+    """The difference between an artifact and the model on one case.
 
     Attributes:
-        signature: Which signature was asked.
-        case: Which case.
-        runtime: Which runtime answered.
-        max_abs_error: Largest absolute difference over all outputs.
-        max_rel_error: The same over the largest value of its output.
-        tolerance: What the error may be, of values up to 1 absolutely, of larger
-            ones relatively.
-        passed: Whether it is; whether shapes, integers and exact zeros agree too.
-        reason: Why not.
+        signature: The signature's name.
+        case: The case's name.
+        runtime: The runtime that ran it.
+        max_abs_error: The largest absolute difference over all outputs.
+        max_rel_error: The largest difference relative to its output's largest value.
+        tolerance: The largest error allowed, absolute for values up to 1, relative
+            above.
+        passed: Whether the errors are within the tolerance, and shapes, integers and
+            exact zeros agree.
+        reason: The reason why it did not pass.
     """
 
     signature: str
@@ -59,19 +62,22 @@ class Report:
 
     Attributes:
         path: The artifact.
-        results: One a case.
+        results: One per case.
+        error: The reason why the artifact could not be opened, if it could not.
     """
 
     path: Path
     results: tuple[CaseResult, ...]
+    error: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether there are cases and all passed."""
-        return bool(self.results) and all(result.passed for result in self.results)
+        """Whether it was opened, there are cases, and all passed."""
+        passed = all(result.passed for result in self.results)
+        return not self.error and bool(self.results) and passed
 
     def worst(self) -> dict[str, CaseResult]:
-        """The worst case of each signature: one that failed, else the largest error."""
+        """The worst case of each signature: a failed one, else the largest error."""
         worst: dict[str, CaseResult] = {}
         for result in self.results:
             known = worst.get(result.signature)
@@ -80,6 +86,8 @@ class Report:
         return worst
 
     def __str__(self) -> str:
+        if self.error:
+            return self.error
         lines = [f"{'signature':20} {'cases':>5} {'worst error':>12}  worst case"]
         for name, result in self.worst().items():
             count = sum(one.signature == name for one in self.results)
@@ -96,21 +104,21 @@ def _badness(result: CaseResult) -> tuple[bool, float]:
 
 
 class VerificationError(RuntimeError):
-    """An artifact does not say what the model says. It was not kept."""
+    """An artifact that does not agree with the model. It was not kept."""
 
 
 def verify_artifact(
     path: str | Path, *, tolerance: float | None = None, runtime: str | None = None
 ) -> Report:
-    """Verifies an exported artifact again, here and now.
+    """Verifies an exported artifact again, on this machine.
 
-    Checks every file against the sha256 of manifest.json, then asks the artifact, in
-    a fresh process, every case that travels with it. Needs the runtime, not the model
-    and not Keras.
+    Compares every file with its sha256 in manifest.json, then runs the artifact in a
+    fresh process on every case in it. Needs the runtime, but neither the model nor
+    Keras.
 
     Args:
         path: The artifact's folder; of a base folder the highest version is taken.
-        tolerance: As for `export_model`; the one it was exported with when `None`.
+        tolerance: The largest error allowed; that of the export when `None`.
         runtime: See `open_artifact`.
 
     Returns:
@@ -135,22 +143,67 @@ def verify_folder(
     """Verifies an artifact in a fresh process.
 
     Args:
-        folder: With the artifact and its cases.
+        folder: The folder with the artifact and its cases.
         tolerance: See `CaseResult.tolerance`.
         runtime: See `open_artifact`.
 
     Raises:
-        RuntimeError: If the process dies: the artifact does not open.
+        RuntimeError: If the artifact does not open, or its process dies.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "keras_attention.export.verification.verify",
-        str(folder),
-        "--tolerance",
-        str(tolerance),
-        *(("--runtime", runtime) if runtime else ()),
-    ]
+    (report,) = verify_folders([folder], tolerance=tolerance, runtime=runtime)
+    if report.error:
+        raise RuntimeError(report.error)
+    return report
+
+
+def verify_folders(
+    folders: Sequence[Path],
+    *,
+    tolerance: float = TOLERANCE,
+    runtime: str | None = None,
+) -> list[Report]:
+    """Verifies several artifacts in one fresh process.
+
+    If an artifact ends the process, the ones after it are verified in a new process.
+
+    Args:
+        folders: The folders with artifacts and their cases.
+        tolerance: See `CaseResult.tolerance`.
+        runtime: See `open_artifact`.
+
+    Returns:
+        One report per folder, in order. `report.error` is the reason why an artifact
+        could not be verified.
+    """
+    reports: list[Report] = []
+    while remaining := list(folders)[len(reports) :]:
+        found, reason = _in_fresh_process(remaining, tolerance, runtime)
+        if reason and len(found) == len(remaining) > 1:
+            # The process died after the last artifact, and each may be the reason.
+            options: dict[str, Any] = {"tolerance": tolerance, "runtime": runtime}
+            alone = [verify_folders([folder], **options) for folder in remaining]
+            return reports + [report for (report,) in alone]
+        if reason and len(found) in (0, len(remaining)):
+            found = [{"results": [], "error": reason}]
+        # If it died in between, the next artifact is the first of the next process:
+        # one of those before may be the reason.
+        for folder, one in zip(remaining, found, strict=False):
+            results = tuple(CaseResult(**result) for result in one["results"])
+            error = one["error"] and (
+                "The artifact does not open in a fresh process, so it was not "
+                f"verified. Received: {folder}: {one['error']}"
+            )
+            reports.append(Report(Path(folder), results, error))
+    return reports
+
+
+def _in_fresh_process(
+    folders: Sequence[Path], tolerance: float, runtime: str | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The results that the process printed, and the reason if it died."""
+    command = [sys.executable, "-m", "keras_attention.export.verification.verify"]
+    command += [*map(str, folders), "--tolerance", str(tolerance)]
+    command += ["--runtime", runtime] if runtime else []
     done = subprocess.run(
         command,
         capture_output=True,
@@ -158,14 +211,15 @@ def verify_folder(
         check=False,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or [f"code {done.returncode}"]
-        raise RuntimeError(
-            "The artifact does not open in a fresh process, so it was not verified. "
-            f"Received: {folder}: {last[0]}"
-        )
-    results = json.loads(done.stdout.splitlines()[-1])
-    return Report(Path(folder), tuple(CaseResult(**result) for result in results))
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    found = [json.loads(line.removeprefix(_MARK)) for line in lines]
+    if done.returncode == 0 and len(found) == len(folders):
+        return found, ""
+    last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+    return found, f"{last[0]} (exit status {done.returncode})"
+
+
+_MARK = "verified: "  # runtimes print lines of their own
 
 
 def verify_here(
@@ -181,13 +235,13 @@ def verify_here(
                 runner = opened.enter_context(
                     open_artifact(folder, case.signature, runtime=runtime)
                 )
-                # A SavedModel answers for all its signatures, an ONNX file for one.
+                # A SavedModel has all signatures, an ONNX file has one.
                 runners |= dict.fromkeys(runner.signatures, runner)
-            results.append(_ask(runners[case.signature], case, tolerance))
+            results.append(_run_case(runners[case.signature], case, tolerance))
     return Report(Path(folder), tuple(results))
 
 
-def _ask(runner: Runner, case: Case, tolerance: float) -> CaseResult:
+def _run_case(runner: Runner, case: Case, tolerance: float) -> CaseResult:
     about = (case.signature, case.name, runner.runtime)
     try:
         answers = runner.run(case.signature, **case.inputs)
@@ -201,7 +255,7 @@ def _ask(runner: Runner, case: Case, tolerance: float) -> CaseResult:
     for name in set(answers) & set(case.expected):
         expected, got = case.expected[name], answers[name]
         zeros = name in case.exact_zeros
-        error, scale, reason = _compare(name, expected, got, zeros, tolerance)
+        error, scale, reason = compare(name, expected, got, zeros, tolerance)
         absolute, relative = max(absolute, error), max(relative, error / scale)
         reasons += [reason] if reason else []
     return CaseResult(
@@ -209,8 +263,16 @@ def _ask(runner: Runner, case: Case, tolerance: float) -> CaseResult:
     )
 
 
-def _compare(name, expected, got, zeros, tolerance):
-    """`(largest difference, largest value, reason to fail or "")`."""
+def compare(name, expected, got, zeros, tolerance):
+    """Compare one output: `(largest difference, largest value, reason or "")`.
+
+    Args:
+        name: The output's name.
+        expected: The model's array.
+        got: The artifact's array.
+        zeros: Whether zeros must be exact.
+        tolerance: See `CaseResult.tolerance`.
+    """
     if expected.shape != got.shape:
         return float("inf"), 1.0, f"{name} has shape {got.shape}, not {expected.shape}"
     if expected.dtype.kind != "f":
@@ -222,14 +284,14 @@ def _compare(name, expected, got, zeros, tolerance):
     difference = np.abs(expected.astype("float64") - got)[finite]
     scale = float(np.abs(expected[finite]).max(initial=1e-30))
     error = float(difference.max(initial=0.0))
-    if zeros and not _zeros_kept(expected, got):
+    if zeros and not _zeros_agree(expected, got):
         return error, scale, f"{name} is not exactly 0 where it must be"
     within = error <= tolerance * max(1.0, scale)
     return error, scale, "" if within else f"{name} is off by {error:.2e}"
 
 
-def _zeros_kept(expected, got):
-    """Rows without anything visible are exactly 0; hidden keys in other rows are.
+def _zeros_agree(expected, got):
+    """Whether fully masked rows are exactly 0, and hidden keys of other rows too.
 
     In other rows a weight too small for float32 may be 0 in one runtime only.
     """
@@ -238,18 +300,25 @@ def _zeros_kept(expected, got):
 
 
 def main() -> None:
-    """Prints the results of one artifact as JSON."""
+    """Prints the results of artifacts, one line of JSON for each."""
     import argparse
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--runtime")
     arguments = parser.parse_args()
-    report = verify_here(
-        arguments.folder, tolerance=arguments.tolerance, runtime=arguments.runtime
-    )
-    print(json.dumps([asdict(result) for result in report.results]))
+    options = {"tolerance": arguments.tolerance, "runtime": arguments.runtime}
+    for folder in arguments.folders:
+        found: dict[str, Any] = {"results": [], "error": ""}
+        try:
+            report = verify_here(folder, **options)
+            found["results"] = [asdict(result) for result in report.results]
+        except Exception as error:  # the other folders are verified all the same
+            lines = str(error).strip().splitlines() or [""]
+            found["error"] = f"{type(error).__name__}: {lines[0]}"
+        # One write, and flushed: it must be there even if the next artifact crashes.
+        print(f"\n{_MARK}{json.dumps(found)}", flush=True)
 
 
 if __name__ == "__main__":

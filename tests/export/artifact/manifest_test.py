@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.artifact.manifest import (
     Manifest,
     check_files,
     read_manifest,
     write_manifest,
 )
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 
 SCHEMA = Path(__file__).parents[3] / "export/schema/manifest.schema.json"
 SIGNATURE = Signature(
@@ -67,7 +68,7 @@ def test_what_is_written_is_read(folder, manifest):
 
 def test_it_describes_the_artifact(manifest):
     assert manifest.format == "saved_model"
-    assert manifest.signatures == {
+    assert {name: info.to_json() for name, info in manifest.signatures.items()} == {
         "encode": {
             "inputs": {"token_ids": {"dtype": "int32", "shape": ["batch", "sequence"]}},
             "outputs": {
@@ -187,6 +188,10 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
         read_manifest(tmp_path)
 
 
+def encoded(data):
+    return data["signatures"]["encode"]["inputs"]["token_ids"]
+
+
 def edit(folder, change):
     path = folder / "manifest.json"
     data = json.loads(path.read_text())
@@ -209,6 +214,10 @@ def edit(folder, change):
         (lambda d: d["files"].update({"/etc/x": d["files"]["saved_model.pb"]}), "etc"),
         (lambda d: d["files"].update(x={"bytes": 1}), "sha256 and bytes"),
         (lambda d: d["signatures"].update(x={}), "signatures"),
+        (lambda d: d["signatures"]["encode"].update(limits={"x": 1.5}), "whole numb"),
+        (lambda d: d["signatures"]["encode"]["inputs"].update(x={}), "names of axes"),
+        (lambda d: encoded(d).update(shape=[True, "batch"]), "names of axes"),
+        (lambda d: encoded(d).update(dtype=None), "names of axes"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(folder, manifest, change, message):

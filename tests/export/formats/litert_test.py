@@ -16,16 +16,17 @@ from typer.testing import CliRunner
 
 import keras_attention as ka
 from keras_attention.cli.main import app
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.artifact.manifest import read_manifest
 from keras_attention.export.cases.grid import grid
+from keras_attention.export.formats.errors import ExportError
 from keras_attention.export.formats.litert import write_litert
-from keras_attention.export.formats.onnx.tracing import ExportError
 from keras_attention.export.runtimes import litert as litert_runner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.scanning import allowed_operators as allowed
 from keras_attention.export.scanning.litert import inspect_litert
 from keras_attention.export.signatures import catalogue
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 from keras_attention.export.signatures.static_axes import with_sizes
 
 LENGTH = 13
@@ -69,10 +70,8 @@ def test_an_export_agrees_with_its_model(name, tmp_path, record_property):
     manifest = read_manifest(folder)
     assert manifest.format == "litert"
     assert [path.name for path in folder.glob("*.tflite")] == ["serving_default.tflite"]
-    shapes = [
-        x["shape"] for x in manifest.signatures["serving_default"]["inputs"].values()
-    ]
-    assert {shape[0] for shape in shapes} == {1}
+    inputs = manifest.signatures["serving_default"].inputs
+    assert {info.shape[0] for info in inputs.values()} == {1}
     assert {case["runtime"] for case in manifest.verification} == {"LiteRT"}
     assert len(manifest.verification) == (3 if name == "vit" else 8)
     worst = max(case["max_abs_error"] for case in manifest.verification)
@@ -238,7 +237,7 @@ def test_texts_are_refused(bert, tmp_path):
         {"text": TensorInfo("string", ("batch",))},
         {"y": TensorInfo("string", ("batch",))},
     )
-    with pytest.raises(ValueError, match=r"LiteRT has no tokenizers.*Received: text"):
+    with pytest.raises(ValueError, match=r"LiteRT has no tokenizers.*Received: string"):
         ka.export_model(bert, tmp_path / "x", "litert", signatures=[text])
 
 

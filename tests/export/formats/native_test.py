@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from c_client import ask, compile_client, library_options, needs_compiler, rows
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.formats.saved_model import op_libraries, write_saved_model
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 
 WORDS = ["[UNK]", "red", "green", "blue", "##er"]
 UNITS = 3
@@ -182,4 +183,4 @@ def test_a_failing_check_in_the_graph_is_reported(client, tmp_path):
     assert rows(ask(client, tmp_path / "1", "encode", "lengths", "a", "bcd")) == [1, 3]
     done = ask(client, tmp_path / "1", "encode", "lengths", "a", "b", "c")
     assert done.returncode == 1
-    assert b"batch length is over the 2 positions of this model" in done.stderr
+    assert b"batch length of texts is over the 2 positions of this" in done.stderr

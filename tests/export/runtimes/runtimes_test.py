@@ -13,11 +13,12 @@ import pytest
 import tensorflow as tf
 from onnx import TensorProto, helper
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.formats.saved_model import write_saved_model
 from keras_attention.export.runtimes.onnxruntime import OnnxRunner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.runtimes.tensorflow_session import SessionRunner
-from keras_attention.export.signatures.signature import Signature, TensorInfo
+from keras_attention.export.signatures.signature import Signature
 
 VOCABULARY, UNITS = 13, 5
 TABLE = np.arange(VOCABULARY * UNITS, dtype="float32").reshape(VOCABULARY, UNITS) / 7
@@ -108,16 +109,16 @@ def test_both_runtimes_give_the_same_numbers_and_texts(runner):
 
 
 def test_the_signature_is_described(runner):
-    inputs, outputs = runner.signatures["lookup"]
+    info = runner.signatures["lookup"]
     onnx_runner = isinstance(runner, OnnxRunner)
     batch = "batch" if onnx_runner else "?"
     axes = "batch, sequence" if onnx_runner else "?, ?"
-    assert {name: str(info) for name, info in inputs.items()} == {
+    assert {name: str(tensor) for name, tensor in info.inputs.items()} == {
         "token_ids": f"int32 [{axes}]",
         "scale": "float32 [5]",
         "texts": f"string [{batch}]",
     }
-    assert str(outputs["vectors"]) == f"float32 [{axes}, 5]"
+    assert str(info.outputs["vectors"]) == f"float32 [{axes}, 5]"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,10 @@ BAD_CALLS = {
     "too wide": ({"token_ids": [[2**31]]}, "'token_ids' .*values 2147483648 to"),
     "too low": ({"token_ids": [[-(2**31) - 1]]}, "'token_ids' .*values -2147483649 to"),
     "ragged": ({"token_ids": [[1, 2], [3]]}, r"'token_ids' .*\[\[1, 2\], \[3\]\]"),
-    "batch sizes": ({"texts": ["a", "b", "c"]}, "token_ids and texts .*batch.* 2 3"),
+    "batch sizes": (
+        {"texts": ["a", "b", "c"]},
+        "and texts .*batch.* 2 and 3",
+    ),
 }
 
 

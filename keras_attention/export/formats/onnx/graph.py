@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 EXTERNAL_WEIGHTS_BYTES = 1_500_000_000
-"""Weights of more than this lie beside the model: a protobuf message ends at 2 GB."""
+"""Larger weights are in a file of their own: a protobuf message has at most 2 GB."""
 
 
 def weights_bytes(model: Any) -> int:
-    """Size of the weights that an `onnx.ModelProto` holds."""
+    """The size of the weights in an `onnx.ModelProto`."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 

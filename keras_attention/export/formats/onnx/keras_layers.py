@@ -1,8 +1,8 @@
-"""Keras' own layers, traced as regions, so that they too become one operator each.
+"""Traces Keras' own layers as regions, so that each of them becomes one operator.
 
-The layers of this library name their regions themselves. Those of Keras, and of
-KerasHub, which builds on them, do not: while an ONNX file is traced, a few of Keras'
-functions are replaced by ones that compute the same numbers inside a region.
+The layers of this library name their regions themselves. Keras' layers do not, nor do
+KerasHub's, which are built on them. So while an ONNX file is traced, some of Keras'
+functions are replaced by functions that compute the same numbers inside a region.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from keras_attention.ops.attend import BLOCKED, dot_product_attention
 from keras_attention.ops.backend.regions import region
 from keras_attention.ops.linear import linear
 
-_ONE_AT_A_TIME = threading.RLock()  # what is replaced belongs to all threads
+_ONE_AT_A_TIME = threading.RLock()  # all threads share the replaced functions
 
 
 @contextlib.contextmanager
-def stock_layers_as_regions() -> Iterator[None]:
-    """Inside the block Keras' own layers call regions; their numbers stay the same."""
+def keras_layers_as_regions() -> Iterator[None]:
+    """Inside the block Keras' own layers call regions. Their numbers do not change."""
     layers = keras.layers
     replaced = [
         (layers.MultiHeadAttention, "_compute_attention", _attention),
@@ -50,9 +50,9 @@ def _attention(original: Callable) -> Callable:
         if len(call["query"].shape) != 4 or call.get("training"):
             return original(*args, **kwargs)
         layer = call.pop("self")
-        asked = call.get("return_attention_scores")
-        asked = bool(asked) or getattr(layer, "_return_attention_scores", False)
-        return _attend(layer, call, need_weights=asked)
+        wanted = bool(call.get("return_attention_scores"))
+        wanted = wanted or getattr(layer, "_return_attention_scores", False)
+        return _attend(layer, call, need_weights=wanted)
 
     return compute
 
@@ -60,9 +60,8 @@ def _attention(original: Callable) -> Callable:
 def _attend(layer, call, *, need_weights):
     query, key, value = call["query"], call["key"], call["value"]
     mask = _mask_of(layer, query, key, call)
-    # Keras has two answers for a row that may look at nothing: 0 where it applies its
-    # softmax layer, and the mean of all where it calls its fused function. The file
-    # says what the model says.
+    # For a query that can attend to nothing, Keras' softmax layer returns 0, and its
+    # fused function the mean of all values. The file computes what the model computes.
     bias = None
     rate = getattr(layer, "_dropout", getattr(layer, "dropout", 0.0))
     if mask is not None and not need_weights and not rate > 0:
@@ -91,7 +90,7 @@ def _mask_of(layer, query, key, call):
         mask = mask if len(mask.shape) == 4 else mask[:, None]  # [B, 1, T, S]
     if not call.get("use_causal_mask"):
         return mask
-    # Of the layer, which may be a subclass with a mask of its own.
+    # The layer's method, because a subclass may have a mask of its own.
     own = ops.cast(layer._compute_causal_mask(query, key), "bool")[:, None]
     return own if mask is None else ops.logical_and(mask, own)
 
@@ -152,7 +151,7 @@ def _einsum_dense(original: Callable) -> Callable:
 
 
 def _contracted(equation: str) -> int | None:
-    """How many last axes of the input are the first of the kernel; `None` if not so."""
+    """The number of last input axes that are the kernel's first; `None` for none."""
     given, result = equation.replace(" ", "").split("->")
     inputs, kernel = given.split(",")
     if "." in equation:
@@ -166,7 +165,7 @@ def _contracted(equation: str) -> int | None:
 
 @contextlib.contextmanager
 def _gelu() -> Iterator[None]:
-    """The activation by name or function, wherever Keras looks it up."""
+    """Replace the activation for every place where Keras looks it up."""
     from keras.src.backend.tensorflow import nn
 
     original = nn.gelu

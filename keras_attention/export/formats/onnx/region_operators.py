@@ -1,8 +1,8 @@
-"""What each named region becomes in ONNX: a table and one small function an operator.
+"""Translates named regions to ONNX: a table, and one function per operator.
 
-Each function is handed a `RegionCall`: a call of a region met in the TensorFlow graph,
-already removed from tf2onnx's graph. It adds ONNX nodes that compute the same and write
-to the same output names.
+Each function receives a `RegionCall`: a call of a region in the TensorFlow graph, which
+was removed from tf2onnx's graph already. The function adds ONNX nodes that compute the
+same, with the same output names.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from keras_attention.export.formats.onnx.tensorflow_operators import (
 from keras_attention.ops.attend import BLOCKED
 
 APPENDED = "cache_appended"
-"""Part of the name of the node that ends what `emit_cache_append` writes."""
+"""Part of the name of the last node that `emit_cache_append` writes."""
 UNUSED = "unused_output"
-"""Part of the name of outputs that ONNX leaves nameless, which tf2onnx cannot."""
+"""Part of the name of unused outputs: ONNX has no name for them, tf2onnx needs one."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class RegionCall:
     """One call of a region, in tf2onnx's terms.
 
     Attributes:
-        graph: `tf2onnx.graph.Graph`.
-        scope: Prefix of the names of new nodes.
-        tensors: Names of the region's tensor arguments; `None` for an absent one.
+        graph: The `tf2onnx.graph.Graph`.
+        scope: The prefix of the names of new nodes.
+        tensors: The names of the region's tensor arguments; `None` for an absent one.
         settings: The region's settings.
-        outputs: Names the results must have.
-        shapes: Static shapes of the results, -1 for a dynamic axis.
-        dtypes: Their ONNX dtypes.
+        outputs: The names that the results must have.
+        shapes: The static shapes of the results, -1 for a free axis.
+        dtypes: The ONNX dtypes of the results.
     """
 
     graph: Any
@@ -84,7 +84,7 @@ class RegionCall:
         return self.add("Shape", [tensor], attr=attr, shapes=[[1]], dtypes=dtypes)
 
     def static_size(self, tensor: str, axis: int) -> int | None:
-        """The size of one axis where it is known, else `None`."""
+        """The size of one axis if it is known, else `None`."""
         shape = self.graph.get_shape(tensor)
         return None if shape is None or shape[axis] < 0 else shape[axis]
 
@@ -96,11 +96,11 @@ class RegionCall:
 
 @dataclass(frozen=True)
 class Operator:
-    """How a region is written.
+    """The translation of a region.
 
     Attributes:
-        since_opset: Lowest opset that has the ONNX operators used.
-        emit: Adds the nodes.
+        since_opset: The lowest opset that has the ONNX operators used.
+        emit: The function that adds the nodes.
     """
 
     since_opset: int
@@ -108,7 +108,7 @@ class Operator:
 
 
 def emit_attention(call: RegionCall) -> None:
-    """`Attention` in the form that takes heads side by side, `[B, T, N * H]`."""
+    """`Attention` in the form that takes all heads in one axis, `[B, T, N * H]`."""
     query, key, value, mask, bias = call.tensors
     settings, raised = call.settings, call.dtypes[0] != TensorProto.FLOAT
     past = None if raised or settings["return_weights"] else _pasts(call, key, value)
@@ -126,9 +126,9 @@ def emit_attention(call: RegionCall) -> None:
         "scale": settings["scale"],
     }
     if settings["soft_cap"] is not None:
-        attr["softcap"] = settings["soft_cap"]  # before the mask, as here
+        attr["softcap"] = settings["soft_cap"]  # applied before the mask, as in Keras
     result = call.outputs[0]
-    # Half precision is computed in float32.
+    # Inputs in half precision are computed in float32.
     outputs, shapes = [f"{result}/float32" if raised else result], [call.shapes[0]]
     if past is not None:
         inputs += [part.past for part in past]
@@ -155,7 +155,7 @@ def emit_attention(call: RegionCall) -> None:
 
 @dataclass(frozen=True)
 class _Past:
-    """The names of past and new tokens, and of both together, `[B, K, P + T, H]`."""
+    """The names of past tokens, new tokens, and their concatenation."""
 
     past: str
     new: str
@@ -163,7 +163,7 @@ class _Past:
 
 
 def _pasts(call, *tensors):
-    """What `emit_cache_append` put together, of key and value; else `None`."""
+    """The parts that `emit_cache_append` joined to key and value; else `None`."""
     found = []
     for tensor in tensors:
         merge = _producer(call, tensor)
@@ -176,7 +176,7 @@ def _pasts(call, *tensors):
 
 
 def _producer(call, tensor, back=0) -> Any:
-    """The node that a tensor comes from, or the one `back` first inputs before it."""
+    """The node that makes a tensor, or the node `back` first inputs before it."""
     node = call.graph.get_node_by_output(tensor)
     if node is not None and node.type == "Identity":
         return _producer(call, node.input[0], back)
@@ -184,7 +184,7 @@ def _producer(call, tensor, back=0) -> Any:
 
 
 def emit_cache_append(call: RegionCall) -> None:
-    """Past and new tokens put together; `emit_attention` takes it back if it can."""
+    """Join past and new tokens. `emit_attention` takes the parts instead if it can."""
     past, new = call.tensors
     shape, dtypes = call.graph.get_shape(past), call.dtypes
     axes = {"attr": {"perm": [0, 2, 1, 3]}, "dtypes": dtypes[:1]}
@@ -207,25 +207,25 @@ def emit_cache_append(call: RegionCall) -> None:
 
 
 def _with_hidden_sizes(call, query):
-    """The same tensor, with batch and length that shape inference cannot see.
+    """The same tensor, with batch and length hidden from shape inference.
 
-    For a dynamic number of keys, ONNX 1.23 infers weights of shape [B, N, T, 0]. ONNX
-    Runtime believes it. It warns at each run, which is harmless; but two layers with
-    different numbers of keys then seem to have weights of one size, one gets the
-    memory of the other, and the run fails. Axes of unknown size are never equated.
+    For a dynamic number of keys, ONNX 1.23 infers weights of shape [B, N, T, 0], and
+    ONNX Runtime relies on it. Its warning at each run is harmless. But two layers with
+    different numbers of keys seem to have weights of one size, so one reuses the memory
+    of the other, and the run fails. Axes of unknown size are never taken as equal.
     """
     sizes, zeros = call.add("Shape", [query]), call.constant(np.zeros(3, np.int64))
-    sizes = call.add("Max", [sizes, zeros])  # inference does not see through Max
+    sizes = call.add("Max", [sizes, zeros])  # shape inference stops at Max
     node = {"shapes": [call.graph.get_shape(query)], "dtypes": [TensorProto.FLOAT]}
     return call.add("Reshape", [query, sizes], **node)
 
 
 def _attention_mask(call, query, key, mask, bias):
-    """One mask for `Attention`: bool as it is, or a bias with -inf where forbidden.
+    """One mask for `Attention`: a bool mask, or a bias with -inf for masked keys.
 
-    Attention over sequences of any length has a mask even where all is allowed. Without
-    one, OpenVINO (2026.4, CPU) answers wrongly for 16 queries or more once it has been
-    asked for a single one: it runs what it compiled for that.
+    Attention over sequences of any length has a mask even if nothing is masked. Without
+    one, OpenVINO (2026.4, CPU) returns wrong numbers for 16 queries or more after a
+    call with a single query: it runs the code that it compiled for that.
     """
     if mask is None and bias is None:
         if call.static_size(query, 1) is not None:
@@ -236,8 +236,8 @@ def _attention_mask(call, query, key, mask, bias):
     lowest = call.constant(np.array(BLOCKED / 10, np.float32))
     bias = call.add("Max", [call.cast(bias, TensorProto.FLOAT), lowest])
     if mask is not None:
-        forbidden = call.constant(np.array(-np.inf, np.float32))
-        bias = call.add("Where", [mask, bias, forbidden])
+        blocked = call.constant(np.array(-np.inf, np.float32))
+        bias = call.add("Where", [mask, bias, blocked])
     return _to_scores_shape(call, bias, query, key)
 
 
@@ -263,7 +263,7 @@ def emit_layer_normalization(call: RegionCall) -> None:
     """`LayerNormalization` over the last axis."""
     x, gamma, beta = call.tensors
     dtype = call.dtypes[0]
-    if gamma is None:  # the operator cannot do without
+    if gamma is None:  # the operator requires one
         size = call.static_size(x, -1)
         gamma = call.constant(np.ones(size or 1, np.float32))
     inputs = [call.cast(tensor, dtype) for tensor in (x, gamma, beta) if tensor]
@@ -295,7 +295,7 @@ def emit_linear(call: RegionCall) -> None:
 
 
 def emit_lookup(call: RegionCall) -> None:
-    """`Gather`, which refuses ids beyond the table; those below 0 become such."""
+    """`Gather`, which refuses ids beyond the table; ids below 0 are moved there."""
     table, ids = call.tensors
     dtype = helper.tensor_dtype_to_np_dtype(call.graph.get_dtype(ids))
     size = call.constant(np.array(call.static_size(table, 0), dtype))
@@ -313,15 +313,15 @@ OPERATORS = {
     "gelu": Operator(20, emit_gelu),
     "linear": Operator(13, emit_linear),
 }
-"""Region name to operator. A region that is not here is exported by its body."""
+"""Region name to operator. Any other region is exported as its body."""
 
 
 def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, list]]:
-    """What tf2onnx is to call for operators it does not translate itself.
+    """The functions that tf2onnx calls for operators it does not translate itself.
 
     Args:
-        labels: Name of a marked TensorFlow function to `name`, `settings` and
-            `present` (which tensor arguments are not `None`) of its region.
+        labels: The name of a marked TensorFlow function to its region's `name`,
+            `settings` and `present` (which tensor arguments are not `None`).
     """
 
     def marked_call(ctx, node, name, args):
@@ -348,7 +348,7 @@ def handlers(labels: dict[str, dict[str, Any]]) -> dict[str, tuple[Callable, lis
 def foreign_operators(model: Any) -> dict[str, str]:
     """Operators that are not ONNX: kind to the name of a node.
 
-    tf2onnx leaves in the model what it cannot translate, and only logs it.
+    tf2onnx only logs an operator that it cannot translate, and leaves it in the model.
     """
     versions = {used.domain: used.version for used in model.opset_import}
     return {

@@ -1,4 +1,4 @@
-"""TensorFlow operators outside regions that tf2onnx translates badly or not at all."""
+"""Translates TensorFlow operators that tf2onnx translates wrongly or not at all."""
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -14,7 +14,7 @@ def _erfc(ctx, node, name, args):
 
 
 def _log1p(ctx, node, name, args):
-    """`log(w) x / (w - 1)` with w = 1 + x as it is rounded, as exact as `Log` is."""
+    """`log(w) x / (w - 1)` with the rounded w = 1 + x; as exact as `Log`."""
     x = node.input[0]
     types = {"dtypes": node.output_dtypes, "shapes": node.output_shapes}
     one = _like(ctx, 1, x)
@@ -32,7 +32,7 @@ def _select(ctx, node, name, args):
     from tf2onnx.onnx_opset.controlflow import Select
 
     if ctx.get_dtype(node.output[0]) == TensorProto.BOOL:
-        Select.version_7(ctx, node)  # bool has no NaN, and not every runtime's Where
+        Select.version_7(ctx, node)  # no NaN; some runtimes have no Where of bool
         return
     node.set_attr("handles_nan", 1)
     Select.version_9(ctx, node)
@@ -40,7 +40,7 @@ def _select(ctx, node, name, args):
 
 
 def _floor_div(ctx, node, name, args):
-    """Integers rounded down: tf2onnx rounds them towards zero."""
+    """Integer division that rounds down: tf2onnx rounds towards zero."""
     from tf2onnx.onnx_opset.math import FloorDiv
 
     if ctx.get_dtype(node.input[0]) not in INTEGERS:
@@ -64,13 +64,13 @@ def _floor_mod(ctx, node, name, args):
 
 
 def _bitcast(ctx, node, name, args):
-    """The sign bit of a float32, which `keras.ops.argmax` asks for; nothing else."""
+    """Only the sign bit of a float32, which `keras.ops.argmax` reads."""
     users = ctx.find_output_consumers(node.output[0])
     masks = [i for user in users for i in user.inputs if user.type == "BitwiseAnd"]
     masks = [mask for mask in masks if mask.is_const()]
     wanted = all(mask.get_tensor_value() == SIGN_BIT for mask in masks)
     if ctx.get_dtype(node.input[0]) != TensorProto.FLOAT or not wanted or not masks:
-        raise ValueError("ONNX has Bitcast from opset 26 on, and tf2onnx not yet")
+        raise ValueError("ONNX has Bitcast from opset 26 on; tf2onnx does not write it")
     x = node.input[0]
     zero = _like(ctx, 0, x)
     reciprocal = ctx.make_node("Reciprocal", [x]).output[0]  # -inf for -0.0
@@ -93,7 +93,7 @@ def _like(ctx, value, tensor):
 
 
 def _replace(ctx, node, operator, inputs):
-    """Puts an ONNX node of that operator in the place of a TensorFlow node."""
+    """Replace a TensorFlow node by an ONNX node."""
     outputs, shapes, dtypes = list(node.output), node.output_shapes, node.output_dtypes
     name = node.name
     ctx.remove_node(name)

@@ -1,4 +1,4 @@
-"""The TensorFlow graph of a signature, for ONNX: regions in one piece, weights outside.
+"""Traces a signature for ONNX: named regions in one piece, large weights outside.
 
 While the signature's function is traced, each named region
 (see `ops/backend/regions.py`) becomes a call of a TensorFlow function that is marked
@@ -10,23 +10,19 @@ import json
 import keras
 import tensorflow as tf
 
-from keras_attention.export.formats.onnx.keras_layers import stock_layers_as_regions
+from keras_attention.export.formats.errors import ExportError, check_outputs
+from keras_attention.export.formats.onnx.keras_layers import keras_layers_as_regions
 from keras_attention.export.formats.onnx.weights import is_large
-from keras_attention.export.signatures.signature import TensorInfo
 from keras_attention.ops.backend import regions
 
 PREFIX = "keras_attention:"
-
-
-class ExportError(ValueError):
-    """What was asked for cannot be exported."""
 
 
 class RegionMarker:
     """The interceptor: calls each region as a marked TensorFlow function.
 
     Args:
-        opset: Regions whose operator is newer than this are left as they are.
+        opset: The ONNX opset. Regions whose operator is newer are left unmarked.
     """
 
     def __init__(self, opset):
@@ -52,8 +48,7 @@ class RegionMarker:
             marked = _marked_function(label, function, settings, present)
             self._functions[label, function] = marked
         # TensorFlow specialises functions, even these, to constant arguments and to
-        # results in use, which changes their signature. Through an identity it sees
-        # neither.
+        # the results in use, which changes their signature. An identity hides both.
         return tf.nest.map_structure(tf.identity, marked(*map(tf.identity, given)))
 
 
@@ -61,7 +56,7 @@ def _marked_function(label, function, settings, present):
     def body(*given):
         remaining = iter(given)
         tensors = [next(remaining) if there else None for there in present]
-        with regions.intercepting(_call):  # regions inside: part of this one
+        with regions.intercepting(_call):  # regions inside are part of this one
             return function(*tensors, **settings)
 
     return tf.function(
@@ -77,15 +72,15 @@ def _call(name, function, tensors, settings):
 
 
 def large_weights(variables):
-    """Name to Keras variable of the large ones."""
+    """Name to Keras variable, for the large variables."""
     large = {id(v): v for v in variables if is_large(v)}
     return {f"weight_{index}/{v.path}": v for index, v in enumerate(large.values())}
 
 
 def trace(signature, marker, weights):
-    """The concrete function, and what the names of its inputs mean.
+    """Return the concrete function, and what the names of its inputs mean.
 
-    It goes from inputs and weights to a list of outputs, in the order of the signature.
+    It takes inputs and weights, and returns a list of outputs in the signature's order.
     """
 
     def traced(*tensors):
@@ -95,10 +90,10 @@ def trace(signature, marker, weights):
         with (
             keras.StatelessScope(state),
             regions.intercepting(marker),
-            stock_layers_as_regions(),
+            keras_layers_as_regions(),
         ):
             outputs = signature.function(**inputs)
-        _check_names(signature, outputs)
+        check_outputs(signature, outputs)
         return [tf.identity(outputs[name]) for name in signature.outputs]
 
     specs = [(spec.shape, spec.dtype) for spec in signature.tensor_specs().values()]
@@ -108,37 +103,12 @@ def trace(signature, marker, weights):
     ]
     function = tf.function(traced, autograph=False, input_signature=specs)
     concrete = function.get_concrete_function()
-    for info, name, tensor in zip(
-        signature.outputs.values(), signature.outputs, concrete.outputs, strict=True
-    ):
-        _check_output(signature, name, info, tensor)
     names = [tensor.name for tensor in concrete.inputs[: len(specs)]]
     return concrete, dict(zip(names, [*signature.inputs, *weights], strict=True))
 
 
-def _check_names(signature, outputs):
-    if not isinstance(outputs, dict) or set(outputs) != set(signature.outputs):
-        got = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
-        raise ExportError(
-            f"The function of signature '{signature.name}' must return a dict with "
-            f"exactly the declared outputs {sorted(signature.outputs)}. Change the "
-            f"function or the declaration. Received: {got}"
-        )
-
-
-def _check_output(signature, name, info: TensorInfo, tensor):
-    declared = tf.TensorShape(info.spec_shape)
-    if tensor.dtype.name != info.dtype or not declared.is_compatible_with(tensor.shape):
-        raise ExportError(
-            f"Output '{name}' of signature '{signature.name}' is declared as "
-            f"{info.dtype} of shape {info.shape}, but the function returns another "
-            f"kind of tensor. Correct the declaration. Received: {tensor.dtype.name} "
-            f"of shape {tuple(tensor.shape)}"
-        )
-
-
 def freeze(signature, function, input_names):
-    """The graph with weights as constants and marked calls left in one piece."""
+    """Return the graph, with weights as constants and marked calls in one piece."""
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
@@ -161,7 +131,7 @@ def freeze(signature, function, input_names):
 
 
 def _simplify(graph_def, input_names, output_names):
-    """TensorFlow's own constant folding; "function" would take marked calls apart."""
+    """Fold constants. The optimizer "function" would take marked calls apart."""
     from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
     from tensorflow.python.grappler import tf_optimizer
 
@@ -169,6 +139,6 @@ def _simplify(graph_def, input_names, output_names):
     config.graph_options.infer_shapes = True
     config.graph_options.rewrite_options.optimizers[:] = ["constfold", "dependency"]
     meta_graph = meta_graph_pb2.MetaGraphDef(graph_def=graph_def)
-    kept = meta_graph.collection_def["train_op"].node_list.value
-    kept.extend([*input_names, *output_names])
+    needed = meta_graph.collection_def["train_op"].node_list.value
+    needed.extend([*input_names, *output_names])
     return tf_optimizer.OptimizeGraph(config, meta_graph)

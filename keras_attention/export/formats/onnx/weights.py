@@ -1,4 +1,4 @@
-"""Large weights of an ONNX model, put in when everything else is done."""
+"""Adds the large weights to an ONNX model, after everything else is done."""
 
 import math
 from typing import Any
@@ -12,20 +12,20 @@ _LARGE = 4096  # values
 
 
 def is_large(weight: keras.Variable) -> bool:
-    """Whether a weight is kept out of the translation."""
+    """Whether a weight is left out of the translation and added afterwards."""
     return math.prod(weight.shape) >= _LARGE
 
 
 def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
-    """Gives the weights that a model names their values.
+    """Adds the values of the weights that a model names.
 
-    A weight that is only used in another shape or transposed is stored that way. One
-    that others use as well (a tied table) keeps its node: the file holds it once, and
+    A weight that is only used transposed or in another shape is stored that way. A
+    weight with several uses (a tied table) keeps its node: the file has it once, and
     the runtime transposes it when it loads.
 
     Args:
         model: An `onnx.ModelProto`, changed in place.
-        weights: Name of a tensor to what it holds.
+        weights: The name of a tensor to its values.
     """
     from onnx import helper
 
@@ -47,7 +47,7 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
             for user in uses[name]:
                 inputs = [name if x == node.output[0] else x for x in user.input]
                 user.input[:] = inputs
-        # Made in place: protobuf copies what is appended, and not beyond 2 GB.
+        # Made in place: protobuf would copy an appended tensor, at most 2 GB of it.
         table = graph.initializer.add()
         table.name, table.raw_data = name, np.ascontiguousarray(values).tobytes()
         table.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
@@ -55,7 +55,7 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
 
 
 def _uses(graph):
-    """Name to the nodes that take it, in loops and branches too."""
+    """The name of a tensor to the nodes that use it, in loops and branches too."""
     found: dict[str, list] = {}
     for inner in subgraphs(graph):
         for node in inner.node:
@@ -65,7 +65,7 @@ def _uses(graph):
 
 
 def _computed(node, values, known):
-    """What a node makes of a weight, where that only moves its values."""
+    """The result of a node on a weight, if the node only moves values."""
     from onnx import numpy_helper
 
     if node.op_type == "Transpose":

@@ -1,8 +1,9 @@
-"""A signature as an ONNX file: one operator a named region, checked before it is kept.
+"""Writes a signature as an ONNX file, with one operator per named region.
 
-`tracing.py` gives a TensorFlow graph in which each named region is one marked
-call. tf2onnx translates it, and `region_operators.py` says what a marked call becomes.
-Large weights are inputs until the end: each step of tf2onnx copies what it is given.
+`tracing.py` makes a TensorFlow graph in which each named region is one marked call.
+tf2onnx translates the graph, and `region_operators.py` translates the marked calls.
+Large weights are inputs until the end, because each step of tf2onnx copies its weights.
+The file is kept only if the ONNX checker accepts it.
 """
 
 import contextlib
@@ -18,6 +19,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.export.artifact.manifest import FORMATS
+from keras_attention.export.formats.errors import (
+    ExportError,
+    check_bounds,
+    refuse_text,
+)
 from keras_attention.export.formats.onnx.graph import (
     EXTERNAL_WEIGHTS_BYTES,
     subgraphs,
@@ -25,7 +32,6 @@ from keras_attention.export.formats.onnx.graph import (
 )
 from keras_attention.export.formats.onnx.tracing import (
     PREFIX,
-    ExportError,
     RegionMarker,
     freeze,
     large_weights,
@@ -56,12 +62,12 @@ def write_onnx(
     signature has that.
 
     Args:
-        signature: What to export. Strings have no place in ONNX.
-        file: Path of the `.onnx` file; its folder exists.
-        opset: Version of the ONNX operators, 18 to 26. From 23 on, attention is one
-            `Attention` operator; below, it is spelled out in older ones.
-        variables: Weights that it may read: the large ones of them keep their names,
-            cost no memory twice, and may be larger than 2 GB together.
+        signature: The signature to export. It takes no strings.
+        file: The path of the `.onnx` file; its folder exists.
+        opset: The version of the ONNX operators, 18 to 26. From 23 on, attention is
+            one `Attention` operator; before, it is composed of older ones.
+        variables: The weights that it may read. Large weights among them keep their
+            names, are in memory only once, and may exceed 2 GB together.
 
     Raises:
         ExportError: If an operator has no ONNX form, or the signature does not
@@ -97,24 +103,18 @@ def _check_request(signature, opset):
             f"`opset` must be from {LOWEST_OPSET} to {max(NEWER_OPSETS)}; 23 is the "
             f"first with attention as one operator. Received: opset={opset}"
         )
-    if signature.takes_text:
-        texts = [n for n, info in signature.inputs.items() if info.dtype == "string"]
-        raise ExportError(
-            f"Signature '{signature.name}' takes text, which ONNX operators cannot "
-            "tokenize. Export the signature that takes token ids, and tokenize before "
-            "the runtime; or export a SavedModel, which does both. "
-            f"Received: string inputs {texts}"
-        )
+    refuse_text(signature, FORMATS["onnx"])
+    check_bounds(signature)
     if both := sorted(set(signature.inputs) & set(signature.outputs)):
         raise ExportError(
             "In an ONNX file all tensors share one set of names, so an output cannot "
-            f"be called like an input. Rename one of them. Received: {both} among both "
-            f"inputs and outputs of signature '{signature.name}'"
+            "have the name of an input. Rename one of them. Received: "
+            f"{both} in inputs and outputs of signature '{signature.name}'"
         )
 
 
 def _convert(signature, graph_def, inputs, output_names, opset):
-    """The ONNX model, not yet described."""
+    """Translate the graph; `_describe` does inputs and outputs."""
     from tf2onnx import optimizer
     from tf2onnx.tfonnx import process_tf_graph
 
@@ -143,7 +143,7 @@ def _convert(signature, graph_def, inputs, output_names, opset):
 
 
 def _labels(graph_def):
-    """Names of the marked functions and what they are marked with."""
+    """The name of each marked function, with its mark."""
     implements = {
         function.signature.name: function.attr["_implements"].s.decode()
         for function in graph_def.library.function
@@ -156,7 +156,7 @@ def _labels(graph_def):
 
 
 class _Listener(logging.Handler):
-    """Takes what tf2onnx would print and remembers which nodes failed."""
+    """Receives what tf2onnx would print, and keeps the names of failed nodes."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -169,7 +169,7 @@ class _Listener(logging.Handler):
 
 @contextlib.contextmanager
 def _translating_errors(signature) -> Iterator[None]:
-    """Silences tf2onnx and turns its exceptions into an `ExportError`."""
+    """Silence tf2onnx and turn its exceptions into an `ExportError`."""
     logger, listener = logging.getLogger("tf2onnx"), _Listener()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(listener)
@@ -191,7 +191,7 @@ def _translating_errors(signature) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _newer_opsets() -> Iterator[None]:
-    """Lets tf2onnx write opsets it does not know yet."""
+    """Let tf2onnx write opsets that it does not know yet."""
     from tf2onnx import constants
 
     table = constants.OPSET_TO_IR_VERSION
@@ -212,7 +212,7 @@ def _version():
 
 
 def _describe(signature, model):
-    """Inputs, outputs and axes as the signature declares them."""
+    """Declare inputs, outputs and axes as the signature does."""
     from keras_attention.export.formats.onnx.region_operators import UNUSED
 
     graph = model.graph
@@ -222,7 +222,7 @@ def _describe(signature, model):
     for inner in subgraphs(graph):
         for node in inner.node:
             node.output[:] = ["" if UNUSED in name else name for name in node.output]
-        # tf2onnx numbers unknown axes, also in the bodies of loops: unk__1, unk__2, …
+        # tf2onnx names unknown axes unk__1, unk__2, …, in the bodies of loops too.
         for info in (*inner.input, *inner.output, *inner.value_info):
             for axis in info.type.tensor_type.shape.dim:
                 if axis.dim_param.startswith("unk__"):
@@ -254,17 +254,17 @@ def _refuse_foreign_operators(signature, model, opset):
 
 
 def _save_checked(model, file):
-    """Writes into a folder of its own, checks there, then moves into place."""
+    """Write into a temporary folder, check the file there, then move it into place."""
     import onnx
 
     external = weights_bytes(model) > EXTERNAL_WEIGHTS_BYTES
     weights = file.parent / EXTERNAL_WEIGHTS_FILE
-    if weights.exists() and not file.exists():  # those of another signature
+    if weights.exists() and not file.exists():  # another signature's weights
         weights = file.with_suffix("." + EXTERNAL_WEIGHTS_FILE)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=file.parent) as folder:
         staged = Path(folder) / file.name
         onnx.save(model, staged, save_as_external_data=external, location=weights.name)
         onnx.checker.check_model(staged, full_check=True)
-        if external:  # first: no model is ever seen without its weights
+        if external:  # first, so that a model never appears without its weights
             os.replace(staged.with_name(weights.name), weights)
         os.replace(staged, file)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_attention as ka
-from keras_attention.export.formats.onnx.keras_layers import stock_layers_as_regions
+from keras_attention.export.formats.onnx.keras_layers import keras_layers_as_regions
 from keras_attention.export.formats.onnx.writer import write_onnx
 from keras_attention.export.signatures.catalogue import signatures_of
 
@@ -122,7 +122,7 @@ def test_keras_is_itself_again_after_an_export():
     layers = keras.layers
     owners = (layers.MultiHeadAttention, layers.GroupQueryAttention)
     before = [vars(owner)["_compute_attention"] for owner in owners]
-    with stock_layers_as_regions():
+    with keras_layers_as_regions():
         inside = [vars(owner)["_compute_attention"] for owner in owners]
     assert [vars(owner)["_compute_attention"] for owner in owners] == before
     assert all(one is not other for one, other in zip(inside, before, strict=True))
@@ -132,7 +132,7 @@ def test_inside_the_export_numbers_and_training_are_those_of_keras():
     x = np.random.default_rng(1).normal(size=(2, 5, E)).astype("float32")
     layer = multi_head(dropout=0.5)
     plain, trained = layer(x, x), layer(x, x, training=True)
-    with stock_layers_as_regions():
+    with keras_layers_as_regions():
         np.testing.assert_allclose(layer(x, x).numpy(), plain.numpy(), atol=1e-6)
         assert abs(layer(x, x, training=True) - plain).numpy().max() > 1e-3
     assert abs(trained - plain).numpy().max() > 1e-3
