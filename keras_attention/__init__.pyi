@@ -6,10 +6,11 @@ from keras_attention.blocks.encoder_block import EncoderBlock as EncoderBlock
 from keras_attention.explain.plot import plot_attention as plot_attention
 from keras_attention.explain.record import attention_maps as attention_maps
 from keras_attention.export.api import export_model as export_model
+from keras_attention.export.artifact.description import TensorInfo as TensorInfo
 from keras_attention.export.deployment.versions import publish as publish
 from keras_attention.export.deployment.versions import restore as restore
 from keras_attention.export.deployment.versions import rollback as rollback
-from keras_attention.export.formats.onnx.tracing import ExportError as ExportError
+from keras_attention.export.formats.errors import ExportError as ExportError
 from keras_attention.export.quantization.quantize import (
     quantize_artifact as quantize_artifact,
 )
@@ -19,7 +20,6 @@ from keras_attention.export.signatures.generation import (
     generation_signature as generation_signature,
 )
 from keras_attention.export.signatures.signature import Signature as Signature
-from keras_attention.export.signatures.signature import TensorInfo as TensorInfo
 from keras_attention.export.verification.comparison import (
     compare_artifacts as compare_artifacts,
 )
