@@ -59,25 +59,6 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
         logits = {"logits": _after_last(outputs["logits"], padding_mask)}
         return logits | _as_tensors(outputs["cache"], "present")
 
-    def prompts():
-        for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
-            if past_length == 0 or "past" in name.rpartition(",")[2]:
-                name = name.replace(f", {past_length} past", "")  # noqa: PLW2901
-                yield name, {"token_ids": ids, "padding_mask": padding_mask}, None
-
-    def steps():
-        for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
-            caches = decoder.empty_cache(len(ids))
-            if past_length:
-                before = ids[:, :past_length], padding_mask[:, :past_length]
-                caches = decoder(*before, cache=caches)["cache"]
-            past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
-            new = {
-                "token_ids": ids[:, past_length:],
-                "padding_mask": padding_mask[:, past_length:],
-            }
-            yield name, new | past, None
-
     return [
         Signature(
             "prefill",
@@ -85,7 +66,7 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             dict(_IDS),
             logits | _plain_cache(decoder, "present", "sequence"),
             max_lengths=longest if learned else {},
-            examples=prompts,
+            examples=lambda: _prefill_examples(decoder),
             **common,
         ),
         Signature(
@@ -93,10 +74,31 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             step,
             _IDS | past,
             logits | _plain_cache(decoder, "present", "total"),
-            examples=steps,
+            examples=lambda: _step_examples(decoder),
             **common,
         ),
     ]
+
+
+def _prefill_examples(decoder: GPTDecoder) -> Iterator[tuple]:
+    for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
+        if past_length == 0 or "past" in name.rpartition(",")[2]:
+            inputs = {"token_ids": ids, "padding_mask": padding_mask}
+            yield name.replace(f", {past_length} past", ""), inputs, None
+
+
+def _step_examples(decoder: GPTDecoder) -> Iterator[tuple]:
+    for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
+        caches = decoder.empty_cache(len(ids))
+        if past_length:
+            before = ids[:, :past_length], padding_mask[:, :past_length]
+            caches = decoder(*before, cache=caches)["cache"]
+        past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
+        new = {
+            "token_ids": ids[:, past_length:],
+            "padding_mask": padding_mask[:, past_length:],
+        }
+        yield name, new | past, None
 
 
 def _plain_cache(decoder, prefix, axis):
