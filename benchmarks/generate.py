@@ -1,7 +1,8 @@
-"""Greedy decoding of a GPT-2-124M shape beside KerasHub, Hugging Face and the memory.
+"""Greedy decoding with GPT-2's 124M shape, compared with KerasHub and Hugging Face.
 
-Random weights: each decodes 64 tokens behind 32. The limit reads each weight once. The
-ONNX artifacts are asked by the client of export/clients and by onnxruntime-genai.
+The weights are random. Each candidate decodes 64 tokens after 32. The lower limit of
+the time is reading each weight once per token from memory. ONNX artifacts are run by
+the client of export/clients and by onnxruntime-genai.
 """
 
 import importlib.util
@@ -42,8 +43,8 @@ def _measure(shape, calls, settings, tell, rows):
     for batch in (1, 8):
         ids = np.random.default_rng(0).integers(1, shape[0], (batch, PROMPT))
         ids = ids.astype("int32")
-        now = {name: _calling(call, ids) for name, call in calls.items()}
-        samples = take_turns(now, settings, tell, rounds=rounds)
+        bound = {name: _calling(call, ids) for name, call in calls.items()}
+        samples = take_turns(bound, settings, tell, rounds=rounds)
         peers = [name for name in PEERS if name in samples]
         case = f"{'small' if settings.quick else 'GPT-2 124M'}, batch {batch}"
         more = {"per": NEW * batch, "unit": "tokens/s"}
@@ -104,7 +105,7 @@ def _candidates(shape, settings, tell, folder):
 
 
 def _client(folder, threads):
-    """The generator of export/clients: numpy and onnxruntime."""
+    """The text generator of export/clients, on numpy and onnxruntime."""
     if str(CLIENTS) not in sys.path:
         sys.path.insert(0, str(CLIENTS))
     from text_generation import Choices, TextGenerator
@@ -120,7 +121,7 @@ def _client(folder, threads):
 
 
 def _genai(folder):
-    """onnxruntime-genai's own loop, with its own choice of threads."""
+    """The loop of onnxruntime-genai, with its own choice of threads."""
     import onnxruntime_genai as genai
 
     model = genai.Model(str(folder))
@@ -149,8 +150,8 @@ def _keras_hub(shape, *, jit):
 
     def call(ids):
         padded = np.pad(ids, [[0, 0], [0, NEW]])
-        keep = np.arange(PROMPT + NEW)[None] < PROMPT
-        inputs = {"token_ids": padded, "padding_mask": np.repeat(keep, len(ids), 0)}
+        mask = np.arange(PROMPT + NEW)[None] < PROMPT
+        inputs = {"token_ids": padded, "padding_mask": np.repeat(mask, len(ids), 0)}
         return model.generate(inputs, stop_token_ids=None)
 
     return call
@@ -182,7 +183,7 @@ def _transformers(shape, threads):
 
 
 def _limit(decoder):
-    """Products of one vector with each matrix, as often as there are new tokens."""
+    """Multiplies one vector with each matrix, once per new token."""
     import tensorflow as tf
 
     weights = [

@@ -1,8 +1,8 @@
 """`KERAS_BACKEND=torch python -m benchmarks.gpu` (or jax): attention on a GPU.
 
-A command of its own: the other groups time TensorFlow on a CPU. Ours and Keras'
-`MultiHeadAttention` have the same weights and no dropout. Rows of padding queries are
-left out of the loss: there the two differ (docs/drop-in.md).
+This is a command of its own, because the other groups time TensorFlow on a CPU. Our
+`MultiHeadAttention` and Keras' have the same weights and no dropout. Padding queries
+are excluded from the loss, because the two differ there (docs/drop-in.md).
 """
 
 import json
@@ -21,11 +21,13 @@ POLICIES = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 def main(
-    lengths: Annotated[list[int] | None, typer.Option(help="T; may repeat.")] = None,
-    rounds: Annotated[int, typer.Option(min=2, help="Samples of each.")] = 15,
+    lengths: Annotated[
+        list[int] | None, typer.Option(help="Length T; repeatable.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Samples per layer.")] = 15,
     out: Annotated[Path | None, typer.Option(help="A JSON file.")] = None,
 ) -> None:
-    """Time of ours and of Keras' layer in turn; a ratio over 1 is for us."""
+    """Time our layer and Keras' in turn; a ratio over 1 is in our favour."""
     if os.environ.get("KERAS_BACKEND") not in {"jax", "torch"}:
         received = os.environ.get("KERAS_BACKEND")
         raise typer.BadParameter(
@@ -63,16 +65,16 @@ def _rows(dtype, length, masked, rounds, tell) -> list[Row]:
     layers = {"ours": ka.MultiHeadAttention.from_keras(theirs), "keras": theirs}
     generator = np.random.default_rng(0)
     x = generator.normal(size=(BATCH, length, WIDTH)).astype("float32")
-    keep = np.arange(length) < np.array([[length], [length // 2 + 3]])
+    padding_mask = np.arange(length) < np.array([[length], [length // 2 + 3]])
     make = {"jax": _on_jax, "torch": _on_torch}[keras.backend.backend()]
     rows = []
     for backward in (False, True):
         calls = {
-            name: make(layer, x, keep if masked else None, backward)
+            name: make(layer, x, padding_mask if masked else None, backward)
             for name, layer in layers.items()
         }
         mine, other = (np.asarray(call(), "float32") for call in calls.values())
-        difference = abs(mine - other)[keep if masked else ...]
+        difference = abs(mine - other)[padding_mask if masked else ...]
         assert difference.max() <= 2e-2 * abs(mine).max()
         case = f"{dtype}, T={length}, {'padding' if masked else 'no mask'}, "
         case += "forward + backward" if backward else "forward"
@@ -83,19 +85,19 @@ def _rows(dtype, length, masked, rounds, tell) -> list[Row]:
     return rows
 
 
-def _on_torch(layer, x, keep, backward):
+def _on_torch(layer, x, mask, backward):
     import keras
     import torch
 
     x = keras.ops.convert_to_tensor(x)
-    keep = None if keep is None else keras.ops.convert_to_tensor(keep)
+    mask = None if mask is None else keras.ops.convert_to_tensor(mask)
 
     def call():
         source = x.clone().requires_grad_(backward)
         with torch.set_grad_enabled(backward):
-            output = layer(source, source, query_mask=keep, value_mask=keep)
+            output = layer(source, source, query_mask=mask, value_mask=mask)
             if backward:
-                output = output if keep is None else output[keep]
+                output = output if mask is None else output[mask]
                 output.float().square().sum().backward()
                 output = source.grad
         return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
@@ -103,7 +105,7 @@ def _on_torch(layer, x, keep, backward):
     return call
 
 
-def _on_jax(layer, x, keep, backward):
+def _on_jax(layer, x, mask, backward):
     import jax
     import keras
 
@@ -111,13 +113,13 @@ def _on_jax(layer, x, keep, backward):
 
     def run(source, weights):
         with keras.StatelessScope(list(zip(layer.weights, weights, strict=True))):
-            return layer(source, source, query_mask=keep, value_mask=keep)
+            return layer(source, source, query_mask=mask, value_mask=mask)
 
     def loss(source, weights):
         output = run(source, weights).astype("float32")
-        return (output**2 * (1 if keep is None else keep[..., None])).sum()
+        return (output**2 * (1 if mask is None else mask[..., None])).sum()
 
-    if backward:  # weights too, as in training
+    if backward:  # gradients of the weights too, as in training
         function = jax.jit(jax.grad(loss, argnums=(0, 1)))
         return lambda: np.asarray(jax.block_until_ready(function(x, weights))[0])
     function = jax.jit(run)

@@ -1,16 +1,16 @@
-"""The peer of whole encoders: KerasHub's BERT, with the weights of ours."""
+"""The peer of whole encoders: KerasHub's BERT, with the weights of our encoder."""
 
 from typing import Any
 
 SHAPE_NAMES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim")
 SHAPE_NAMES += ("intermediate_dim", "max_sequence_length")
-# KerasHub's BERT has the tanh GELU built in: ours does the same work.
+# KerasHub's BERT always uses the tanh GELU, so ours does too.
 BERT_BASE = dict(zip(SHAPE_NAMES, (30522, 12, 12, 768, 3072, 512), strict=True))
 MINILM = dict(zip(SHAPE_NAMES, (30522, 6, 12, 384, 1536, 512), strict=True))
 
 
 def pair(shape: dict[str, int]) -> tuple[Any, Any]:
-    """Our encoder with random weights, and KerasHub's with the same ones."""
+    """Returns our encoder with random weights, and KerasHub's with the same ones."""
     import keras
 
     import keras_attention as ka
@@ -21,7 +21,7 @@ def pair(shape: dict[str, int]) -> tuple[Any, Any]:
 
 
 def of(ours: Any) -> Any:
-    """KerasHub's BertBackbone with the shape and weights of our encoder."""
+    """Builds KerasHub's BertBackbone with the shape and weights of our encoder."""
     import keras_hub
 
     theirs = keras_hub.models.BertBackbone(
@@ -58,14 +58,14 @@ def _copy(ours, theirs):
 
 
 def inputs(batch: int, length: int, vocabulary_size: int) -> dict[str, Any]:
-    """Random ids; the last quarter of every second row is padding."""
+    """Draws random ids; the last quarter of every second row is padding."""
     import numpy as np
 
     ids = np.random.default_rng(0).integers(1000, vocabulary_size, (batch, length))
-    keep = np.ones((batch, length), bool)
-    keep[1::2, length * 3 // 4 :] = False
+    padding_mask = np.ones((batch, length), bool)
+    padding_mask[1::2, length * 3 // 4 :] = False
     return {
         "token_ids": ids.astype("int32"),
         "segment_ids": np.zeros((batch, length), "int32"),
-        "padding_mask": keep,
+        "padding_mask": padding_mask,
     }

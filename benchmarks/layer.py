@@ -1,4 +1,4 @@
-"""MultiHeadAttention against Keras' own, same weights, in a `tf.function`."""
+"""MultiHeadAttention compared with Keras', same weights, in a `tf.function`."""
 
 from benchmarks.measure import Progress, Row, Settings, compare, take_turns
 
@@ -38,17 +38,18 @@ def _candidates(batch, length, dropout=0.0, **call):
     lengths = np.linspace(length, length // 2, batch).astype(int)
     if batch == 1:
         lengths = np.array([length * 3 // 4])
-    keep = tf.constant(np.arange(length) < lengths[:, None])
+    padding_mask = tf.constant(np.arange(length) < lengths[:, None])
 
     def compiled(layer):
         @tf.function(autograph=False)
-        def function(x, keep):
-            masks = {"query_mask": keep, "value_mask": keep}
+        def function(x, mask):
+            masks = {"query_mask": mask, "value_mask": mask}
             return layer(x, x, **masks, training=False, **call)
 
-        return lambda: function(x, keep).numpy()
+        return lambda: function(x, padding_mask).numpy()
 
     calls = {"ours": compiled(ours), "keras": compiled(theirs)}
-    results = [call()[keep.numpy()] for call in calls.values()]
-    np.testing.assert_allclose(*results, atol=1e-5)  # at real tokens
+    # Padding queries differ: docs/drop-in.md.
+    results = [call()[padding_mask.numpy()] for call in calls.values()]
+    np.testing.assert_allclose(*results, atol=1e-5)
     return calls

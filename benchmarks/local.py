@@ -1,4 +1,4 @@
-"""Attention in a window of 256 keys to each side: blocks against the T × S band."""
+"""Attention in a window of 256 keys on each side: in blocks, or masked T × S."""
 
 import contextlib
 import tempfile
@@ -14,10 +14,10 @@ from benchmarks.worker import Worker
 
 WINDOW = 256
 LONGEST = 8192
-# Ours first: the others are checked against it and compared with it.
+# Ours is first; the others are checked and timed against it.
 LAYERS = ("our layer", "Keras sliding_window")
 CORES = ("our windows", "Keras core", "torch SDPA", "lucidrains local-attention")
-# In the layers, projections take the same time on both sides.
+# The layers include projections, which take the same time on both sides.
 TARGETS = {
     "Keras sliding_window": 8.0,
     "Keras core": 8.0,
@@ -80,11 +80,11 @@ def _check(workers, cases, tell):
 def _rows(names, cases, samples):
     rows = []
     for case in cases:
-        taken = {name: samples[name, case] for name in names}
+        of_case = {name: samples[name, case] for name in names}
         for ours, peer in _pairs(names):
             target = TARGETS.get(peer) if case.length == LONGEST else None
-            row = compare("local", f"{case}: {ours}", taken, ours, peer, target=target)
-            rows.append(row)
+            title = f"{case}: {ours}"
+            rows.append(compare("local", title, of_case, ours, peer, target=target))
     shorter, longer = cases[-2:]
     growths = {
         name: median(samples[name, longer]) / median(samples[name, shorter])

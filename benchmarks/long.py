@@ -1,7 +1,7 @@
 """Exact attention over long sequences: time and peak memory of chunks and of T × S.
 
-Each candidate computes each case in a fresh process. One computes at a time. Where a
-peer that holds all scores would take more memory than there is, it is left out.
+Each candidate computes each case in a fresh process, one at a time. A peer that holds
+all scores is omitted where it would need more memory than is free.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ LONGEST = 16384
 OURS = "our chunks"
 QUADRATIC = "Keras core"
 PEERS = ("torch SDPA", QUADRATIC)
-SLOWEST = 1.3  # times the peer
+SLOWEST = 1.3  # the largest time allowed, relative to the peer's
 TIME_TARGETS = {"Keras core": 1 / SLOWEST, "torch SDPA": 1 / SLOWEST}
 MEMORY_TARGETS = {"Keras core": 10.0}
-# Of what is free: other programs want memory too.
+# The share of free memory that may be used: other programs need memory too.
 SHARE = 0.8
 
 
@@ -30,10 +30,10 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     names, missing = cores.installed(OURS, *PEERS)
     rows: list[Row | LeftOut] = [LeftOut(*item) for item in missing.items()]
     length = LONGEST // 8 if settings.quick else LONGEST
-    # Causal only forward: backward it takes as long again and says the same.
+    # Causal cases run forward only: backward they take longer and add nothing new.
     for backward, causal in ((False, False), (False, True), (True, False)):
         case = Case(length, causal=causal, backward=backward)
-        # Its scores in float32, and backward their gradients too.
+        # The scores in float32, and in the backward pass their gradients too.
         scores = cores.HEADS * length**2 * 4 * (3 if backward else 1)
         found, _ = _measure(case, names, {QUADRATIC: scores}, settings, tell)
         rows += found
@@ -41,7 +41,7 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
 
 
 def _measure(case, names, expected, settings, tell):
-    """Rows of a case, and the peak memory of each candidate that was run."""
+    """Returns rows of a case, and the peak memory of each candidate that was run."""
     left_out: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -78,9 +78,9 @@ def _gb(size):
 
 
 def _peaks(case, workers, expected, left_out, tell):
-    """Bytes of the first call of each, which is compared with ours.
+    """Returns the peak bytes of each candidate's first call; compares its results.
 
-    TensorFlow keeps what it once had: what is free is asked before each first call.
+    TensorFlow does not return memory, so free memory is read before each first call.
     """
     peaks, truth = {}, None
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def _peaks(case, workers, expected, left_out, tell):
             tell(f"{case}: memory of {name}")
             try:
                 worker.call()
-            except (MemoryError, RuntimeError) as error:  # it may also be killed
+            except (MemoryError, RuntimeError) as error:  # or it was killed
                 if name == OURS:
                     raise
                 left_out[name] = f"{case}, {error}"
@@ -115,5 +115,5 @@ def _memory_row(case, peaks, peer, expected):
     mine, other = peaks[OURS] / 1e6, size / 1e6
     row = Row("long", f"{case}, peak memory", mine, other, peer, "MB", other / mine)
     if peer not in peaks:
-        row.note = "the peer's: its scores, computed"
+        row.note = "the peer's: calculated from its scores"
     return row

@@ -1,4 +1,4 @@
-"""What was measured on, without a name of the host or a path of it."""
+"""Describes the machine of a measurement, without host name or paths."""
 
 import importlib.metadata
 import os
@@ -51,7 +51,7 @@ def describe() -> dict:
 
 
 def cpu_slug() -> str:
-    """The CPU's model as a part of a file name."""
+    """Returns the CPU's model as a part of a file name."""
     words = re.sub(r"\(.*?\)|processor|cpu|@.*", " ", _cpu().lower())
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40] or "cpu"
 

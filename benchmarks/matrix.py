@@ -1,7 +1,7 @@
-"""Every model, signature and runtime: the worst error of an artifact, or why none.
+"""A table of every model, signature and runtime: the largest error, or why none.
 
-`python -m benchmarks.matrix` prints it; `--write` keeps it in docs/matrix.md. Models
-are small and drawn at random; each cell is the whole grid of the verification.
+`python -m benchmarks.matrix` prints it; `--write` writes it to docs/matrix.md. Models
+are small and have random weights; each cell is the whole grid of the verification.
 """
 
 import importlib.util
@@ -41,13 +41,11 @@ console = Console(stderr=True, highlight=False)
 
 def main(
     write: Annotated[
-        bool, typer.Option("--write", help=f"Keep it in {DOCS.name}.")
+        bool, typer.Option("--write", help=f"Write the table to {DOCS.name}.")
     ] = False,
-    only: Annotated[
-        list[str] | None, typer.Option(help="A model; may be given again.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A model; repeatable.")] = None,
 ) -> None:
-    """Export every model to every format and ask every runtime."""
+    """Export every model to every format and verify it in every runtime."""
     from keras_attention.cli.console import start_tensorflow
 
     start_tensorflow()
@@ -87,10 +85,10 @@ def _models() -> dict[str, Callable[[], Any]]:
     def pair(kind, **changes):
         return kind(_tokens(), **SIZES, **changes)
 
-    def t5():  # 64 by itself: heads of the size that the others have
+    def t5():  # with the head size of the others; its default is 64
         return pair(ka.T5EncoderDecoder, head_dim=8)
 
-    def stock():
+    def keras_layers():
         query = keras.Input((None, 16), name="query")
         y = keras.layers.MultiHeadAttention(2, 8)(query, query)
         y = keras.layers.LayerNormalization()(query + y)
@@ -124,7 +122,7 @@ def _models() -> dict[str, Callable[[], Any]]:
         "ImageClassifier": lambda: ka.ImageClassifier(
             ka.VisionTransformer(**vit), labels
         ),
-        "Keras' own layers": stock,
+        "Keras' own layers": keras_layers,
     }
     return {name: (lambda make=make: _drawn(make)) for name, make in found.items()}
 
@@ -134,7 +132,7 @@ def _tokens() -> int:
 
 
 def _drawn(make):
-    """The model with weights large enough that nothing is nearly constant."""
+    """Builds a model with weights so large that no output is nearly constant."""
     import keras
     import numpy as np
 
@@ -167,7 +165,7 @@ def _byte_pairs():
 
 
 def _cells(model, tell, name):
-    """Yield (signature, runtime to a number, or to a reason)."""
+    """Yields signatures, each with a dict from runtime to its report or a reason."""
     from keras_attention.export.signatures.catalogue import signatures_of
 
     for signature in signatures_of(model):
@@ -179,20 +177,18 @@ def _cells(model, tell, name):
                 if key not in written:
                     place = Path(folder, f"{format}-{opset}")
                     written[key] = _written(model, signature, place, format, opset)
-                cells[label] = _asked(written[key], runtime)
+                cells[label] = _verified(written[key], runtime)
         yield signature.name, cells
 
 
 def _written(model, signature, place, format, opset):
-    """The folder of an artifact, or why there is none."""
+    """Returns the folder of an artifact, or the reason why there is none."""
     from keras_attention.export import api
     from keras_attention.export.cases.grid import CASES_NAME, save_cases
-    from keras_attention.export.signatures.signature import (
-        static_axes as static_signatures,
-    )
+    from keras_attention.export.signatures.static_axes import with_sizes
 
     if format not in signature.formats and format != "litert":
-        return f"{signature.name} is for {' and '.join(signature.formats)}"
+        return f"{signature.name} is only for {' and '.join(signature.formats)}"
     if format != "saved_model" and signature.takes_text:
         return "text: only a SavedModel tokenizes"
     place.mkdir()
@@ -205,7 +201,7 @@ def _written(model, signature, place, format, opset):
                 if isinstance(axis, str)
             }
             sizes = {axis: 1 if axis == "batch" else 12 for axis in axes}
-            (signature,) = static_signatures.with_sizes([signature], sizes)
+            (signature,) = with_sizes([signature], sizes)
         api.write_files(model, [signature], place, format, opset or 23)
         save_cases(api.answered_cases([signature]), place / CASES_NAME)
     except (ValueError, KeyError) as error:
@@ -216,7 +212,7 @@ def _written(model, signature, place, format, opset):
     return place
 
 
-def _asked(place, runtime):
+def _verified(place, runtime):
     from keras_attention.export.verification.verify import verify_here
 
     if isinstance(place, str):
@@ -225,7 +221,7 @@ def _asked(place, runtime):
         return "openvino is not installed"
     try:
         return verify_here(place, tolerance=TOLERANCE, runtime=runtime)
-    except Exception as error:  # every runtime has its own
+    except Exception as error:  # every runtime has its own classes of errors
         named = re.findall(r"Conversion is failed for: (\w+)", str(error))
         if not named:
             raise
@@ -246,12 +242,13 @@ def _shown(cell, reasons) -> str:
 _INTRODUCTION = f"""\
 # Every model, signature and runtime
 
-The worst difference between an artifact and the model it was made of, over the whole
-grid of the verification (lengths, padding on both sides, empty rows, caches): absolute
-up to values of 1, relative above. 1e-5 is allowed; texts and token ids must be equal,
-which the cell shows as 0. Small models with random weights, written by
-`python -m benchmarks.matrix --write` on {datetime.now(UTC):%Y-%m-%d}. onnxruntime-web,
-Triton and the C client are tested by themselves, in tests/consumers.
+Each cell is the largest difference between an artifact and the model it was exported
+from, over the whole grid of the verification (lengths, padding on both sides, empty
+rows, caches). It is absolute for values up to 1 and relative above; 1e-5 is allowed.
+Texts and token ids must be equal, which the cell shows as 0. The models are small and
+have random weights. `python -m benchmarks.matrix --write` wrote this page on
+{datetime.now(UTC):%Y-%m-%d}. onnxruntime-web, Triton and the C client have tests of
+their own, in tests/consumers.
 """
 
 
@@ -266,7 +263,7 @@ def _markdown(rows, reasons) -> str:
     for name, *cells in rows:
         lines.append(f"| {'' if name == before else name} | {' | '.join(cells)} |")
         before = name
-    lines += ["", "A cell without a number says why:", ""]
+    lines += ["", "Where there is no number, this is the reason:", ""]
     lines += [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,8 @@
-"""Candidates in interleaved rounds of random order, and the ratio between them.
+"""Measures candidates in interleaved rounds of random order, and their ratio.
 
-Absolute times drift with whatever else the machine does. A ratio does not, if both
-sides were measured in turn: so every round asks every candidate once, and the spread
-of the ratio comes from drawing whole rounds again (bootstrap).
+Absolute times drift with the other load of the machine. A ratio does not, if both sides
+are measured in turn. So every round runs every candidate once, and the interval of the
+ratio comes from resampling whole rounds (bootstrap).
 """
 
 import random
@@ -16,13 +16,13 @@ import numpy as np
 
 Progress = Callable[[str], None]
 SHORTEST_SAMPLE_S = 0.02
-# A first call that takes this long is no short one, however long it was traced.
+# A first call this long is taken as it is: tracing is a small part of it.
 LONG_CALL_S = 5.0
 
 
 @dataclass
 class Row:
-    """One line of the table: ours against one peer. A ratio over 1 is in our favour."""
+    """A row of the table: ours and one peer. A ratio over 1 is in our favour."""
 
     group: str
     case: str
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ "level" where the spread holds the target: more rounds would tell."""
+        """Compares the ratio with the target; "level" if the interval contains it."""
         if self.target is None:
             return ""
         low, high = self.low or self.ratio, self.high or self.ratio
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A comparison that could not be made here, and why."""
+    """A comparison that was not possible here, and the reason."""
 
     what: str
     reason: str
@@ -70,7 +70,7 @@ def take_turns(
     tell: Progress = lambda _: None,
     rounds: int | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of one call of each candidate, one sample a round."""
+    """Returns the seconds per call of each candidate, one sample per round."""
     rounds = settings.rounds if rounds is None else rounds
     repeats = {}
     for name, call in candidates.items():
@@ -107,7 +107,7 @@ def compare(
     unit: str = "ms",
     **more: Any,
 ) -> Row:
-    """A row from samples in seconds; `per` items a call turns them into items/s."""
+    """Makes a row from samples in seconds; with `per` items per call, in items/s."""
     mine, theirs = np.array(samples[ours]), np.array(samples[peer])
     picks = np.random.default_rng(0).integers(0, len(mine), (2000, len(mine)))
     ratios = np.median(theirs[picks], axis=1) / np.median(mine[picks], axis=1)
@@ -132,5 +132,5 @@ def compare(
 
 
 def fastest(samples: Mapping[str, list[float]], *names: str) -> str:
-    """The peer at its best: the name with the lowest median."""
+    """Returns the name with the lowest median."""
     return min(names, key=lambda name: median(samples[name]))

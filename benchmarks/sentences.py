@@ -1,4 +1,4 @@
-"""Embeddings of real sentences with real weights, tokenizing included."""
+"""Embeddings of real sentences with real weights, including tokenization."""
 
 import contextlib
 import importlib.util
@@ -65,7 +65,7 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
 
 
 def _artifacts(model, folder, settings, tell, opened):
-    """Every artifact of the exporter: name to a function of texts."""
+    """Exports every kind of artifact; returns name -> function of texts."""
     import keras_attention as ka
 
     more: dict[str, Any] = {"on_progress": tell}
@@ -77,7 +77,7 @@ def _artifacts(model, folder, settings, tell, opened):
     for kind in KINDS:
         ka.quantize_artifact(onnx, folder / kind, kind, **more)
 
-    def asked(path, runtime=None):
+    def from_ids(path, runtime=None):
         runner = ka.open_artifact(
             path, intra_op_threads=settings.threads, runtime=runtime
         )
@@ -89,20 +89,20 @@ def _artifacts(model, folder, settings, tell, opened):
 
     calls = {
         "SavedModel, raw text": session(saved),
-        "ONNX Runtime": asked(onnx),
+        "ONNX Runtime": from_ids(onnx),
         "SavedModel, XLA": session(xla),
-        **{f"ONNX Runtime {kind}": asked(folder / kind) for kind in KINDS},
+        **{f"ONNX Runtime {kind}": from_ids(folder / kind) for kind in KINDS},
     }
     if importlib.util.find_spec("openvino") is None:
         return calls, [LeftOut("OpenVINO", "openvino is not installed")]
-    calls["OpenVINO"] = asked(onnx, "openvino")
-    calls["OpenVINO int8"] = asked(folder / "int8", "openvino")
-    calls["OpenVINO bfloat16"] = asked(onnx, "openvino-bfloat16")
+    calls["OpenVINO"] = from_ids(onnx, "openvino")
+    calls["OpenVINO int8"] = from_ids(folder / "int8", "openvino")
+    calls["OpenVINO bfloat16"] = from_ids(onnx, "openvino-bfloat16")
     return calls, []
 
 
 def _take_turns(calls, batches, settings, tell):
-    """In turn for each batch; a sample is the sum over all batches."""
+    """Takes turns on each batch; a sample is the sum over all batches."""
     found = []
     for index, batch in enumerate(batches):
 
@@ -145,18 +145,18 @@ def _hub(model):
     spec = tf.TensorSpec((None, None), "int32")
 
     @tf.function(autograph=False, input_signature=[spec, spec])
-    def embed(ids, keep):
-        fed = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": keep}
+    def embed(ids, mask):
+        fed = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": mask}
         tokens = backbone(fed, training=False)["sequence_output"]
-        keep = tf.cast(keep, "float32")[..., None]
-        mean = tf.reduce_sum(tokens * keep, 1) / tf.reduce_sum(keep, 1)
+        mask = tf.cast(mask, "float32")[..., None]
+        mean = tf.reduce_sum(tokens * mask, 1) / tf.reduce_sum(mask, 1)
         return tf.math.l2_normalize(mean, -1)
 
     def call(texts):
         found = tokenizer.encode_batch(texts)
         ids = tf.constant([one.ids for one in found], "int32")
-        keep = tf.constant([one.attention_mask for one in found], "int32")
-        return embed(ids, keep).numpy()
+        mask = tf.constant([one.attention_mask for one in found], "int32")
+        return embed(ids, mask).numpy()
 
     return call
 
@@ -168,7 +168,7 @@ def _exact_gelu(x):
 
 
 def _torch(threads):
-    """Hugging Face's own, where both packages are installed."""
+    """Hugging Face's model, if torch and transformers are installed."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return {}
     import torch
@@ -183,15 +183,15 @@ def _torch(threads):
     def embed(texts):
         options = {"padding": True, "truncation": True, "max_length": 256}
         fed = tokenizer(texts, return_tensors="pt", **options)
-        keep = fed["attention_mask"][..., None]
-        mean = (model(**fed).last_hidden_state * keep).sum(1) / keep.sum(1)
+        mask = fed["attention_mask"][..., None]
+        mean = (model(**fed).last_hidden_state * mask).sum(1) / mask.sum(1)
         return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
     return {"torch": embed}
 
 
 def _accuracy(calls, batches, reference):
-    """Worst cosine with the reference, and how often the nearest neighbour agrees."""
+    """Returns the lowest cosine with the reference, and equal nearest neighbours."""
     vectors = {
         name: np.concatenate([embed(batch) for batch in batches])
         for name, embed in calls.items()

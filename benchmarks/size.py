@@ -1,4 +1,4 @@
-"""Bytes of the SavedModel and nodes of the ONNX graph, against Keras' own export."""
+"""Bytes of the SavedModel and nodes of the ONNX graph, compared with Keras'."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
     import keras_attention as ka
 
     ours, theirs = hub.pair(hub.MINILM)
-    theirs(hub.inputs(2, 8, 100 + 1000))  # Keras exports only what was called
+    theirs(hub.inputs(2, 8, 100 + 1000))  # Keras exports only a model that was called
     weights = sum(weight.numpy().nbytes for weight in ours.weights)
     rows = []
     with tempfile.TemporaryDirectory() as name:

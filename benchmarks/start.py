@@ -1,4 +1,4 @@
-"""How long the command line and the import keep one waiting."""
+"""How long the command line and the import take."""
 
 import subprocess
 import sys

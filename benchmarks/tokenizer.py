@@ -1,6 +1,6 @@
-"""The tokenizers against `tokenizers` and `sentencepiece`: same sentences, same ids.
+"""Tokenizers compared with `tokenizers` and `sentencepiece`: same texts, same ids.
 
-WordPiece has BERT's vocabulary; the others learn theirs from the sentences themselves.
+WordPiece has BERT's vocabulary; the others learn one from the sentences themselves.
 """
 
 import tempfile
@@ -22,8 +22,8 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
         for size in (512, 32, 1):
             some = texts[:size]
             batch = ours(some)
-            kept = batch["token_ids"].numpy()[batch["padding_mask"].numpy() > 0]
-            np.testing.assert_array_equal(kept, np.concatenate(peer(some)))
+            tokens = batch["token_ids"].numpy()[batch["padding_mask"].numpy() > 0]
+            np.testing.assert_array_equal(tokens, np.concatenate(peer(some)))
             tell(f"{kind}, {size} sentences")
             calls = {
                 "ours": lambda ours=ours, some=some: ours(some)["token_ids"].numpy(),
@@ -37,7 +37,7 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
 
 
 def _pairs(settings, tell):
-    """Yield (kind, ours, name of the peer, the peer: texts to rows of ids)."""
+    """Yields `(kind, ours, name of the peer, peer)`; a peer maps texts to ids."""
     import keras_attention as ka
 
     folder = corpus.minilm_folder()

@@ -1,7 +1,7 @@
-"""A candidate in a process of its own: no thread pool or memory but its own counts.
+"""Runs a candidate in a process of its own, with threads and memory of its own.
 
-The parent writes one JSON line an order, the worker one an answer. Idle workers take no
-time, so that candidates can be asked in turn.
+The parent writes one line of JSON per order, the worker one per answer. Idle workers
+use no time, so that candidates can take turns.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 
 
 class Worker(contextlib.AbstractContextManager):
-    """Starts at once; `wait` returns when it is ready.
+    """A process that computes one candidate; `wait` returns when it is ready.
 
     Args:
         candidate: A name in `benchmarks.cores.CANDIDATES`.
-        cases: What it is built for.
-        threads: Of its runtime.
+        cases: The cases that it is built for.
+        threads: The number of threads of its runtime.
     """
 
     def __init__(self, candidate: str, cases: list, threads: int):
@@ -51,7 +51,7 @@ class Worker(contextlib.AbstractContextManager):
         self._order("save", number, path)
 
     def peak(self) -> int:
-        """Most bytes held so far, beyond imports and inputs."""
+        """Returns the peak memory so far, without imports and inputs, in bytes."""
         return self._order("peak")
 
     def _order(self, *order: Any) -> Any:
@@ -67,8 +67,8 @@ class Worker(contextlib.AbstractContextManager):
         if status == -9:
             raise MemoryError(f"{self.candidate}: killed, most likely out of memory")
         self._errors.seek(0)
-        said = self._errors.read()[-2000:]
-        raise RuntimeError(f"{self.candidate}: ended with status {status}.\n{said}")
+        messages = self._errors.read()[-2000:]
+        raise RuntimeError(f"{self.candidate}: ended with status {status}.\n{messages}")
 
     def __exit__(self, *_: Any) -> None:
         self._process.kill()
@@ -79,7 +79,7 @@ class Worker(contextlib.AbstractContextManager):
 
 
 def available_bytes() -> int:
-    """What the machine can still give without swapping."""
+    """Returns the memory that is available without swapping."""
     return _kilobytes("/proc/meminfo", "MemAvailable")
 
 
@@ -95,8 +95,8 @@ def _serve(wanted):
     from benchmarks import cores
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
-    # Where memory runs out, this process goes first.
+    os.dup2(2, 1)  # output of libraries must not look like an answer
+    # If memory runs out, the system kills this process first.
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     _start(wanted["candidate"], wanted["threads"])
     cases = [cores.Case(**case) for case in wanted["cases"]]
@@ -109,7 +109,7 @@ def _serve(wanted):
     results = {}
 
     def call(number):
-        results.pop(number, None)  # not held while the next one is computed
+        results.pop(number, None)  # free it before the next one is computed
         results[number] = built[number].call()
 
     def save(number, path):
@@ -126,7 +126,7 @@ def _serve(wanted):
 
 
 def _start(candidate, threads):
-    """Imports what the candidate runs on, and nothing else that is large."""
+    """Imports the runtime of the candidate, and nothing else that is large."""
     from benchmarks.cores import PACKAGES
 
     if candidate in PACKAGES:

@@ -1,12 +1,12 @@
 """Every kind of attention, trained on one task, drawn on one sentence.
 
-The task: from MiniLM's vectors before its six layers (word + position) to its vectors
-after them. Each kind has a single layer and is given the word itself beside it, so what
-is left for attention is what the other words tell. All train at once, on sentences of
-Python's documentation.
+The task: predict MiniLM's vectors after its six layers from its vectors before them
+(word + position). Each kind is a single layer, whose output is concatenated with the
+word itself, so that attention only has to add what the other words contribute. All
+kinds train at once, on sentences of Python's documentation.
 
-Expected: the share of variance each explains on 64 sentences it has not seen, and the
-picture that the README shows. About one minute on two cores. Needs
+Expected: the share of variance that each explains on 64 sentences it has not seen, and
+the picture in the README. About one minute on two cores. Needs
 "keras-attention[text,plot]" and the weights.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import keras_attention as ka
 
 SENTENCE = "The dog ate because it was hungry."
-KINDS = {  # title: (layer, call arguments); each gives vectors of 384, MiniLM's size
+KINDS = {  # title: (layer, call arguments); outputs have MiniLM's size, 384
     "additive": (ka.AdditiveAttention(units=32), {}),
     "scaled dot-product": (ka.DotProductAttention(), {}),
     "global (Luong)": (ka.GlobalAttention(units=384), {}),
@@ -39,7 +39,7 @@ KINDS = {  # title: (layer, call arguments); each gives vectors of 384, MiniLM's
 
 
 def before_and_after(model, sentences):
-    """MiniLM's vectors before and after its layers, and which tokens are real."""
+    """Returns MiniLM's vectors before and after its layers, and the padding mask."""
     encoder, ids = model.encoder, model.tokenizer(sentences)
     ids = {name: np.asarray(ids[name]) for name in ("token_ids", "padding_mask")}
     x = encoder.token_embedding(ids["token_ids"])
@@ -50,21 +50,21 @@ def before_and_after(model, sentences):
 
 
 def side_by_side(size):
-    """One model: every kind, and none, predicts the vectors."""
+    """Builds one model in which each kind, and no attention, predicts the vectors."""
     x = keras.Input((None, size))
-    keep = keras.Input((None,), dtype="bool")
+    mask = keras.Input((None,), dtype="bool")
     outputs = [keras.layers.Dense(size)(x)]
     for layer, call in KINDS.values():
-        # Small at first: Luong's scores are not scaled, and a peak hardly learns.
+        # Small weights: Luong's scores are not scaled, and sharp weights hardly learn.
         small = keras.initializers.RandomNormal(stddev=0.02)
         query, key = (
             keras.layers.Dense(64, kernel_initializer=small.clone())(x)
             for _ in range(2)
         )
-        seen = layer(query, x, key, query_mask=keep, value_mask=keep, **call)
-        both = keras.layers.Concatenate()([x, seen])
+        attended = layer(query, x, key, query_mask=mask, value_mask=mask, **call)
+        both = keras.layers.Concatenate()([x, attended])
         outputs.append(keras.layers.Dense(size)(both))
-    return keras.Model([x, keep], outputs)
+    return keras.Model([x, mask], outputs)
 
 
 def main():
@@ -79,25 +79,25 @@ def main():
     minilm = ka.from_pretrained(_shared.folder(options.weights))
     text = " ".join(" ".join(topics.values()).split())
     sentences = re.findall(r"(?<=[.] )[A-Z][\w ,'()-]{25,110}[.]", text)
-    x, y, keep = before_and_after(minilm, sentences[: options.sentences + 64])
+    x, y, mask = before_and_after(minilm, sentences[: options.sentences + 64])
     model = side_by_side(x.shape[-1])
     model.compile(keras.optimizers.Adam(1e-3), "mse", weighted_metrics=[])
     model.fit(
-        [x[:-64], keep[:-64]],
+        [x[:-64], mask[:-64]],
         [y[:-64]] * len(model.outputs),
-        sample_weight=[keep[:-64].astype("float32")] * len(model.outputs),
+        sample_weight=[mask[:-64].astype("float32")] * len(model.outputs),
         epochs=options.epochs,
         verbose=0,
     )
-    guesses = model.predict([x[-64:], keep[-64:]], verbose=0)
-    y, keep = y[-64:], keep[-64:]
-    variance = np.mean((y - y[keep].mean(axis=0))[keep] ** 2)
-    for title, guess in zip(["no attention", *KINDS], guesses, strict=True):
-        share = 1 - np.mean((guess - y)[keep] ** 2) / variance
+    predictions = model.predict([x[-64:], mask[-64:]], verbose=0)
+    y, mask = y[-64:], mask[-64:]
+    variance = np.mean((y - y[mask].mean(axis=0))[mask] ** 2)
+    for title, predicted in zip(["no attention", *KINDS], predictions, strict=True):
+        share = 1 - np.mean((predicted - y)[mask] ** 2) / variance
         print(f"{title:20s} explains {share:4.0%}")
 
-    x, _, keep = before_and_after(minilm, [SENTENCE])
-    found = ka.attention_maps(model, [x, keep])
+    x, _, mask = before_and_after(minilm, [SENTENCE])
+    found = ka.attention_maps(model, [x, mask])
     maps = [found[layer.name][0] for layer, _ in KINDS.values()]
     maps = [m.mean(axis=0) if m.ndim == 3 else m for m in maps]  # over the heads
     tokens = minilm.tokenizer.tokens([SENTENCE])[0]

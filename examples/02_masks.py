@@ -1,7 +1,7 @@
-"""Who may look at what: the building blocks of masks, drawn as text.
+"""Which query can attend to which key: the building blocks of masks, drawn as text.
 
-A row is a query, a column a key; 1 = may look, . = may not. Masks are values: they
-combine with &, | and ~, and are built from positions when a layer is called.
+A row is a query, a column is a key; 1 = can attend to it, . = cannot. Masks are values:
+they combine with &, | and ~, and are built from positions when a layer is called.
 
 Expected: drawings, then the same mask at work in a layer. A few seconds.
 """

@@ -1,10 +1,10 @@
-"""From a layer to a served model: build, train, export twice, ask both.
+"""From a layer to a served model: build, train, export twice, run both artifacts.
 
 The task: are 64 characters from Python's source code or from its documentation?
 The model is a functional Keras model of this library's layers. It is exported to a
 SavedModel (for TF Serving) and to ONNX; each export is verified before it is kept.
 
-Expected: accuracy on texts it has not seen, and three times the same answers.
+Expected: the accuracy on texts it has not seen, and the same outputs three times.
 Needs "keras-attention[onnx]"; about half a minute on two cores.
 """
 
@@ -23,7 +23,7 @@ import keras_attention as ka
 
 
 def code_or_english(length=64):
-    """Pieces of text as character codes; 1 for source code, 0 for documentation."""
+    """Returns texts as character codes; label 1 for code, 0 for documentation."""
     code = "".join(inspect.getsource(module) for module in (argparse, typing))
     english = " ".join(topics.values())
     pieces, labels = [], []
@@ -67,8 +67,8 @@ def run(ids, labels, epochs, out):
     answers = {"Keras": model.predict(ids[-5:], verbose=0)}
     for runtime, folder in {"session": saved_model, "ONNX Runtime": onnx}.items():
         with ka.open_artifact(folder) as artifact:
-            asked = artifact.run("serving_default", token_ids=ids[-5:])
-            answers[runtime] = asked["code"]
+            outputs = artifact.run("serving_default", token_ids=ids[-5:])
+            answers[runtime] = outputs["code"]
     for runtime, answer in answers.items():
         print(f"{runtime:12s}", " ".join(f"{p:.4f}" for p in answer[:, 0]))
 

@@ -1,7 +1,7 @@
-"""Sentence search with a real model, served from raw strings.
+"""Sentence search with a real model that takes raw strings.
 
-Loads all-MiniLM-L6-v2, exports it to a SavedModel with the tokenizer inside, opens that
-the way TF Serving does, and searches Python's documentation. Keras is not asked again.
+Loads all-MiniLM-L6-v2, exports it to a SavedModel with the tokenizer inside, opens it
+as TF Serving does, and searches Python's documentation. The search does not use Keras.
 
 Expected: for each question the three nearest paragraphs with their cosine. Needs
 "keras-attention[text]" and the weights; about a minute on two cores.
@@ -32,7 +32,7 @@ def main():
         " ".join(text.split()) for text in "\n\n".join(topics.values()).split("\n\n")
     ]
     texts = [text for text in texts if 80 <= len(text) <= 400 and text.endswith(".")]
-    # Every n-th paragraph, sorted: texts of one length in a batch need no padding.
+    # Every n-th paragraph, sorted: batches of similar lengths need little padding.
     texts = sorted(texts[:: max(1, len(texts) // options.passages)], key=len)
 
     model = ka.from_pretrained(_shared.folder(options.weights))

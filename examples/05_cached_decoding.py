@@ -1,11 +1,11 @@
-"""Decoding with a cache: one token at a time, the same numbers as all at once.
+"""Decoding with a cache: one token at a time, with the logits of the whole sequence.
 
 A GPT-2 shaped decoder reads two prompts of different lengths (the shorter one padded on
-the left), then writes a token at a time. The cache is a value: it goes in and comes
-back longer; rows of different lengths and padding need no special care.
+the left), then generates one token at a time. The cache is a value: it is passed in and
+returned longer. Rows of different lengths and padding need no special code.
 
-Expected: the logits of every step are those of the whole sequence computed anew. The
-weights are random: the point is the numbers, not the text. 15 seconds on two cores.
+Expected: the logits of every step equal those computed again for the whole sequence.
+The weights are random: this shows the numbers, not the text. 15 seconds on two cores.
 """
 
 import _shared
@@ -29,9 +29,9 @@ def main():
         intermediate_dim=1024,
     )
     ids = np.array([[11, 12, 13, 14, 15], [0, 0, 21, 22, 23]], "int32")
-    keep = ids > 0
+    mask = ids > 0
 
-    inputs = {"token_ids": ids, "padding_mask": keep}
+    inputs = {"token_ids": ids, "padding_mask": mask}
     outputs = decoder(inputs, cache=decoder.empty_cache(batch_size=2))
     steps = []
     for _ in range(options.steps):
@@ -40,14 +40,14 @@ def main():
         ids = np.concatenate([ids, token], axis=1)
         outputs = decoder(token, cache=outputs["cache"])
 
-    keep = np.pad(keep, [(0, 0), (0, options.steps)], constant_values=True)
+    mask = np.pad(mask, [(0, 0), (0, options.steps)], constant_values=True)
     worst, read = 0.0, 0
     for step, logits in enumerate(steps):
         end = 5 + step
-        whole = {"token_ids": ids[:, :end], "padding_mask": keep[:, :end]}
-        anew = np.asarray(decoder(whole)["logits"])[:, -1:]
+        whole = {"token_ids": ids[:, :end], "padding_mask": mask[:, :end]}
+        expected = np.asarray(decoder(whole)["logits"])[:, -1:]
         read += end
-        worst = max(worst, float(np.abs(anew - logits).max()))
+        worst = max(worst, float(np.abs(expected - logits).max()))
 
     past = outputs["cache"][0]
     print(f"{options.steps} tokens for each of 2 prompts, of 5 and of 3 tokens")

@@ -1,7 +1,7 @@
 """Fine-tune a real encoder: is a sentence of a movie review positive or negative?
 
-all-MiniLM-L6-v2 under a linear head, trained on 9,595 sentences (Pang & Lee, 2005) and
-tested on the other 1,067. `--frozen` trains the head alone, on vectors computed once.
+all-MiniLM-L6-v2 with a linear head, trained on 9,595 sentences (Pang & Lee, 2005) and
+tested on the other 1,067. `--frozen` trains only the head, on vectors computed once.
 
 Expected: held-out accuracy 0.82, and 0.76 with `--frozen`; 21 and 2 minutes, measured
 on two cores that had other work as well. Needs "keras-attention[text]" and the weights.
@@ -20,7 +20,7 @@ SOURCE = (
     "https://raw.githubusercontent.com/nltk/nltk_data/"
     "5db857e6f7df11eabb5e5665836db9ec8df07e28/packages/corpora/sentence_polarity.zip"
 )
-# Of the content as UTF-8; the source is ISO-8859-1.
+# The sha256 of the content as UTF-8; the source is ISO-8859-1.
 SHA256 = {
     "neg": "8939c904c1fc0cabd3f3d0334003a7a8bac892eea8332932e003c709d420700a",
     "pos": "0e5f9352dff4998546a76404b6e831d8e665bcb74df9fd8889a213cd4771ad72",
@@ -30,7 +30,7 @@ TRY = ["A film of rare warmth and wit.", "Two hours that felt like a whole week.
 
 
 def sentences(folder):
-    """(text, label) of every sentence."""
+    """Yields (text, label) of every sentence."""
     for kind, label in LABELS.items():
         if folder is not None:
             content = _shared.local(folder, f"rt-polarity.{kind}.txt")
@@ -56,7 +56,7 @@ def main():
     pairs = list(sentences(options.data))
     if options.limit:
         pairs = pairs[:: max(1, len(pairs) // options.limit)]
-    train = [pair for place, pair in enumerate(pairs) if place % 10]
+    train = [pair for index, pair in enumerate(pairs) if index % 10]
     held_out = pairs[::10]
 
     sentence_model = ka.from_pretrained(_shared.folder(options.weights))

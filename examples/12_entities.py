@@ -1,7 +1,7 @@
 """Fine-tune a real encoder to find names of people, places and products in tweets.
 
-all-MiniLM-L6-v2 under a linear head on each word, trained on the 3,394 sentences of
-WNUT-17 (Derczynski et al., 2017), whose 1,287 test sentences hold names that were new.
+all-MiniLM-L6-v2 with a linear head on each word, trained on the 3,394 sentences of
+WNUT-17 (Derczynski et al., 2017), whose 1,287 test sentences contain new names.
 
 Expected: held-out F1 of entities 0.38 (precision 0.56, recall 0.29) after 16 minutes,
 measured on two cores that had other work as well. Needs "keras-attention[text]" and the
@@ -34,7 +34,7 @@ TRY = ["Angela Merkel met Tim Cook in Berlin to talk about the iPhone."]
 
 
 def sentences(folder, name, limit):
-    """(words, tags) of every sentence of a file."""
+    """Returns (words, tags) of every sentence of a file."""
     theirs, sha256 = FILES[name]
     content = _shared.data_file(folder, name, SOURCE + theirs, sha256).decode()
     blocks, words = [], []

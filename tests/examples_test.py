@@ -1,8 +1,8 @@
 """The examples run, and the README shows what they print.
 
-In the README a comment `<!-- output: NAME -->` or `<!-- code: NAME -->` stands before a
-block: what the example of that name prints, or its lines between `README: begin` and
-`README: end`. Words must be the same, numbers nearly: training differs by machine.
+In the README a comment `<!-- output: NAME -->` or `<!-- code: NAME -->` comes before a
+block: the output of that example, or its lines between `README: begin` and
+`README: end`. Words must be equal, numbers nearly equal: training differs by machine.
 """
 
 import os
@@ -23,14 +23,14 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
 
 
 def block(kind, name):
-    """The block of the README behind its marker."""
+    """Returns the block of the README that follows its marker."""
     marker = re.escape(f"<!-- {kind}: {name} -->")
     (found,) = re.findall(rf"{marker}\n```\w*\n(.*?)```", README, re.DOTALL)
     return found
 
 
 def assert_says(text, shown, *, slack):
-    """The same words, and numbers that differ by `slack` of 1 or of themselves."""
+    """Compares words exactly, and numbers with a tolerance, relative above 1."""
     words = [" ".join(NUMBER.sub("#", part).split()) for part in (text, shown)]
     assert words[0] == words[1]
     pairs = zip(NUMBER.findall(text), NUMBER.findall(shown), strict=True)
@@ -49,6 +49,21 @@ def run(name, *options, folder):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_table_lists_every_example_with_its_need_of_weights():
+    table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \[(.*?)\]\((.*?)\) \| .+ \| (yes|no) \|$", table, re.MULTILINE
+    )
+    sources = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES}
+    needs = {name: "add_weights(" in source for name, source in sources.items()}
+    assert [(name, name, "yes" if needs[name] else "no") for name in sources] == rows
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_a_test_of_this_file_runs_every_example(example):
+    assert f'"{example.name}"' in Path(__file__).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -119,7 +134,7 @@ def test_the_readme_shows_the_layer_that_is_served(tmp_path):
 
 
 @pytest.mark.slow
-def test_search_finds_what_was_asked_for(tmp_path):
+def test_search_finds_paragraphs_about_the_question(tmp_path):
     pytest.importorskip("tensorflow_text")
     options = ["--weights", minilm_folder(), "--passages", 60]
     question = "When are two objects equal?"
@@ -135,7 +150,7 @@ def test_cached_steps_are_the_whole_sequence(tmp_path):
 
 
 def data_folder(name):
-    """A data set's folder, or a skip with the reason."""
+    """Returns a data set's folder, or skips the test with the reason."""
     named = os.environ.get("KERAS_ATTENTION_DATA")
     folder = Path(named or "nowhere", name)
     if not folder.is_dir():

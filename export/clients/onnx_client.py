@@ -1,8 +1,8 @@
-"""Asks an ONNX artifact with numpy and onnxruntime: python onnx_client.py FOLDER JSON.
+"""Runs an ONNX artifact with numpy and onnxruntime: python onnx_client.py FOLDER JSON.
 
-JSON names the inputs: '{"token_ids": [[1, 2]], "padding_mask": [[true, true]]}'. Prints
-the outputs as JSON. ONNX cannot refuse ids outside the vocabulary; the manifest names
-the limits, and this client keeps them.
+JSON has the inputs by name: '{"token_ids": [[1, 2]], "padding_mask": [[true, true]]}'.
+The outputs are printed as JSON. ONNX cannot refuse ids outside the vocabulary; the
+manifest has the limits, and this client checks them.
 """
 
 import argparse
@@ -27,14 +27,14 @@ class Artifact:
         self.signature = known[name]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Behind a call, spinning threads would keep the cores from all others.
+        # After a call, spinning threads would keep the cores busy.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, **inputs):
-        """Name to array, in and out."""
+        """Runs the signature on arrays by name; returns a dict of arrays."""
         expected = self.signature["inputs"]
         if inputs.keys() != expected.keys():
             raise SystemExit(f"Expected inputs {[*expected]}. Received: {[*inputs]}")

@@ -1,8 +1,8 @@
 """Sentence vectors without TensorFlow: sentence_embedding.py FOLDER TOKENIZER TEXT…
 
-numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a sentence encoder,
-TOKENIZER its tokenizer.json, or the vocab.txt of a BERT without upper case. Prints one
-line of JSON a text, and with --similar the similarity of each text to the first.
+Needs numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a sentence
+encoder, TOKENIZER its tokenizer.json, or the vocab.txt of an uncased BERT. Prints one
+line of JSON per text, or with --similar the similarity of each text to the first.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 
 def load_tokenizer(path, length):
-    """Sentences to ids, cut at `length`, padded to the longest of a batch."""
+    """Returns a tokenizer that truncates at `length` and pads to the longest text."""
     if path.endswith(".json"):
         tokenizer = Tokenizer.from_file(path)
     else:
@@ -36,8 +36,9 @@ def main():
     length = model.signature["max_lengths"]["sequence"]
     tokens = load_tokenizer(given.tokenizer, length).encode_batch(given.texts)
     ids = [one.ids for one in tokens]
-    keep = [one.attention_mask for one in tokens]
-    vectors = model(token_ids=ids, padding_mask=keep)["sentence_embedding"]
+    padding_mask = [one.attention_mask for one in tokens]
+    outputs = model(token_ids=ids, padding_mask=padding_mask)
+    vectors = outputs["sentence_embedding"]
     if given.similar:
         unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
         for text, similarity in zip(given.texts, unit @ unit[0], strict=True):

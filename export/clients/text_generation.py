@@ -1,9 +1,9 @@
 """Text from an ONNX decoder, without TensorFlow: text_generation.py FOLDER PROMPT…
 
-numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a causal language
-model: `decoder.onnx`, manifest.json, genai_config.json and tokenizer.json. One prompt
-is answered as the text comes, several at once, in one batch, as lines of JSON. A seed
-draws the tokens that it draws in `CausalLM.generate`.
+Needs numpy, onnxruntime and tokenizers. FOLDER is the ONNX artifact of a causal
+language model: `decoder.onnx`, manifest.json, genai_config.json and tokenizer.json.
+With one prompt, the text is printed as it is generated; several prompts are one batch,
+printed as lines of JSON. A seed samples the same tokens as in `CausalLM.generate`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BLOCKED = np.float32(-1e30)
 
 @dataclass(frozen=True)
 class Choices:
-    """How to generate; temperature 0 takes the most likely token."""
+    """How to generate; temperature 0 chooses the most likely token."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -32,7 +32,7 @@ class Choices:
 
 
 class TextGenerator:
-    """A decoder with a cache, and the tokenizer before and after it."""
+    """A decoder with a cache, and its tokenizer."""
 
     def __init__(self, folder, tokenizer=None, threads=0):
         folder = Path(folder)
@@ -68,9 +68,9 @@ class TextGenerator:
             got = f"Received: {max(lengths)} and {choices.max_new_tokens} new"
             raise SystemExit(f"The model has {self.longest} positions. {got}")
         ids = np.zeros((len(prompts), max(lengths)), np.int64)
-        keep = np.zeros_like(ids)
+        mask = np.zeros_like(ids)
         for row, prompt in enumerate(prompts):  # padded on the left
-            ids[row, -len(prompt) :], keep[row, -len(prompt) :] = prompt, 1
+            ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
         past = {
             name: np.zeros((len(prompts), *shape[1:]), np.float32)
             for name, shape in self.past.items()
@@ -80,18 +80,19 @@ class TextGenerator:
             _mixed(np.int64(choices.seed)) + np.arange(len(prompts)) * GOLDEN
         )
         for step in range(choices.max_new_tokens):
-            at = np.maximum(np.cumsum(keep, axis=1) - 1, 0)[:, -ids.shape[1] :]
-            found = self.decoder(
-                input_ids=ids, attention_mask=keep, position_ids=at, **past
+            positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :]
+            outputs = self.decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, **past
             )
             past = {
-                name: found[name.replace("past_key_values", "present")] for name in past
+                name: outputs[name.replace("past_key_values", "present")]
+                for name in past
             }
             known = [[*a, *b] for a, b in zip(prompts, new, strict=True)]
-            logits = processed(found["logits"][:, -1], known, choices)
+            logits = processed(outputs["logits"][:, -1], known, choices)
             chosen = logits.argmax(axis=-1)
             if choices.temperature:
-                chosen = drawn(logits, seeds, step)
+                chosen = sampled(logits, seeds, step)
             for row, token in enumerate(chosen):
                 if running[row]:
                     new[row].append(int(token))
@@ -102,10 +103,10 @@ class TextGenerator:
             if not running.any():
                 return
             ids = chosen[:, None].astype(np.int64)
-            keep = np.concatenate([keep, running[:, None].astype(np.int64)], axis=1)
+            mask = np.concatenate([mask, running[:, None].astype(np.int64)], axis=1)
 
     def texts(self, prompts, choices=Choices()):
-        """The continuations of texts."""
+        """Returns the continuations of texts."""
         new = [[] for _ in prompts]
         for new in self.tokens(self.encode(prompts), choices):  # noqa: B007
             pass
@@ -136,26 +137,25 @@ class TextGenerator:
 
 
 def processed(logits, known, choices):
-    """Logits `[B, V]` after the penalty and, for draws, what cuts the unlikely."""
+    """Applies the penalty to logits `[B, V]`, and the filters if tokens are sampled."""
     logits = logits.astype(np.float32)
     if choices.repetition_penalty != 1:
         for row, tokens in zip(logits, known, strict=True):
             ids = np.unique(tokens)
-            there, penalty = row[ids], np.float32(choices.repetition_penalty)
-            row[ids] = np.where(there < 0, there * penalty, there / penalty)
+            old, penalty = row[ids], np.float32(choices.repetition_penalty)
+            row[ids] = np.where(old < 0, old * penalty, old / penalty)
     if not choices.temperature:
         return logits
     logits = logits / np.float32(choices.temperature)
-    rising = np.sort(logits, axis=-1)
     size = logits.shape[-1]
     if choices.top_k:
-        least = rising[:, [-min(choices.top_k, size)]]
+        least = np.sort(logits, axis=-1)[:, [-min(choices.top_k, size)]]
         logits = np.where(logits < least, BLOCKED, logits)
     if choices.top_p < 1:
-        rising = np.sort(logits, axis=-1)
-        sums = np.cumsum(np.exp(log_softmax(rising)), axis=-1)
-        gone = (sums <= 1 - choices.top_p).sum(axis=-1, keepdims=True)
-        least = np.take_along_axis(rising, np.minimum(gone, size - 1), axis=-1)
+        ascending = np.sort(logits, axis=-1)
+        sums = np.cumsum(np.exp(log_softmax(ascending)), axis=-1)
+        removed = (sums <= 1 - choices.top_p).sum(axis=-1, keepdims=True)
+        least = np.take_along_axis(ascending, np.minimum(removed, size - 1), axis=-1)
         logits = np.where(logits < least, BLOCKED, logits)
     if choices.min_p:
         weights = np.exp(log_softmax(logits))
@@ -172,8 +172,8 @@ def log_softmax(logits):
 GOLDEN = -1640531527
 
 
-def drawn(logits, seeds, step):
-    """A token a row, by the smallest of exponential numbers over probabilities."""
+def sampled(logits, seeds, step):
+    """Samples one token per row, by the largest of logits plus Gumbel noise."""
     key = _mixed(seeds + _mixed(step * GOLDEN + 1))
     column = _mixed(np.arange(logits.shape[-1]) * GOLDEN + 7)
     bits = _mixed(_mixed(column[None] + key[:, None]) ^ _mixed(key + 3)[:, None])
@@ -183,7 +183,7 @@ def drawn(logits, seeds, step):
 
 
 def _mixed(x):
-    """The last rounds of MurmurHash3, on 32 bits in int64."""
+    """Mixes 32 bits in int64, as the last rounds of MurmurHash3 do."""
     x = np.asarray(x, np.int64) & 0xFFFFFFFF
     x ^= x >> 16
     x = (x.astype(np.uint64) * np.uint64(0x85EBCA6B)).astype(np.int64) & 0xFFFFFFFF
@@ -196,7 +196,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("prompts", nargs="+")
-    parser.add_argument("--tokenizer", help="default: tokenizer.json of the folder")
+    parser.add_argument("--tokenizer", help="default: the folder's tokenizer.json")
     plain = Choices()
     for name in ("max_new_tokens", "top_k", "seed"):
         flag = "--" + name.replace("_", "-")

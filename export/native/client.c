@@ -1,18 +1,18 @@
 /*
- * Asks a SavedModel with the C API of TensorFlow: no Python, no server.
+ * Runs a SavedModel with the C API of TensorFlow: no Python, no server.
  *
  *   client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME TEXT...
  *   client [--library PATH]... SAVED_MODEL_DIR SIGNATURE OUTPUT_NAME
  *          --input NAME VALUE... [--input NAME VALUE...]...
  *
  * The texts are one batch. Each row of the output is printed as one line of JSON.
- * The first form is for a signature with one input; in the second each input is named.
- * An input has one value a row: texts, or numbers as generation takes them.
+ * The first form is for a signature with one input; the second names each input.
+ * An input has one value per row: texts, or numbers as generation takes them.
  *
- * Which tensors of the graph belong to the signature stands in the MetaGraphDef that
- * the loader returns. Three nested maps are all that is read of it, so this file walks
- * the protobuf wire format itself (see `next_field`) instead of needing libprotobuf,
- * and no tensor name has to be guessed or passed by hand.
+ * The MetaGraphDef that the loader returns says which tensors of the graph belong to the
+ * signature. Only three nested maps of it are read, so this file parses the protobuf
+ * wire format itself (see `next_field`) and does not need libprotobuf. No tensor name
+ * has to be guessed or passed by hand.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -30,9 +30,9 @@ typedef struct {
 } Bytes;
 
 typedef struct {
-  uint64_t number; /* of the field */
-  uint64_t value;  /* of a varint */
-  Bytes bytes;     /* of anything with a length; empty otherwise */
+  uint64_t number; /* the field's number */
+  uint64_t value;  /* the value of a varint */
+  Bytes bytes;     /* the content of a field with a length; otherwise empty */
 } Field;
 
 static int read_varint(Bytes *in, uint64_t *value) {
@@ -45,7 +45,7 @@ static int read_varint(Bytes *in, uint64_t *value) {
   return 0;
 }
 
-/* Reads one field and moves on. 0 at the end, and where the bytes make no sense. */
+/* Reads one field and advances. Returns 0 at the end and on malformed bytes. */
 static int next_field(Bytes *in, Field *field) {
   uint64_t key, length = 0;
   memset(field, 0, sizeof *field);
@@ -105,12 +105,12 @@ static void print_keys(Bytes message, uint64_t map) {
   fprintf(stderr, "\n");
 }
 
-/* Numbers of the fields in meta_graph.proto. */
+/* Field numbers of meta_graph.proto. */
 enum { SIGNATURE_DEF = 5, INPUTS = 1, OUTPUTS = 2, NAME = 1, DTYPE = 2 };
 
 /* ---- tensors ---- */
 
-/* "name:index" of a TensorInfo -> the tensor in the graph. */
+/* Looks up the tensor "name:index" of a TensorInfo in the graph. */
 static int look_up(TF_Graph *graph, Bytes info, TF_Output *tensor) {
   Field name;
   char text[512];
@@ -133,7 +133,7 @@ static int find_tensor(TF_Graph *graph, Bytes info, TF_Output *tensor) {
   return 0;
 }
 
-/* One element a value: a batch without further axes. NULL if that cannot be. */
+/* Makes a batch with one element per value, no further axes. NULL on error. */
 static TF_Tensor *tensor_of(TF_DataType dtype, char **values, int count) {
   int64_t shape[] = {count};
   size_t size = dtype == TF_STRING ? sizeof(TF_TString) : TF_DataTypeSize(dtype);
@@ -164,7 +164,7 @@ static TF_Tensor *tensor_of(TF_DataType dtype, char **values, int count) {
   return tensor;
 }
 
-/* A tensor that this program allocated does not own what its strings point to. */
+/* A tensor that this program allocated does not own the memory of its strings. */
 static void delete_tensor(TF_Tensor *tensor) {
   if (TF_TensorType(tensor) == TF_STRING)
     for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i)
@@ -187,7 +187,7 @@ static void print_string(const TF_TString *string) {
   putchar('"');
 }
 
-/* JSON has no NaN and no infinity. Nine digits give a float32 back exactly. */
+/* JSON has no NaN and no infinity. Nine digits represent a float32 exactly. */
 static void print_float(double value, int digits) {
   if (isfinite(value))
     printf("%.*g", digits, value);
@@ -259,7 +259,7 @@ static int ok(const TF_Status *status, const char *what) {
 
 enum { MOST_INPUTS = 16 };
 
-/* What a call is given; the graph's tensors and their values, in one order. */
+/* The inputs of a call: tensors of the graph and their values, in one order. */
 typedef struct {
   TF_Output tensors[MOST_INPUTS];
   TF_Tensor *values[MOST_INPUTS];
@@ -311,13 +311,13 @@ static int feed_all(TF_Graph *graph, Bytes definition, char **arguments, int cou
   }
   if (named && feeds->count == inputs) return 1;
   fprintf(stderr, "client: %s Its inputs:",
-          named ? "each input once, please: --input NAME VALUE..."
+          named ? "pass each input once: --input NAME VALUE..."
                 : "the signature does not take texts alone: --input NAME VALUE...");
   print_keys(definition, INPUTS);
   return 0;
 }
 
-static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph,
+static int run(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph,
                char **arguments, int count, TF_Status *status) {
   Feeds feeds = {.count = 0};
   Bytes definition, info;
@@ -334,7 +334,7 @@ static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph
   if (done) {
     TF_SessionRun(session, NULL, feeds.tensors, feeds.values, feeds.count, &fetched,
                   &answer, 1, NULL, 0, NULL, status);
-    done = ok(status, "asking the model");
+    done = ok(status, "running the model");
   }
   if (done && is_printable(TF_TensorType(answer))) {
     print_rows(answer);
@@ -343,12 +343,12 @@ static int ask(TF_Session *session, TF_Graph *graph, const TF_Buffer *meta_graph
             (int)TF_TensorType(answer));
     done = 0;
   }
-  if (answer != NULL) TF_DeleteTensor(answer); /* strings of the runtime: too */
+  if (answer != NULL) TF_DeleteTensor(answer); /* it owns its strings */
   for (int i = 0; i < feeds.count; ++i) delete_tensor(feeds.values[i]);
   return done;
 }
 
-static int load_and_ask(char **arguments, int count, TF_Status *status) {
+static int load_and_run(char **arguments, int count, TF_Status *status) {
   const char *tags[] = {"serve"};
   TF_Graph *graph = TF_NewGraph();
   TF_Buffer *meta_graph = TF_NewBuffer();
@@ -356,7 +356,7 @@ static int load_and_ask(char **arguments, int count, TF_Status *status) {
   TF_Session *session = TF_LoadSessionFromSavedModel(
       options, NULL, arguments[0], tags, 1, graph, meta_graph, status);
   int done = ok(status, "loading the SavedModel") &&
-             ask(session, graph, meta_graph, arguments, count, status);
+             run(session, graph, meta_graph, arguments, count, status);
   if (session != NULL) {
     TF_CloseSession(session, status);
     done = ok(status, "closing the session") && done;
@@ -372,7 +372,7 @@ static int load_and_ask(char **arguments, int count, TF_Status *status) {
 int main(int argc, char **argv) {
   TF_Status *status = TF_NewStatus();
   int done = 1, first = 1;
-  /* A library stays loaded to the end: its kernels are in use. */
+  /* The library stays loaded: its kernels are in use. */
   for (; done && first + 1 < argc && !strcmp(argv[first], "--library"); first += 2) {
     TF_Library *library = TF_LoadLibrary(argv[first + 1], status);
     done = ok(status, argv[first + 1]);
@@ -385,7 +385,7 @@ int main(int argc, char **argv) {
             "input\n");
     done = 0;
   } else if (done) {
-    done = load_and_ask(argv + first, argc - first, status);
+    done = load_and_run(argv + first, argc - first, status);
   }
   TF_DeleteStatus(status);
   if (fflush(stdout) != 0 || ferror(stdout)) done = 0;

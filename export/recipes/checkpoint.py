@@ -1,7 +1,7 @@
-"""A checkpoint to both artifacts: python checkpoint.py MODEL OUT.
+"""Exports a checkpoint as SavedModel and ONNX: python checkpoint.py MODEL OUT.
 
 MODEL is a Hugging Face folder or a name on the hub. Writes OUT/served/1, a SavedModel
-with every signature, and OUT/onnx, and asks both the same question.
+with every signature, and OUT/onnx; then runs both on the same inputs.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import numpy as np
 import keras_attention as ka
 
 
-def question(signature, length=5):
-    """Ids within the limits, nothing masked."""
+def example_inputs(signature, length=5):
+    """Returns ids within the limits, without padding."""
     inputs = {}
     for name, info in signature["inputs"].items():
         limit = signature["limits"].get(name, 2)
@@ -35,7 +35,7 @@ def main():
     onnx = ka.export_model(model, given.out / "onnx", "onnx", on_progress=print)
     signatures = json.loads((onnx / "manifest.json").read_text())["signatures"]
     for name, signature in signatures.items():
-        inputs = question(signature)
+        inputs = example_inputs(signature)
         with ka.open_artifact(saved) as one, ka.open_artifact(onnx, name) as other:
             answers, others = one.run(name, **inputs), other.run(name, **inputs)
         for output, answer in answers.items():

@@ -1,7 +1,7 @@
-"""Your own Keras model to ONNX: python keras_model.py OUT.
+"""Exports your own Keras model to ONNX: python keras_model.py OUT.
 
-A small classifier of token ids is trained on which of two ids stands first, exported
-with one Attention operator a layer, and asked again.
+A small classifier of token ids learns which of two ids comes first. It is exported with
+one Attention operator per layer, and the artifact is run on new data.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def build():
 
 
 def data(count, random):
-    """Ids from 3 on, with one 1 and one 2: is the 1 before the 2?"""
+    """Draws rows of ids from 3 on with one 1 and one 2; is the 1 before the 2?"""
     ids = random.integers(3, VOCABULARY, (count, LENGTH)).astype("int32")
     places = random.permuted(np.tile(np.arange(LENGTH), (count, 1)), axis=1)[:, :2]
     np.put_along_axis(ids, places[:, :1], 1, axis=1)

@@ -1,7 +1,7 @@
-"""Asks TF Serving over gRPC: python grpc_client.py localhost:8500 MODEL JSON.
+"""Queries TF Serving over gRPC: python grpc_client.py localhost:8500 MODEL JSON.
 
-JSON names the inputs: '{"text": ["Hello."]}'. Prints the outputs as JSON. Needs the
-official stubs: pip install tensorflow-serving-api
+JSON has the inputs by name: '{"text": ["Hello."]}'. The outputs are printed as JSON.
+Needs the official stubs: pip install tensorflow-serving-api
 """
 
 import argparse
@@ -19,11 +19,11 @@ from tensorflow_serving.apis import (
 
 
 def dtypes(stub, request):
-    """The dtype of each input: the server knows it, JSON does not."""
-    asked = get_model_metadata_pb2.GetModelMetadataRequest(
+    """Returns the dtype of each input, from the server: JSON has no dtypes."""
+    query = get_model_metadata_pb2.GetModelMetadataRequest(
         model_spec=request.model_spec, metadata_field=["signature_def"]
     )
-    answer = stub.GetModelMetadata(asked, timeout=60)
+    answer = stub.GetModelMetadata(query, timeout=60)
     known = get_model_metadata_pb2.SignatureDefMap()
     answer.metadata["signature_def"].Unpack(known)
     signature = known.signature_def[request.model_spec.signature_name]
@@ -31,7 +31,7 @@ def dtypes(stub, request):
 
 
 def plain(tensor):
-    """A tensor as lists; text as text."""
+    """Converts a tensor to lists, and bytes of text to `str`."""
     array = tf.make_ndarray(tensor)
     if array.dtype != object:
         return array.tolist()

@@ -1,7 +1,7 @@
-"""Asks TF Serving's REST interface: python rest_client.py URL MODEL JSON.
+"""Queries TF Serving's REST interface: python rest_client.py URL MODEL JSON.
 
-JSON names the inputs: '{"text": ["Hello."]}'. Prints the answer as JSON. Standard
-library only.
+JSON has the inputs by name: '{"text": ["Hello."]}'. The answer is printed as JSON.
+Needs the standard library only.
 """
 
 import argparse

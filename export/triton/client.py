@@ -1,6 +1,7 @@
-"""Asks Triton with its official client: python client.py localhost:8001 MODEL JSON.
+"""Queries Triton with its official client: python client.py localhost:8001 MODEL JSON.
 
-JSON names the inputs: '{"text": ["Hello."]}'. Prints one JSON object, the outputs.
+JSON has the inputs by name: '{"text": ["Hello."]}'. The outputs are printed as one JSON
+object.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import tritonclient.grpc as triton
 
 
 def tensor(name, value, info):
-    """An input of the dtype and the rank that the server's metadata names."""
+    """Makes an input with the dtype and the rank of the server's metadata."""
     kind = info.datatype
     text = kind == "BYTES"
     array = np.array(value, object if text else triton.triton_to_np_dtype(kind))
     if array.ndim == len(info.shape) - 1 and info.shape[-1] == 1:
-        array = array[..., None]  # one value a row: Triton knows it as a column
+        array = array[..., None]  # one value per row is a column in Triton
     made = triton.InferInput(name, list(array.shape), kind)
     made.set_data_from_numpy(array)
     return made

@@ -1,7 +1,7 @@
 """Starts the Triton server inside the nvidia-pytriton wheel: python launch.py --help.
 
 Run it with the Python that has nvidia-pytriton and numpy<2: Triton's python backend
-takes its packages from there.
+uses its packages.
 """
 
 import argparse
@@ -24,8 +24,8 @@ def main():
     if found is None:
         raise SystemExit("Expected: pip install --no-deps nvidia-pytriton==0.7.0")
     home = Path(found.origin).parent / "tritonserver"
-    # The stub of this Python belongs beside the backend's library, a copy of which is
-    # made: the wheel may be installed where this user cannot write.
+    # The stub of this Python must be next to the backend's library. Both are copied,
+    # because the user may not be allowed to write to the installed wheel.
     backends = Path(tempfile.mkdtemp(prefix="triton-backends-"))
     shutil.copytree(home / "backends" / "python", backends / "python")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -56,7 +56,7 @@ def main():
 
 
 def sysconfig_libdir():
-    """Where libpython of this interpreter is: the stub is linked to it."""
+    """Returns the folder of this Python's libpython, which the stub needs."""
     import sysconfig
 
     return sysconfig.get_config_var("LIBDIR") or ""

@@ -1,7 +1,7 @@
 """Makes a Triton model repository from an artifact: python make_repository.py --help.
 
-Standard library only. The manifest says what a signature takes and gives, so the
-configuration is written, not guessed. One Triton model answers one signature.
+Needs the standard library only. The configuration is written from the inputs and
+outputs in the manifest. One Triton model serves one signature.
 """
 
 import argparse
@@ -16,7 +16,7 @@ backend: "python"
 max_batch_size: {max_batch}
 {inputs}
 {outputs}
-# Requests of the same shape are answered together; none is padded.
+# Requests of the same shape are batched; none is padded.
 dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
 version_policy {{ all {{ }} }}
 parameters {{ key: "signature" value {{ string_value: "{signature}" }} }}
@@ -25,25 +25,25 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 
 
 def versions(path):
-    """Version to folder, of a base folder or of one artifact."""
+    """Returns version -> folder, from a base folder or from one artifact."""
     if (path / "manifest.json").is_file():
         return {int(path.name) if path.name.isdecimal() else 1: path}
     found = {int(p.name): p for p in path.iterdir() if p.name.isdecimal()}
     if not found:
         raise SystemExit(
-            f"No artifact there: expected a manifest.json. Received: {path}"
+            f"No artifact found: expected a manifest.json. Received: {path}"
         )
     return found
 
 
 def described(side, tensors):
-    """One side of config.pbtxt; the batch axis is Triton's own."""
+    """Writes the inputs or outputs of config.pbtxt; Triton adds the batch axis."""
     lines = []
     for name, tensor in tensors.items():
         batch, *rest = tensor["shape"]
         if batch != "batch":
             raise SystemExit(f"{name}: expected the batch first. Received: {batch}")
-        # Triton has no scalars: a text a row is an axis of 1, taken away again.
+        # Triton has no scalars: one text per row has an axis of 1, reshaped away.
         dims = [size if isinstance(size, int) else -1 for size in rest] or [1]
         reshape = "" if rest else " reshape { shape: [] }"
         kind = TYPES[tensor["dtype"]]
@@ -56,7 +56,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifact", type=Path, help="base folder, or one version")
     parser.add_argument("repository", type=Path)
-    parser.add_argument("--name", required=True, help="of the Triton model")
+    parser.add_argument("--name", required=True, help="the Triton model's name")
     parser.add_argument("--signature", default="serving_default")
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--delay", type=int, default=2000, help="microseconds to wait")

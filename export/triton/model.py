@@ -1,4 +1,4 @@
-"""What Triton's python backend runs: an artifact, a batch of requests at a time."""
+"""The model that Triton's python backend runs: an artifact, on batched requests."""
 
 import contextlib
 import json
@@ -26,9 +26,9 @@ class TritonPythonModel:
                 key: triton.get_input_tensor_by_name(request, key).as_numpy()
                 for key in self.signature["inputs"]
             }
-            wrong = self.wrong(inputs)
-            if wrong:
-                answers[number] = failed(wrong)
+            problem = self.problem(inputs)
+            if problem:
+                answers[number] = failed(problem)
             else:
                 shapes = tuple(x.shape[1:] for x in inputs.values())
                 batches.setdefault(shapes, []).append((number, inputs))
@@ -37,7 +37,7 @@ class TritonPythonModel:
         return answers
 
     def answer(self, members, answers):
-        """Ask once for all of them; where that fails, each alone."""
+        """Runs all requests as one batch; if that fails, each alone."""
         together = {
             key: np.concatenate([inputs[key] for _, inputs in members])
             for key in self.signature["inputs"]
@@ -59,8 +59,8 @@ class TritonPythonModel:
             )
             start = end
 
-    def wrong(self, inputs):
-        """What is wrong with a request, in words; ONNX cannot say it itself."""
+    def problem(self, inputs):
+        """Returns what is wrong with a request; ONNX cannot check it itself."""
         for key, info in self.signature["inputs"].items():
             for axis, size in zip(info["shape"], inputs[key].shape, strict=True):
                 limit = self.signature["max_lengths"].get(axis)
@@ -89,7 +89,7 @@ def open_onnx(place, name):
 
 
 def open_saved_model(place, name):
-    """With the session loader, as TF Serving opens it."""
+    """Opens a SavedModel with the session loader, as TF Serving does."""
     import tensorflow as tf
 
     with contextlib.suppress(ImportError):

@@ -1,5 +1,5 @@
 /**
- * Asks an ONNX artifact in the browser, and draws its attention weights.
+ * Runs an ONNX artifact in the browser, and draws its attention weights.
  *
  *     const artifact = await openArtifact("artifact");
  *     const outputs = await artifact.ask("attention", {
@@ -12,7 +12,7 @@
 
 import * as ort from "onnxruntime-web";
 
-// More threads need a page that is cross-origin isolated: the headers COOP and COEP.
+// More threads need a cross-origin isolated page: the headers COOP and COEP.
 ort.env.wasm.numThreads = 1;
 
 const MANIFEST_VERSION = 1;
@@ -25,7 +25,7 @@ const ARRAYS = {
   float32: (values) => Float32Array.from(values),
 };
 
-/** Opens the folder at a URL: its manifest now, each ONNX file when it is asked. */
+/** Opens the folder at a URL: the manifest now, each ONNX file when it is run. */
 export async function openArtifact(folder) {
   const base = new URL(`${folder.replace(/\/+$/, "")}/`, document.baseURI);
   const manifest = JSON.parse(
@@ -52,7 +52,7 @@ class Artifact {
     this.signatures = manifest.signatures;
   }
 
-  /** Nested arrays by name in, tensors (`type`, `dims`, `data`) by name out. */
+  /** Runs a signature: nested arrays by name -> tensors (`type`, `dims`, `data`). */
   async ask(name, inputs) {
     const signature = this.signatures[name];
     if (!signature) {
@@ -68,7 +68,7 @@ class Artifact {
 
   async #open(file) {
     const bytes = await download(new URL(file, this.#base));
-    // Browsers keep copies: an old file beside a new manifest is found here. Pages
+    // Browsers cache files: an old file with a new manifest is detected here. Pages
     // that are neither https nor localhost have no `crypto.subtle`.
     if (globalThis.crypto.subtle) {
       const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
@@ -81,7 +81,7 @@ class Artifact {
       }
     }
     // Errors only: ONNX infers the length 0 for the weights of an `Attention` whose
-    // lengths are free, and the runtime would warn in every run that they are longer.
+    // lengths are free, so the runtime warns in every run that they are longer.
     const settings = { executionProviders: ["wasm"], logSeverityLevel: 3 };
     return ort.InferenceSession.create(bytes, settings);
   }
@@ -92,13 +92,13 @@ async function download(url) {
   if (!answer.ok) {
     throw new Error(
       "A file of the artifact is missing. Expected the folder that export --format " +
-        `onnx wrote, beside this page. Received: ${answer.status} for ${url}`,
+        `onnx wrote, next to this page. Received: ${answer.status} for ${url}`,
     );
   }
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-/** ONNX can refuse neither wrong ids nor long sequences: the manifest's limits do. */
+/** Checks inputs against the manifest: ONNX cannot refuse ids or long sequences. */
 function tensorsOf(signature, inputs) {
   const expected = Object.keys(signature.inputs);
   const names = Object.keys(Object(inputs));
@@ -126,7 +126,7 @@ function shapeOf(value) {
 function flatten(name, value, dims, depth = 0) {
   if (Array.isArray(value) ? value.length !== dims[depth] : depth !== dims.length) {
     throw new Error(
-      `Expected rows of one length in ${name}: pad them, and name the padding in the ` +
+      `Expected rows of one length in ${name}: pad them, and mark the padding in the ` +
         `mask. Received: ${JSON.stringify(value)} where shape ${dims} begins`,
     );
   }
@@ -146,7 +146,7 @@ function checkShape(name, shape, dims, sizes, longest) {
     const most = Object.entries(longest).map(([axis, size]) => `, ${axis} <= ${size}`);
     throw new Error(
       `Expected ${name} of shape [${shape.join(", ")}]${most.join("")}, and one size ` +
-        `an axis in all inputs. Received: [${dims.join(", ")}]`,
+        `per axis in all inputs. Received: [${dims.join(", ")}]`,
     );
   }
 }
@@ -177,7 +177,7 @@ export function weightsOf(signature) {
     .map(([name]) => name);
 }
 
-/** A tensor as nested arrays. */
+/** Converts a tensor to nested arrays. */
 export function nested({ dims, data }) {
   let parts = Array.from(data, Number);
   for (const size of dims.slice(1).reverse()) {
@@ -192,14 +192,14 @@ export function nested({ dims, data }) {
 
 export const MARGIN = 48;
 
-/** How wide a square of the heat map is. */
+/** Returns the width of a square of the heat map. */
 export function cellSize(count) {
   return Math.max(4, Math.min(32, Math.floor(576 / count)));
 }
 
 /**
- * Draws the weights of one head: a row a query, a column a key. What is exactly 0 is
- * left blank, the rest goes from pale to dark blue, which is the largest of the map.
+ * Draws the weights of one head: one row per query, one column per key. Weights of
+ * exactly 0 are not painted; the others go from pale blue to dark blue, the largest.
  */
 export function drawWeights(canvas, weights, { row = 0, head = 0, labels = [] } = {}) {
   const [, heads, queries, keys] = weights.dims;

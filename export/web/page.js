@@ -16,7 +16,7 @@ const main = find("main");
 const canvas = find("canvas");
 let artifact, inputs, outputs;
 
-/** Does one thing at a time, and shows what went wrong. */
+/** Does one thing at a time, and shows its error. */
 async function doing(work) {
   main.setAttribute("aria-busy", "true");
   find("button").disabled = true;
@@ -42,10 +42,10 @@ function offer(name, values, labels = values) {
 /** Seven ids, the last two of them padding. */
 function example({ inputs, limits, max_lengths }) {
   const length = Math.min(7, ...Object.values(max_lengths));
-  const kept = Math.max(1, length - 2);
+  const tokens = Math.max(1, length - 2);
   const value = ({ dtype }, limit, i) => {
-    if (dtype === "bool") return i < kept;
-    return limit > 2 && i < kept ? 1 + ((i * 17) % (limit - 1)) : 0;
+    if (dtype === "bool") return i < tokens;
+    return limit > 2 && i < tokens ? 1 + ((i * 17) % (limit - 1)) : 0;
   };
   const sizeOf = (axis) => (axis === "batch" ? 1 : Number(axis) || length);
   const fill = (name, info, [axis, ...rest], i = 0) =>
@@ -64,8 +64,8 @@ function parsed(text) {
     return JSON.parse(text);
   } catch (error) {
     throw new Error(
-      'The inputs are no JSON. Expected {"token_ids": [[2, 3]], …} with true and false ' +
-        `in small letters. Received: ${error.message}`,
+      'The inputs are not JSON. Expected {"token_ids": [[2, 3]], …} with true and false ' +
+        `in lower case. Received: ${error.message}`,
     );
   }
 }
@@ -109,7 +109,7 @@ function point({ offsetX, offsetY }) {
   const [row, head] = [Number(chosen("row").value), Number(chosen("head").value)];
   const weight = data[((row * heads + head) * queries + query) * keys + key];
   find("#cell").textContent = isInside
-    ? `Position ${query} looks at ${key}: ${weight.toPrecision(4)}`
+    ? `Query ${query} attends to key ${key}: ${weight.toPrecision(4)}`
     : "";
 }
 

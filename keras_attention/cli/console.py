@@ -1,4 +1,4 @@
-"""What the commands share: quiet start-up, one-line errors, JSON."""
+"""Helpers of all commands: quiet start-up, one-line errors, JSON."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ errors = Console(stderr=True, highlight=False)
 
 
 def json_option() -> Any:
-    """The `--json` option."""
+    """Returns the `--json` option."""
     return typer.Option(False, "--json", help="Print one JSON object, for programs.")
 
 
@@ -29,8 +29,8 @@ def print_json(value: Any) -> None:
 def failing_clearly() -> Iterator[None]:
     """Turns an expected error into one message and exit status 1.
 
-    What the library raises on wrong input says what to do; a traceback would bury
-    it. Set KERAS_ATTENTION_TRACEBACK=1 to see it all the same.
+    The library's errors say what to do; a traceback would hide that. Set
+    KERAS_ATTENTION_TRACEBACK=1 to see the traceback.
     """
     try:
         yield
@@ -46,27 +46,27 @@ def failing_clearly() -> Iterator[None]:
 def no_native_messages() -> Iterator[None]:
     """Hides what native libraries write to standard error while they start.
 
-    TensorFlow reports on CPU features and absent GPUs whatever its log level says,
-    on the file descriptor, not through Python.
+    Whatever its log level, TensorFlow reports CPU features and missing GPUs, directly
+    on the file descriptor and not through Python.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nowhere)
 
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and Keras and runs one operation, quietly, on the CPU.
 
-    An exporter has no use for a GPU, and float32 on a GPU may be TF32: artifacts
-    would be compared with less exact numbers.
+    Exporting needs no GPU, and float32 on a GPU may be TF32: artifacts would be
+    compared with less exact numbers.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -75,5 +75,5 @@ def start_tensorflow() -> None:
         import keras
 
         keras.ops.zeros(())
-    # The session loader is deprecated, and meant.
+    # Without the warning that the session loader, which we use, is deprecated.
     logging.getLogger("tensorflow").setLevel("ERROR")

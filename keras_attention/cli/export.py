@@ -36,10 +36,10 @@ def export(
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 26.")] = 23,
     static_axis: Annotated[
         list[str] | None,
-        typer.Option(help="LiteRT: size of an axis, sequence=128; repeatable."),
+        typer.Option(help="LiteRT: an axis and its size, sequence=128; repeatable."),
     ] = None,
     jit_compile: Annotated[
-        bool, typer.Option("--jit-compile", help="SavedModel: compiled by XLA.")
+        bool, typer.Option("--jit-compile", help="SavedModel: compile it with XLA.")
     ] = False,
     length_bucket: Annotated[
         list[int] | None,
@@ -47,11 +47,11 @@ def export(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest error allowed; 1e-5, in half precision 5e-2."),
+        typer.Option(help="Largest error allowed; 1e-5, or 5e-2 in half precision."),
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
-    """Export a model, prove that the export says the same, then put it in place."""
+    """Export a model, verify that its outputs are the same, then put it in place."""
     with failing_clearly():
         sizes = dict(map(_axis_size, static_axis)) if static_axis else None
         with console.status("Loading TensorFlow and the model …"):
@@ -88,14 +88,14 @@ def _axis_size(text: str) -> tuple[str, int]:
     name, _, size = text.partition("=")
     if not name or not size.isdecimal():
         raise ValueError(
-            "`--static-axis` is the name of an axis and its size. Expected e.g. "
+            "`--static-axis` takes the name of an axis and its size, e.g. "
             f"--static-axis sequence=128. Received: {text!r}"
         )
     return name, int(size)
 
 
 def load_model(path: Path) -> Any:
-    """A model from a Hugging Face folder or a `.keras` file."""
+    """Loads a model from a Hugging Face folder or a `.keras` file."""
     from keras_attention.models.loading import load_model as load_keras_file
     from keras_attention.weights.pretrained import from_pretrained
 

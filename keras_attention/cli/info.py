@@ -34,7 +34,7 @@ def info(
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What is at `path`, from its manifest, config or archive."""
+    """Describes what is at `path`, from its manifest, config or archive."""
     from keras_attention.export.artifact.manifest import MANIFEST_NAME, artifact_folder
 
     if path.suffix == ".keras" and path.is_file():
@@ -46,8 +46,9 @@ def describe(path: Path) -> dict[str, Any]:
         if (folder / "config.json").is_file():
             return _checkpoint(folder)
     raise FileNotFoundError(
-        f"Nothing known is there: an artifact has a {MANIFEST_NAME}, a Hugging Face "
-        f"folder a config.json, a Keras model is a .keras file. Received: {path}"
+        f"The path is neither an artifact (a folder with {MANIFEST_NAME}), nor a "
+        "Hugging Face folder (with config.json), nor a .keras file. "
+        f"Received: {path}"
     )
 
 
@@ -117,7 +118,7 @@ def _keras_file(path: Path) -> dict[str, Any]:
 
 
 def _in_words(value: Any, indent: int = 2) -> str:
-    """Nested dicts as indented lines."""
+    """Formats nested dicts as indented lines."""
     if not isinstance(value, dict):
         return str(value)
     pad = " " * indent

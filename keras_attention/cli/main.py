@@ -1,4 +1,4 @@
-"""`keras-attention`: the commands, without loading TensorFlow to list them."""
+"""`keras-attention`: the list of commands; `--help` does not load TensorFlow."""
 
 import importlib
 
@@ -8,7 +8,7 @@ from keras_attention import __version__
 
 app = typer.Typer(
     name="keras-attention",
-    help="Export Keras models with attention, prove the export, look inside.",
+    help="Export Keras models with attention, verify and inspect the artifacts.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,18 +30,25 @@ def _main(
     pass
 
 
+# Module of cli/ -> its commands, in the order of `--help`. The README's table lists
+# them too; tests/cli/listed_test.py compares the two.
+COMMANDS = {
+    "demo": ["demo"],
+    "export": ["export"],
+    "verify": ["verify"],
+    "info": ["info"],
+    "scan": ["scan"],
+    "serve": ["serve"],
+    "quantize": ["quantize", "compare"],
+    "train_tokenizer": ["train-tokenizer"],
+    "publish": ["publish", "rollback", "restore"],
+}
+
 # The modules load neither TensorFlow nor Keras; their functions do.
-for _name in ("demo", "export", "verify", "info", "scan", "serve"):
-    _module = importlib.import_module(f"keras_attention.cli.{_name}")
-    app.command(_name)(getattr(_module, _name))
-_quantize = importlib.import_module("keras_attention.cli.quantize")
-for _name in ("quantize", "compare"):
-    app.command(_name)(getattr(_quantize, _name))
-_train = importlib.import_module("keras_attention.cli.train_tokenizer")
-app.command("train-tokenizer")(_train.train_tokenizer)
-_publish = importlib.import_module("keras_attention.cli.publish")
-for _name in ("publish", "rollback", "restore"):
-    app.command(_name)(getattr(_publish, _name))
+for _module, _names in COMMANDS.items():
+    _commands = importlib.import_module(f"keras_attention.cli.{_module}")
+    for _name in _names:
+        app.command(_name)(getattr(_commands, _name.replace("-", "_")))
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ def publish(
     source: Annotated[Path, typer.Argument(help="An artifact, e.g. build/minilm/1.")],
     target: _Base,
     version: Annotated[
-        int | None, typer.Option(help="Its number; by default the next.")
+        int | None, typer.Option(help="The version's number; default: the next one.")
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
     """Verify an artifact and put a copy in place as a version, whole or not at all.
 
-    Exit status 0 if it is in place, 1 if not; then nothing was changed.
+    Exit status: 0 if it is in place; 1 if not, and then nothing was changed.
     """
     from keras_attention.export.deployment.versions import publish as publish_version
 
@@ -40,13 +40,13 @@ def publish(
 def rollback(
     base: _Base,
     to: Annotated[
-        int | None, typer.Option(help="The version to serve; by default one back.")
+        int | None, typer.Option(help="The version to serve; default: the one before.")
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
-    """Serve an older version again; the newer are kept as N.withdrawn.
+    """Serve an older version again; newer ones are renamed N.withdrawn.
 
-    Exit status 0 if the older one is the highest now, 1 if that cannot be.
+    Exit status: 0 if the older version is the highest now, 1 if that is not possible.
     """
     from keras_attention.export.deployment.versions import rollback as roll_back
 
@@ -58,13 +58,13 @@ def rollback(
 def restore(
     base: _Base,
     version: Annotated[
-        int | None, typer.Option(help="By default the highest withdrawn one.")
+        int | None, typer.Option(help="Which; default: the highest withdrawn one.")
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
-    """Bring a withdrawn version back under its number.
+    """Give a withdrawn version its number back.
 
-    Exit status 0 if it is back, 1 if that cannot be.
+    Exit status: 0 if it is restored, 1 if that is not possible.
     """
     from keras_attention.export.deployment.versions import restore as bring_back
 

@@ -15,7 +15,7 @@ from keras_attention.cli.console import (
 )
 
 _TOKENIZER = typer.Option(help="A folder with the files of the tokenizer.")
-_TEXTS = typer.Option(help="A file of real texts, one a line.")
+_TEXTS = typer.Option(help="A file of real texts, one per line.")
 
 
 def quantize(
@@ -30,12 +30,12 @@ def quantize(
     ] = None,
     min_cosine: Annotated[
         float | None,
-        typer.Option(help="Leave weights in float32 until texts agree so well."),
+        typer.Option(help="Leave weights in float32 until texts reach this."),
     ] = None,
     texts: Annotated[Path | None, _TEXTS] = None,
     tokenizer: Annotated[Path | None, _TOKENIZER] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Refuse if an answer is further away.")
+        float | None, typer.Option(help="Largest distance allowed on the cases.")
     ] = None,
     as_json: bool = json_option(),
 ) -> None:
@@ -85,13 +85,13 @@ def compare(
     texts: Annotated[Path, _TEXTS],
     tokenizer: Annotated[Path | None, _TOKENIZER] = None,
     signature: Annotated[
-        str | None, typer.Option("--signature", "-s", help="Which to ask.")
+        str | None, typer.Option("--signature", "-s", help="The signature to run.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Texts at most.")] = 512,
-    threads: Annotated[int, typer.Option(min=0, help="0: all cores.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of texts.")] = 512,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
     as_json: bool = json_option(),
 ) -> None:
-    """Compare artifacts on real texts: how exact, how fast, and which to take."""
+    """Compare artifacts on real texts: how exact, how fast, and which one to use."""
     with failing_clearly():
         with console.status("Loading …") as status:
             from keras_attention.export.verification.comparison import compare_artifacts
@@ -114,10 +114,10 @@ def compare(
 
 
 def comparison_table(found: Any) -> Any:
-    """The table of a `Comparison`.
+    """Returns the table of a comparison.
 
     Args:
-        found: What `compare_artifacts` gave.
+        found: The `Comparison` that `compare_artifacts` returned.
     """
     from rich.table import Table
 

@@ -22,7 +22,7 @@ def scan(
 ) -> None:
     """Refuse, before loading, an artifact that was changed or could do harm.
 
-    Exit status 0 if it is in order, 1 if it is refused or cannot be read.
+    Exit status: 0 if it is in order, 1 if it is refused or cannot be read.
     """
     from keras_attention.export.scanning.scan import scan_artifact
 

@@ -11,34 +11,34 @@ from keras_attention.cli.console import failing_clearly, start_tensorflow
 def serve(
     path: Annotated[
         Path,
-        typer.Argument(help="Base folder with version folders (watched), or artifact."),
+        typer.Argument(help="Base folder of versions (watched), or an artifact."),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of the model; default: the folder's name.")
+        str | None, typer.Option(help="The model's name; default: that of the folder.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Of REST; 0 takes a free one.")] = 8501,
-    grpc_port: Annotated[int, typer.Option(help="Of gRPC; -1 for none.")] = 8500,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of REST; 0: any free one.")] = 8501,
+    grpc_port: Annotated[int, typer.Option(help="Port of gRPC; -1: none.")] = 8500,
     keep: Annotated[
-        int, typer.Option(min=1, help="Versions served at once, the highest.")
+        int, typer.Option(min=1, help="How many versions are served: the highest.")
     ] = 1,
-    max_batch: Annotated[int, typer.Option(min=1, help="Rows of one request.")] = 1024,
-    max_body_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = 16
+    max_batch: Annotated[int, typer.Option(min=1, help="Rows per request.")] = 1024,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Bytes per request.")] = 16
     * 1024
     * 1024,
-    timeout: Annotated[float, typer.Option(help="Seconds of one request.")] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds per request.")] = 30.0,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests answered at the same time.")
     ] = 8,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Log one JSON object a line.")
+        bool, typer.Option("--json", help="Log one JSON object per line.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log nothing.")] = False,
 ) -> None:
     """Serve an artifact for development: TF Serving's REST and gRPC protocols.
 
-    DEVELOPMENT SERVER: no TLS, no authentication, one process. Production is TF
-    Serving, Triton or KServe. SIGTERM and Ctrl-C end it when the running requests are
+    DEVELOPMENT SERVER: no TLS, no authentication, one process. Use TF Serving, Triton
+    or KServe in production. SIGTERM and Ctrl-C stop it after the running requests are
     answered.
     """
     from keras_attention.serving.checks import Limits

@@ -22,16 +22,16 @@ KINDS = {
 
 def train_tokenizer(
     texts: Annotated[
-        list[Path], typer.Argument(help="Text files, one text a line (UTF-8).")
+        list[Path], typer.Argument(help="Text files (UTF-8), one text per line.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
+    out: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")] = next(
         iter(KINDS)
     ),
-    vocabulary_size: Annotated[int, typer.Option(min=1, help="Tokens.")] = 30_000,
+    vocabulary_size: Annotated[int, typer.Option(min=1, help="Tokens in it.")] = 30_000,
     as_json: bool = json_option(),
 ) -> None:
-    """Learn a vocabulary from texts and write it as a tokenizer's folder."""
+    """Learn a vocabulary from texts and write a tokenizer's folder."""
     with failing_clearly():
         if kind not in KINDS:
             raise ValueError(f"--kind takes {', '.join(KINDS)}. Received: {kind}")

@@ -35,9 +35,9 @@ def verify(
     ] = False,
     as_json: bool = json_option(),
 ) -> None:
-    """Check an artifact's files and ask it again what the model was asked.
+    """Check an artifact's files and run all its verification cases again.
 
-    Exit status 0 if every case agrees, 1 if not or if it cannot be read.
+    Exit status: 0 if every case agrees, 1 if not or if it cannot be read.
     """
     from keras_attention.export.verification.verify import verify_artifact
 
@@ -58,7 +58,7 @@ def verify(
 def print_results(
     results: Iterable[Mapping[str, Any]], *, all_cases: bool = False
 ) -> None:
-    """A table of verification results: a row a signature, or a row a case."""
+    """Prints verification results, one row per signature or one row per case."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -1,4 +1,4 @@
-"""Attention as pictures (matplotlib)."""
+"""`plot_attention`: attention weights as heat maps, with matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ def plot_attention(
     columns: int = 4,
     path: str | Path | None = None,
 ) -> Any:
-    """Draws attention weights as heat maps, queries down, keys across.
+    """Draws attention weights as heat maps: one row per query, one column per key.
 
     Args:
-        weights: `[T, S]`, or several maps `[N, T, S]`, each drawn from 0 to its own
-            largest weight.
-        query_tokens: One label a query.
-        key_tokens: One label a key; `query_tokens` when `None`.
-        titles: One a map.
-        columns: Maps side by side.
-        path: Where to save the picture, e.g. `attention.png`.
+        weights: The weights of one map, `[T, S]`, or of several, `[N, T, S]`. The
+            colours of each map range from 0 to its largest weight.
+        query_tokens: One label per query.
+        key_tokens: One label per key; by default `query_tokens`.
+        titles: One title per map.
+        columns: The number of maps side by side.
+        path: The file to save the picture in, e.g. `attention.png`.
 
     Returns:
         The matplotlib figure.
@@ -72,12 +72,12 @@ def _check(maps, query_tokens, key_tokens, titles):
     wanted = (len(query_tokens), len(key_tokens))
     if maps.ndim != 3 or maps.shape[1:] != wanted:
         raise ValueError(
-            "`weights` must have shape [T, S] or [N, T, S] with one label a query "
-            f"and a key. Received: weights of shape {maps.shape}, {wanted[0]} query "
+            "`weights` must have shape [T, S] or [N, T, S], with one label per query "
+            f"and per key. Received: weights of shape {maps.shape}, {wanted[0]} query "
             f"and {wanted[1]} key labels"
         )
     if titles is not None and len(titles) != len(maps):
         raise ValueError(
-            f"`titles` must have one title a map. Received: {len(titles)} titles, "
+            f"`titles` must have one title per map. Received: {len(titles)} titles, "
             f"{len(maps)} maps"
         )

@@ -1,7 +1,7 @@
-"""Does a model look ahead? Does padding change what it says?
+"""Assertions that a model is causal, and that padding does not change its outputs.
 
-Both questions are answered by trying: part of the input is changed, and what must not
-depend on it is compared. Any callable will do, of this library or not.
+Both are tested by trying: part of the input is changed, and the outputs that must not
+depend on it are compared. Any callable can be tested, of this library or not.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,22 @@ def assert_causal(
 ) -> None:
     """Raises if an output at one position depends on inputs at later ones.
 
-    The inputs after each position in turn are changed, and all outputs up to it are
-    compared. Integers are replaced by others of the same inputs, so that ids stay
-    within the vocabulary; floats by random numbers; bool inputs (masks) stay.
+    For each position, the inputs after it are changed, and all outputs up to it are
+    compared. Integers are replaced by others from the same inputs, so that ids stay
+    within the vocabulary. Floats are replaced by random numbers. Bool inputs (masks)
+    stay.
 
     Args:
         model: A Keras model or layer, or any function of `inputs`.
         inputs: An array `[B, T, ...]`, or a list or dict of them.
-        atol: Largest allowed change, as a share of the largest output (or of 1).
-        seed: Of the random changes.
+        atol: The largest change that is allowed, relative to the largest output (or
+            to 1, if that is larger).
+        seed: The seed of the random changes.
 
     Raises:
-        AssertionError: If something leaks, naming the output and the two positions;
-            or if nothing could have leaked, because no output ever changed.
+        AssertionError: If an output depends on later inputs, with the output's name
+            and the two positions; or if no output ever changed, so that nothing is
+            proved.
         ValueError: If an input or output has no position axis.
 
     Example:
@@ -53,7 +56,7 @@ def assert_causal(
     before = _named(_to_numpy(call(inputs)))
     for name, output in before:
         _require_positions(output, length, f"output {name}")
-    moved = 0.0
+    largest_change = 0.0
     for last in reversed(range(length - 1)):  # the nearest leak is found first
         changed = keras.tree.map_structure(
             lambda x, last=last: _changed_after(x, last, rng), inputs
@@ -61,7 +64,8 @@ def assert_causal(
         after = _named(_to_numpy(call(changed)))
         for (name, old), (_, new) in zip(before, after, strict=True):
             change = _change(old, new)  # [B, T]
-            moved = max(moved, change[:, last + 1 :].max(initial=0.0))
+            later = change[:, last + 1 :].max(initial=0.0)
+            largest_change = max(largest_change, later)
             leaks = np.argwhere(~(change[:, : last + 1] <= atol))  # NaN leaks too
             if len(leaks):
                 row, position = leaks[-1]
@@ -72,11 +76,11 @@ def assert_causal(
                     "mask missing (`use_causal_mask=True`), or does a layer mix "
                     f"positions? Received: model={model!r}"
                 )
-    if length > 1 and moved == 0.0:
+    if length > 1 and largest_change == 0.0:
         raise AssertionError(
-            "No output changed when the inputs changed, so this says nothing about "
-            "looking ahead. Give inputs that differ from position to position and "
-            f"reach the output. Received: model={model!r}"
+            "No output changed when the inputs changed, so this proves nothing about "
+            "looking ahead. Pass inputs that differ from position to position and "
+            f"that the outputs depend on. Received: model={model!r}"
         )
 
 
@@ -91,28 +95,31 @@ def assert_padding_invariant(
     atol: float = 1e-5,
     seed: int = 0,
 ) -> None:
-    """Raises if padding changes what a model says about the real tokens.
+    """Raises if padding changes the outputs at the non-padding tokens.
 
-    The inputs are padded with tokens that the mask calls padding, twice with
-    different content, and the outputs are compared with those without padding: at
-    the real tokens, or whole where an output has no position axis.
+    The inputs are padded with tokens that the mask marks as padding, twice with
+    different content. The outputs are compared with the outputs without padding: at
+    the non-padding tokens, or as a whole if an output has no position axis.
 
     Args:
         model: A Keras model or layer, or any function of `inputs`.
         inputs: An array `[B, T, ...]`, or a list or dict of them, without padding.
-        padding_mask: Key of the mask in a dict of inputs (bool or 0 / 1, 1 at real
-            tokens; made if it is not there). `None` if the model finds padding by
-            itself, as `keras.layers.Embedding(mask_zero=True)` does; `padding_value`
-            says by which value.
-        padding_value: What stands at padding; content of the inputs when `None`.
+        padding_mask: The key of the mask in a dict of inputs (bool or 0 / 1, 1 at
+            non-padding tokens; it is added if it is missing). `None` if the model
+            recognises padding by its value, as
+            `keras.layers.Embedding(mask_zero=True)` does; pass `padding_value` then.
+        padding_value: The value of padding tokens. By default they are drawn from the
+            inputs.
         sides: `"right"`, `"left"` or both. Models with learned absolute positions
-            that are counted from the first slot are not invariant to the left.
-        amount: Number of padding tokens added to each side.
-        atol: Largest allowed change, as a share of the largest output (or of 1).
-        seed: Of the random content.
+            that are counted from the first slot are not invariant to padding on the
+            left.
+        amount: The number of padding tokens that are added to each side.
+        atol: The largest change that is allowed, relative to the largest output (or
+            to 1, if that is larger).
+        seed: The seed of the random content.
 
     Raises:
-        AssertionError: If padding changes something, naming output, side and place.
+        AssertionError: If padding changes an output, with its name, side and place.
         ValueError: If the inputs do not fit the arguments.
 
     Example:
@@ -127,20 +134,21 @@ def assert_padding_invariant(
     rng = np.random.default_rng(seed)
     expected = _named(_to_numpy(call(inputs)))
     for side in sides:
-        real = slice(amount, None) if _require_side(side) == "left" else slice(length)
+        is_left = _require_side(side) == "left"
+        unpadded = slice(amount, None) if is_left else slice(length)
         for _ in range(1 if padding_value is not None else 2):
             content = padding_value, rng
             padded = _padded(inputs, padding_mask, side, amount, content)
             actual = _named(_to_numpy(call(padded)))
             for (name, old), (_, new) in zip(expected, actual, strict=True):
-                change = _change(old, _real_tokens(new, old, real, name))
+                change = _change(old, _at_tokens(new, old, unpadded, name))
                 if not (change <= atol).all():  # NaN is a change too
                     place = np.unravel_index(np.argmax(~(change <= atol)), change.shape)
                     raise AssertionError(
                         f"Padding on the {side} changes output {name}: by "
                         f"{change[place]:.2g} of the largest output, first at row and "
                         f"position {tuple(map(int, place))}. Does every attention get "
-                        "the padding mask, and does pooling leave padding out? "
+                        "the padding mask, and does pooling ignore padding? "
                         f"Received: model={model!r}"
                     )
 
@@ -158,7 +166,7 @@ def _to_numpy(structure):
 
 
 def _named(structure) -> list[tuple[str, np.ndarray]]:
-    """Leaves with readable names: `logits`, `0`, `cache/0/key`."""
+    """Returns leaves with readable names: `logits`, `0`, `cache/0/key`."""
     return [
         ("/".join(map(str, path)) or "of the model", leaf)
         for path, leaf in keras.tree.flatten_with_path(structure)
@@ -183,7 +191,7 @@ def _require_positions(leaf, length, what):
 
 
 def _change(old, new) -> np.ndarray:
-    """Largest change over the features, as a share of the largest output."""
+    """The largest change over the features, relative to the largest output."""
     old, new = np.asarray(old, "float64"), np.asarray(new, "float64")
     scale = max(1.0, abs(old).max(initial=0.0))
     change = abs(new - old) / scale
@@ -199,7 +207,7 @@ def _changed_after(x, last, rng):
 
 
 def _other_content(x, shape, rng):
-    """Content like that of `x`: its own integers, or random numbers of its size."""
+    """Draws content like that of `x`: its integers, or random numbers of its size."""
     if np.issubdtype(x.dtype, np.integer):
         return rng.choice(x.ravel(), size=shape).astype(x.dtype)
     return (rng.normal(size=shape) * (1.0 + abs(x).max(initial=0.0))).astype(x.dtype)
@@ -209,15 +217,16 @@ def _with_mask(inputs, padding_mask, padding_value) -> Any:
     if padding_mask is None:
         if padding_value is None:
             raise ValueError(
-                "Without a padding mask the model must know padding by its value: "
-                "give `padding_value`. Received: padding_mask=None, padding_value=None"
+                "Without a padding mask the model must recognise padding by its value: "
+                "pass `padding_value`. Received: padding_mask=None, padding_value=None"
             )
         return inputs
     if not isinstance(inputs, dict):
         raise ValueError(
             "To pass a padding mask, `inputs` must be a dict; wrap a model that takes "
             "arrays: `lambda inputs: model(inputs['x'], mask=inputs['padding_mask'])`. "
-            "A model that finds padding by itself takes `padding_mask=None`. "
+            "For a model that recognises padding by its value, pass "
+            "`padding_mask=None`. "
             f"Received: inputs of type {type(inputs).__name__}"
         )
     if padding_mask in inputs:
@@ -234,12 +243,12 @@ def _with_mask(inputs, padding_mask, padding_value) -> Any:
 
 def _require_side(side):
     if side not in ("left", "right"):
-        raise ValueError(f"`sides` holds 'left' and 'right'. Received: {side!r}")
+        raise ValueError(f"`sides` may have 'left' and 'right'. Received: {side!r}")
     return side
 
 
 def _padded(inputs, padding_mask, side, amount, content):
-    """The inputs with padding on one side."""
+    """Returns the inputs with padding on one side."""
     padding_value, rng = content
 
     def pad(x, is_mask):
@@ -257,14 +266,14 @@ def _padded(inputs, padding_mask, side, amount, content):
     return keras.tree.map_structure(lambda x: pad(x, False), inputs)
 
 
-def _real_tokens(new, old, real, name):
-    """The part of an output that speaks of real tokens, which are the slice `real`."""
+def _at_tokens(new, old, unpadded, name):
+    """Returns the part of an output that belongs to the non-padding tokens."""
     if new.shape == old.shape:
         return new
-    if new.ndim < 2 or new[:, real].shape != old.shape:
+    if new.ndim < 2 or new[:, unpadded].shape != old.shape:
         raise ValueError(
             f"An output must have the inputs' positions as its second axis, or none. "
             f"Received: output {name}={describe(old)} without padding, "
             f"{describe(new)} with"
         )
-    return new[:, real]
+    return new[:, unpadded]

@@ -11,7 +11,7 @@ from keras_attention.explain.record import record_attention
 B, T, E = 2, 5, 8
 X = np.random.default_rng(1).normal(size=(B, T, E)).astype("float32")
 IDS = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
-KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+PADDING_MASK = drawn("1 1 1 1 1\n1 1 1 . .")
 
 
 def bert():
@@ -29,7 +29,7 @@ def test_a_map_is_what_the_layer_itself_returns(kind):
     assert np.array_equal(maps[layer.name], weights)
     assert np.array_equal(output, expected)
     alone = to_numpy(layer(*inputs, **extra))
-    if keras.backend.backend() == "torch":  # its kernel, which gives no weights
+    if keras.backend.backend() == "torch":  # its kernel returns no weights
         assert relative_error(alone, to_numpy(expected)) <= 1e-6
     else:
         assert np.array_equal(alone, expected)
@@ -37,7 +37,7 @@ def test_a_map_is_what_the_layer_itself_returns(kind):
 
 def test_maps_of_a_model_are_named_by_path_and_change_no_output():
     model = bert()
-    inputs = {"token_ids": IDS, "padding_mask": KEEP}
+    inputs = {"token_ids": IDS, "padding_mask": PADDING_MASK}
     before = to_numpy(model(inputs))
     outputs, maps = record_attention(model, inputs)
     for name, output in outputs.items():
@@ -47,7 +47,7 @@ def test_maps_of_a_model_are_named_by_path_and_change_no_output():
         assert isinstance(weights, np.ndarray)
         assert weights.shape == (B, 2, T, T)
         assert (weights[1, :, :, 3:] == 0).all()
-        assert np.allclose(weights.sum(-1), KEEP[:, None], atol=1e-6)
+        assert np.allclose(weights.sum(-1), PADDING_MASK[:, None], atol=1e-6)
 
 
 def test_functional_models_and_other_arguments_work():
@@ -58,7 +58,7 @@ def test_functional_models_and_other_arguments_work():
     assert list(maps) == ["mine"]
     assert np.array_equal(np.triu(maps["mine"], 1), 0 * maps["mine"])
     decoder = ka.GPTDecoder(13, 1, 2, 6, 11)
-    maps = ka.attention_maps(decoder, IDS, padding_mask=KEEP)
+    maps = ka.attention_maps(decoder, IDS, padding_mask=PADDING_MASK)
     assert [m.shape for m in maps.values()] == [(B, 2, T, T)]
 
 
@@ -71,7 +71,7 @@ def test_a_layer_called_twice_is_numbered():
     assert not np.array_equal(maps["shared#1"], maps["shared#2"])
 
 
-def test_encoder_and_cross_attention_are_told_apart():
+def test_self_and_cross_attention_have_different_names():
     block = ka.DecoderBlock(
         ka.MultiHeadAttention(2, 3, name="own"),
         ka.FeedForward(11),
@@ -106,7 +106,7 @@ def test_a_model_without_our_attention_says_so():
         ka.attention_maps(model, X)
 
 
-def test_nobody_watches_after_an_exception():
+def test_recording_stops_after_an_exception():
     model = bert()
     with pytest.raises(ValueError, match="Received"):
         ka.attention_maps(model, IDS * 100)

@@ -1,4 +1,4 @@
-"""The assertions for users' models: right models pass, wrong ones are found."""
+"""The assertions for users' models: correct models pass, wrong ones are found."""
 
 import keras
 import numpy as np
@@ -61,7 +61,7 @@ def test_a_bidirectional_layer_fails():
 
 
 def test_a_model_that_ignores_its_input_proves_nothing():
-    with pytest.raises(AssertionError, match="says nothing"):
+    with pytest.raises(AssertionError, match="proves nothing"):
         ka.assert_causal(np.ones_like, X)
 
 
@@ -81,7 +81,7 @@ def test_nan_that_appears_is_a_leak():
 # --- padding -------------------------------------------------------------------
 
 
-def test_models_that_leave_padding_out_pass():
+def test_models_that_ignore_padding_pass():
     encoder = ka.BertEncoder(23, 2, 2, 8, 16, max_sequence_length=32)
     ka.assert_padding_invariant(encoder, {"token_ids": IDS})
     ka.assert_padding_invariant(
@@ -89,7 +89,7 @@ def test_models_that_leave_padding_out_pass():
     )
 
 
-def test_a_model_that_knows_padding_by_its_value_passes():
+def test_a_model_that_recognises_padding_by_its_value_passes():
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(23, E, mask_zero=True)(ids)
     model = keras.Model(ids, ka.MultiHeadAttention(2, 3)(x, x))
@@ -111,7 +111,7 @@ def test_a_mean_over_padding_is_found():
         ka.assert_padding_invariant(model, {"x": X})
 
 
-def test_nan_at_real_tokens_is_found():
+def test_nan_at_non_padding_tokens_is_found():
     def model(inputs):
         return inputs["x"] * np.where(inputs["padding_mask"].all(), 1, np.nan)
 

@@ -1,1 +1,1 @@
-"""What a verification asks."""
+"""The cases of a verification: inputs, and the outputs that are expected."""

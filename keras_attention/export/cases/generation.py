@@ -1,4 +1,4 @@
-"""What generation in an artifact is verified on: prompts, and what the task says."""
+"""Cases for generation in an artifact: prompts, and what the task generates."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,32 +22,37 @@ def examples(
     from_text: bool,
     controls: bool,
 ) -> Iterator[tuple[str, dict, dict]]:
-    """Prompts or sources, and what `generate` says of each alone, outside of any graph.
+    """Yields prompts or sources, and what `generate` returns for each row alone.
+
+    The expected tokens are generated without a graph.
 
     Args:
-        model: Which generates.
-        settings: What is fixed.
+        model: The model that generates.
+        settings: The settings that are fixed at export.
         from_text: Whether prompts are texts.
-        controls: Whether each row chooses for itself.
+        controls: Whether each row has settings of its own.
+
+    Yields:
+        `(name, inputs, expected outputs)`.
     """
-    alone = _alone(model)
+    generate = _generate_one(model)
     longest = model.backbone.max_sequence_length or 64
     new = max(1, min(8, longest // 3)) if controls else settings.max_new_tokens
     for name, batch in _prompts(model, longest - new, from_text):
         modes: dict[str, Any] = dict(_MODES) if controls else {"fixed": None}
         for mode, choose in modes.items():
             chosen = choose(len(batch), new) if choose is not None else {}
-            found = [
-                alone(ids, _settings_of(settings, chosen, row))
+            rows = [
+                generate(ids, _settings_of(settings, chosen, row))
                 for row, ids in enumerate(_ids(model, batch))
             ]
             inputs = {"text": batch} if from_text else _padded(batch)
-            answer = _answer(model, found, from_text)
-            yield f"{name}, {mode}", inputs | chosen, answer
+            expected = _outputs(model, rows, from_text)
+            yield f"{name}, {mode}", inputs | chosen, expected
 
 
-def _alone(model):
-    """A function that answers one prompt or source by itself."""
+def _generate_one(model):
+    """Returns a function that generates from one prompt or source."""
     if isinstance(model, Seq2SeqLM):
         pair = Generator(language_model_of_pair(model.backbone), compiled=False)
         start = [[model.start_token_id]]
@@ -83,38 +88,35 @@ def _ids(model, batch):
 def _settings_of(settings, chosen, row):
     if not chosen:
         return settings
-    of_row = {name: values[row].item() for name, values in chosen.items()}
-    limit, seed = of_row["max_new_tokens"], of_row["seed"]
+    own = {name: values[row].item() for name, values in chosen.items()}
+    limit, seed = own["max_new_tokens"], own["seed"]
     settings = replace(settings, max_new_tokens=limit, seed=seed)
-    if of_row["temperature"] == 0:
+    if own["temperature"] == 0:
         return settings
     return replace(
         settings,
         do_sample=True,
-        temperature=of_row["temperature"],
-        top_k=of_row["top_k"] or None,
-        top_p=None if of_row["top_p"] == 1 else of_row["top_p"],
+        temperature=own["temperature"],
+        top_k=own["top_k"] or None,
+        top_p=None if own["top_p"] == 1 else own["top_p"],
     )
 
 
-def _answer(model, found, from_text):
+def _outputs(model, rows, from_text):
     if from_text:
-        texts = [text_of(model.tokenizer, ids) for ids in found]
+        texts = [text_of(model.tokenizer, ids) for ids in rows]
         return {"generated_text": np.array(texts, object)}
-    ids = _padded(found)
     names = ("generated_ids", "generated_mask")
-    return dict(zip(names, ids.values(), strict=True))
+    return dict(zip(names, _padded(rows).values(), strict=True))
 
 
 def _padded(rows):
     width = max(map(len, rows))
-    ids, keep = (
-        np.zeros((len(rows), width), "int32"),
-        np.zeros((len(rows), width), bool),
-    )
+    ids = np.zeros((len(rows), width), "int32")
+    padding_mask = np.zeros((len(rows), width), bool)
     for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)], keep[row, : len(tokens)] = tokens, True
-    return {"token_ids": ids, "padding_mask": keep}
+        ids[row, : len(tokens)], padding_mask[row, : len(tokens)] = tokens, True
+    return {"token_ids": ids, "padding_mask": padding_mask}
 
 
 def _controls(size: int, new: int, temperature: Any, top_k: Any, top_p: Any) -> dict:
@@ -128,6 +130,7 @@ def _controls(size: int, new: int, temperature: Any, top_k: Any, top_p: Any) -> 
     }
 
 
+# How the rows of a case are generated: a function of (rows, new tokens).
 _MODES: dict[str, Callable[[int, int], dict]] = {
     "greedy": lambda size, new: _controls(size, new, [0.0], [0], [1.0]),
     "drawn": lambda size, new: _controls(

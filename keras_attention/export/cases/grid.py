@@ -1,7 +1,7 @@
-"""The grid an artifact is verified on, and what the model says on it.
+"""The grid of cases an artifact is verified on, and the file that holds them.
 
-The cases travel with the artifact, so that it can be verified again on a machine that
-has the runtime and nothing else. Needs neither TensorFlow nor Keras.
+The cases are stored in the artifact, so that it can be verified again on a machine that
+has the runtime and nothing else. This module needs neither TensorFlow nor Keras.
 """
 
 import json
@@ -29,14 +29,14 @@ TEXTS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One question to an artifact and the model's answer.
+    """Inputs of a signature and the outputs that the model returns for them.
 
     Attributes:
-        signature: Which signature is asked.
-        name: What is special about it.
-        inputs: Name to array; text as a list of strings.
-        expected: Name to array: what the model says.
-        exact_zeros: Outputs whose zeros must be exactly 0.
+        signature: The signature's name.
+        name: What this case tests, in words.
+        inputs: The inputs, name to array; text is a list of strings.
+        expected: The model's outputs, name to array.
+        exact_zeros: The outputs whose zeros must be exactly 0.
     """
 
     signature: str
@@ -47,14 +47,15 @@ class Case:
 
 
 def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
-    """The cases of one signature, without answers yet where it has none of its own.
+    """Yields the cases of one signature; `answered` adds the expected outputs.
 
-    Its examples; else batch 1 and 3; lengths 1, odd and long; no padding, padding
-    right and left, and a row that is all padding.
+    These are the signature's own examples. If it has none: batch 1 and 3; lengths 1,
+    odd and long; no padding, padding on the right and on the left, and a row that is
+    all padding.
 
     Args:
         signature: A `Signature`.
-        length_buckets: Lengths that are asked too.
+        length_buckets: Further lengths to test.
     """
     if signature.examples is not None:
         for name, inputs, expected in signature.examples():
@@ -62,10 +63,10 @@ def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
             yield Case(signature.name, name, inputs, expected or {}, zeros)
         return
     if signature.takes_text:
-        # A word a token, and special tokens around them.
+        # One token per word, and up to three special tokens around them.
         more = {f"{n - 3} words": ["a " * (n - 3)] for n in length_buckets if n > 3}
         for name, texts in (TEXTS | more).items():
-            # A map of a long text is large, a long word is one token.
+            # Attention maps of long texts are large; a long word is one token.
             chosen = texts[-1:] if _has_maps(signature) else texts
             inputs = {
                 key: chosen[place:] + chosen[:place]
@@ -74,12 +75,11 @@ def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
             yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
         return
     shapes = _shapes_and_padding(signature, length_buckets)
-    for seed, (name, sizes, keep) in enumerate(shapes):
+    for seed, (name, sizes, mask) in enumerate(shapes):
+        more = {"sizes": sizes, "padding_mask": mask}
         random = np.random.default_rng(seed)
         inputs = {
-            key: random_values(
-                key, info, signature=signature, sizes=sizes, keep=keep, random=random
-            )
+            key: random_values(key, info, signature=signature, random=random, **more)
             for key, info in signature.inputs.items()
         }
         yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
@@ -87,7 +87,7 @@ def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
 
 def _shapes_and_padding(signature, length_buckets):
     axes = {a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)}
-    # Ids without a mask beside them have one of their own: 0 is padding.
+    # Ids without a mask input have an implicit one: id 0 is padding.
     masked = any(
         info.dtype == "bool" or name in signature.limits
         for name, info in signature.inputs.items()
@@ -100,64 +100,65 @@ def _shapes_and_padding(signature, length_buckets):
         for length in lengths:
             sizes = {**dict.fromkeys(axes, length), "batch": batch}
             for padding in ("no", "right", "left") if masked else ("no",):
-                keep = _keep(batch, length, padding)
-                yield f"batch {batch}, length {length}, {padding} padding", sizes, keep
+                mask = _padding_mask(batch, length, padding)
+                yield f"batch {batch}, length {length}, {padding} padding", sizes, mask
     if masked:
         sizes = {**dict.fromkeys(axes, 7), "batch": 3}
-        keep = _keep(3, 7, "right")
-        keep[1] = False
-        yield "one row of three is all padding", sizes, keep
+        mask = _padding_mask(3, 7, "right")
+        mask[1] = False
+        yield "one row of three is all padding", sizes, mask
         sizes = {**dict.fromkeys(axes, 5), "batch": 1}
         yield "the only row is all padding", sizes, np.zeros((1, 5), bool)
     for length in length_buckets if axes - {"batch"} else ():
         if length <= longest or not _has_maps(signature):
             sizes = {**dict.fromkeys(axes, length), "batch": 1}
-            yield f"length {length}", sizes, _keep(1, length, "no")
+            yield f"length {length}", sizes, _padding_mask(1, length, "no")
 
 
 def _has_maps(signature) -> bool:
     return any(len(info.shape) > 3 for info in signature.outputs.values())
 
 
-def _keep(batch: int, length: int, padding: str) -> np.ndarray:
-    """Bool `[batch, length]`: row b loses about a third of its tokens a row."""
-    keep = np.ones((batch, length), bool)
+def _padding_mask(batch: int, length: int, padding: str) -> np.ndarray:
+    """Bool `[batch, length]`; row b has b + 1 quarters of padding."""
+    mask = np.ones((batch, length), bool)
     for row in range(batch):
         lost = 0 if padding == "no" else (row + 1) * length // 4
-        keep[row, length - lost :] = False
-    return keep[:, ::-1].copy() if padding == "left" else keep
+        mask[row, length - lost :] = False
+    return mask[:, ::-1].copy() if padding == "left" else mask
 
 
-def random_values(name, info, *, signature, sizes, keep, random) -> np.ndarray:
-    """One input of a case: ids below their limit, 0 where there is padding.
+def random_values(name, info, *, signature, sizes, padding_mask, random) -> np.ndarray:
+    """Draws one input of a case: ids below their limit, 0 at padding.
 
     Args:
-        name: Of the input.
-        info: Its `TensorInfo`.
-        signature: Whose input it is.
-        sizes: Name to size of each dynamic axis.
-        keep: Bool `[batch, length]`, False at padding; for inputs of that shape.
-        random: A NumPy generator.
+        name: The input's name.
+        info: The input's `TensorInfo`.
+        signature: The signature that has the input.
+        sizes: The size of each dynamic axis, by name.
+        padding_mask: Bool `[batch, length]`, False at padding. It is used for inputs
+            of this shape.
+        random: A NumPy random generator.
     """
     shape = tuple(sizes[a] if isinstance(a, str) else a for a in info.shape)
     if info.dtype == "bool":
-        if shape == keep.shape:
-            return keep
+        if shape == padding_mask.shape:
+            return padding_mask
         return random.random(shape) < 0.7
     if "int" in info.dtype:
         values = random.integers(0, signature.limits.get(name, 2), shape)
-        values = values * keep if shape == keep.shape else values
+        values = values * padding_mask if shape == padding_mask.shape else values
         return values.astype(info.dtype)
     return random.standard_normal(shape).astype(info.dtype)
 
 
 def answered(cases: Iterable[Case], function: Callable, to_numpy: Callable):
-    """The cases with the model's answers.
+    """Yields the cases with the outputs of the model.
 
     Args:
-        cases: Of one signature.
+        cases: Cases of one signature.
         function: The signature's function.
-        to_numpy: Backend tensor to array.
+        to_numpy: A function that converts a tensor to an array.
     """
     for case in cases:
         expected = case.expected or function(**case.inputs)
@@ -171,7 +172,11 @@ def save_cases(cases: Iterable[Case], file: Path) -> None:
     index = []
     for number, case in enumerate(cases):
         texts = {k: v for k, v in case.inputs.items() if isinstance(v, list)}
-        answers = {k: _texts(v) for k, v in case.expected.items() if v.dtype.kind in _O}
+        answers = {
+            name: _texts(value)
+            for name, value in case.expected.items()
+            if value.dtype.kind in _TEXT_KINDS
+        }
         entry = {"signature": case.signature, "name": case.name, "texts": texts}
         entry |= {"answers": answers, "exact_zeros": list(case.exact_zeros)}
         index.append(entry)
@@ -184,11 +189,11 @@ def save_cases(cases: Iterable[Case], file: Path) -> None:
     np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-_O = "OSU"  # kinds of arrays of text
+_TEXT_KINDS = "OSU"  # NumPy's kinds of arrays of text
 
 
 def _texts(array: np.ndarray) -> list[Any]:
-    """An array of text as lists of `str`, which JSON can hold."""
+    """Converts an array of text to lists of `str`, which JSON can hold."""
     decode = np.vectorize(
         lambda x: x.decode(errors="replace") if isinstance(x, bytes) else str(x),
         otypes=[object],
@@ -203,8 +208,8 @@ def load_cases(file: Path) -> list[Case]:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            "The cases to verify the artifact on cannot be read: the file is damaged "
-            f"or missing. Export again. Received: {file}: {error}"
+            "The artifact's verification cases cannot be read: the file is damaged or "
+            f"missing. Export again. Received: {file}: {error}"
         ) from error
     cases = []
     for number, entry in enumerate(json.loads(arrays["index"].tobytes())):

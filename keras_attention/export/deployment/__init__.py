@@ -1,1 +1,1 @@
-"""Versions in the folder of a server."""
+"""The version folders that a model server reads."""

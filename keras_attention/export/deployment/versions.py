@@ -1,8 +1,8 @@
-"""Which version of a base folder is served: publish, withdraw, restore.
+"""Chooses the version of a base folder that is served: publish, withdraw, restore.
 
-TF Serving and Triton serve the largest numeric folder and look at no other name. So a
+TF Serving and Triton serve the largest numeric folder and ignore other names. So a
 version is withdrawn by renaming it to `N.withdrawn`, and nothing is ever deleted. Every
-step is one rename that fails if the new name is taken.
+step is one rename, which fails if the new name exists.
 """
 
 import shutil
@@ -19,11 +19,11 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True)
 class Rollback:
-    """What `rollback` or `restore` did.
+    """The result of `rollback` or `restore`.
 
     Attributes:
         base: The base folder.
-        served: The version a model server takes now, `None` if there is none.
+        served: The version that a model server serves now, or `None`.
         moved: The versions that were withdrawn or restored.
     """
 
@@ -37,21 +37,21 @@ def publish(
 ) -> Path:
     """Verifies an artifact and copies it into place as a version, whole or not at all.
 
-    The copy is made beside its final place, on the same disk, and verified there: what
-    is checked is what is served. The source stays. Nothing is ever overwritten; of
-    several publishers each gets a number of its own.
+    The copy is made next to its final place, on the same disk, and verified there: the
+    files that are checked are the files that are served. The source stays. Nothing is
+    ever overwritten; if several publish at once, each gets a number of its own.
 
     Args:
-        source: The artifact's folder; of a base folder the highest version is taken.
-        target: The base folder a model server watches.
-        version: int, optional. One above the highest there when `None`, those
-            withdrawn included.
+        source: The artifact's folder, or a base folder, whose highest version is used.
+        target: The base folder that a model server watches.
+        version: int, optional. The version's number. By default the highest number in
+            the folder plus one; withdrawn versions count too.
 
     Returns:
         The folder of the new version.
 
     Raises:
-        FileExistsError: If the given version is there already or was withdrawn.
+        FileExistsError: If the given version exists already or was withdrawn.
         RuntimeError: If the artifact does not agree with its cases.
         ValueError: If a file is missing, changed or not listed.
 
@@ -75,19 +75,20 @@ def publish(
             if version is not None:
                 raise
     raise FileExistsError(
-        f"Others took every number first, {_ATTEMPTS} times. Expected: publish again, "
-        f"with fewer publishers at once. Received: {base}"
+        f"Other publishers used each number first, {_ATTEMPTS} times. Publish again, "
+        f"with fewer publishers at the same time. Received: {base}"
     )
 
 
 def rollback(base: str | Path, *, to: int | None = None) -> Rollback:
-    """Makes an older version the served one; the newer are kept as `N.withdrawn`.
+    """Makes an older version the served one; newer ones are renamed `N.withdrawn`.
 
-    The largest goes first, so a server sees only versions that were there before.
+    The largest is withdrawn first, so that a server sees only versions that it has seen
+    before.
 
     Args:
-        base: The base folder a model server watches.
-        to: int, optional. The version to serve; the one below the highest if `None`.
+        base: The base folder that a model server watches.
+        to: int, optional. The version to serve; by default the one below the highest.
 
     Example:
     ```python
@@ -105,9 +106,9 @@ def rollback(base: str | Path, *, to: int | None = None) -> Rollback:
         to = versions[-2]
     if to not in versions:
         raise ValueError(
-            "A rollback goes to a version that is there. Expected one of "
-            f"{versions}; those withdrawn ({withdrawn_versions(base)}) come back with "
-            f"`restore`. Received: to={to}"
+            "A rollback needs an existing version. Expected one of "
+            f"{versions}; `restore` brings back the withdrawn ones "
+            f"({withdrawn_versions(base)}). Received: to={to}"
         )
     newer = [number for number in reversed(versions) if number > to]
     for number in newer:
@@ -116,11 +117,12 @@ def rollback(base: str | Path, *, to: int | None = None) -> Rollback:
 
 
 def restore(base: str | Path, version: int | None = None) -> Rollback:
-    """Brings a withdrawn version back under its number.
+    """Gives a withdrawn version its number back.
 
     Args:
-        base: The base folder a model server watches.
-        version: int, optional. The highest withdrawn one if `None`.
+        base: The base folder that a model server watches.
+        version: int, optional. The version to restore; by default the highest
+            withdrawn one.
 
     Example:
     ```python
@@ -140,7 +142,7 @@ def restore(base: str | Path, version: int | None = None) -> Rollback:
 
 
 def withdrawn_versions(base: Path) -> list[int]:
-    """The versions that `rollback` took out of service."""
+    """Returns the versions that `rollback` withdrew."""
     if not base.is_dir():
         return []
     names = [p.name.removesuffix(_WITHDRAWN) for p in base.glob(f"*{_WITHDRAWN}")]
@@ -154,8 +156,8 @@ def _next(base: Path) -> int:
 def _refuse_withdrawn(base: Path, number: int) -> None:
     if number in withdrawn_versions(base):
         raise FileExistsError(
-            f"Version {number} was withdrawn, and is kept. Expected a new number, or "
-            f"`restore`. Received: version={number}, in {base}"
+            f"Version {number} was withdrawn and keeps its number. Publish with a new "
+            f"number, or use `restore`. Received: version={number}, in {base}"
         )
 
 
@@ -166,7 +168,8 @@ def _publish_as(folder: Path, final: Path) -> Path:
         report = verify_artifact(copy)
         if not report.passed:
             raise RuntimeError(
-                "The artifact does not agree with its cases, so it was not published. "
-                f"Expected it to pass `verify`. Received:\n{report}"
+                "The artifact does not agree with its verification cases, so it was "
+                "not published. Expected an artifact that passes `verify`. "
+                f"Received:\n{report}"
             )
     return final

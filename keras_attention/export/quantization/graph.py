@@ -1,8 +1,8 @@
-"""ONNX graphs with their weights in fewer bits, by ONNX Runtime's own tools.
+"""Quantises the weights of ONNX graphs, with ONNX Runtime's own tools.
 
-Only matrix products with a weight are touched. Tables of embeddings, normalisations,
-biases and attention itself stay in float32: they are small, or a model does not survive
-their rounding.
+Only matrix products with a weight are changed. Embedding tables, normalisations, biases
+and attention itself stay in float32: they are small, or rounding them costs too much
+accuracy.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from keras_attention.export.formats.onnx.graph import (
     weights_bytes,
 )
 
-BLOCK_SIZE = 32  # values of a weight that share a scale
+BLOCK_SIZE = 32  # the number of values of a weight that share a scale
 
 
 def products(model: Any) -> dict[str, str]:
-    """Name of each product with a weight, to the path of the weight.
+    """Returns the products with a weight: name of the node -> path of the weight.
 
     Args:
         model: An `onnx.ModelProto`.
@@ -47,13 +47,14 @@ def products(model: Any) -> dict[str, str]:
 
 
 def quantized(model: Any, kind: str, nodes: Collection[str]) -> Any:
-    """The graph with some of its products in fewer bits.
+    """Returns the graph with some of its products in fewer bits.
 
     Args:
-        model: An `onnx.ModelProto`, which is changed.
-        kind: `"int8"` or `"int4"`: weights in blocks of 32 with a scale and an offset
-            each; `"dynamic_int8"`: weights by column, and inputs as they come.
-        nodes: Names of the products.
+        model: An `onnx.ModelProto`; it is changed.
+        kind: `"int8"` or `"int4"`: weights in blocks of 32, with one scale and one
+            offset per block; `"dynamic_int8"`: weights by column, and inputs quantised
+            at run time.
+        nodes: The names of the products.
     """
     try:
         from onnxruntime import quantization  # noqa: F401
@@ -80,7 +81,7 @@ def _weights_only(model, bits, nodes):
         block_size=BLOCK_SIZE,
         is_symmetric=False,
         accuracy_level=4,  # products of int8
-        # `nodes_to_include` would add to all products instead of choosing among them.
+        # `nodes_to_include` adds nodes to all products instead of choosing some.
         nodes_to_exclude=sorted(
             node.name
             for graph in _graphs(model)
@@ -111,19 +112,19 @@ def _dynamic(model, nodes):
 
 
 def _store_transposed(model, nodes):
-    """A product with a transposed table gets a table of its own, to be quantised."""
+    """Gives products with a transposed table a table of their own, to quantise."""
     from onnx import numpy_helper
 
     for graph in _graphs(model):
         tables = {one.name: one for one in graph.initializer}
-        turned = {
+        transposes = {
             node.output[0]: node
             for node in graph.node
             if node.op_type == "Transpose" and node.input[0] in tables
         }
         for node in graph.node:
             if node.name in nodes and node.op_type == "MatMul":
-                transpose = turned.pop(node.input[1], None)
+                transpose = transposes.pop(node.input[1], None)
                 if transpose is not None:
                     values = numpy_helper.to_array(tables[transpose.input[0]])
                     order = list(transpose.attribute[0].ints)
@@ -138,13 +139,13 @@ def _graphs(model):
 
 
 def _path(name):
-    """`weight_7/bert/block_0/…/kernel` without the number."""
+    """Removes the number from `weight_7/bert/block_0/…/kernel`."""
     return name.partition("/")[2] if name.startswith("weight_") else name
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress that ONNX Runtime's tools log on the root logger."""
+    """Hides the progress that ONNX Runtime's tools log on the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

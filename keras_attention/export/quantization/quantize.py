@@ -1,4 +1,4 @@
-"""`quantize_artifact`: an ONNX artifact in fewer bits, and what that costs."""
+"""`quantize_artifact`: an ONNX artifact in fewer bits, and the error this causes."""
 
 import dataclasses
 import fnmatch
@@ -49,32 +49,33 @@ def quantize_artifact(
 ) -> Path:
     """Writes an ONNX artifact again with its weights in fewer bits.
 
-    Products with a weight are quantised; embeddings, normalisations, biases and
-    attention stay in float32. The new artifact is asked every case of the old one, and
-    the manifest holds how far it is from the float32 answers; the tolerance that
-    `verify_artifact` then uses is twice that. What it means for real texts only real
-    texts tell: see `compare_artifacts`.
+    Matrix products with a weight are quantised; embeddings, normalisations, biases and
+    attention stay in float32. The new artifact runs every case of the old one, and the
+    manifest stores the distance from the float32 outputs; `verify_artifact` then allows
+    twice that. What quantisation costs on real texts must be measured on real texts:
+    see `compare_artifacts`.
 
     Args:
         source: An ONNX artifact of `export_model`. It is not changed.
-        path: Folder of the new one.
-        kind: `"int8"` or `"int4"`, weights in blocks of 32 with a scale and an offset
-            each: for decoding, where reading weights is the work. `"dynamic_int8"`,
-            weights by column and inputs as they come: for whole texts at once, fast,
-            and the least exact.
+        path: The new artifact's folder.
+        kind: `"int8"` or `"int4"`: weights in blocks of 32, with one scale and one
+            offset per block. These are for decoding, where most of the time is spent
+            reading weights. `"dynamic_int8"`: weights by column, and inputs quantised
+            at run time. It is for whole texts at once: fast, and the least exact.
         keep: Patterns of weights to leave in float32, e.g. `"*/block_0/*"`.
         feeds: Inputs of real texts, as `feeds_of_texts` makes them.
-        min_cosine: The lowest cosine between an answer and its float32 answer over the
-            feeds; the most sensitive weights are left in float32 until it is reached.
-        tolerance: Refuse if an answer to a case is further away than this.
-        on_progress: Called with what is being done now, in words.
+        min_cosine: The lowest cosine that is allowed between an output and its float32
+            output over the feeds. The most sensitive weights are left in float32 until
+            it is reached.
+        tolerance: The largest distance of an output that is allowed on the cases.
+        on_progress: A function that is called with a description of each step.
 
     Returns:
         The folder of the artifact.
 
     Raises:
-        VerificationError: If the answers are NaN, of another shape or text, have lost
-            zeros that must be exact, or are beyond `tolerance`. Nothing is kept.
+        VerificationError: If outputs are NaN, have another shape or text, are not 0
+            where they must be, or differ by more than `tolerance`. Nothing is kept.
         ValueError: If the source is not an ONNX artifact, if `min_cosine` cannot be
             reached, or an argument is wrong.
 
@@ -98,7 +99,7 @@ def quantize_artifact(
     _check_source(folder, manifest)
     tell = on_progress or (lambda stage: None)
     with staging(Path(path), needed_bytes=manifest.weights_bytes) as staged:
-        kept: list[str] = []
+        in_float32: list[str] = []
         size = 0
         for file in sorted(folder.glob("*.onnx")):
             tell(f"Quantising {file.stem}")
@@ -106,12 +107,12 @@ def quantize_artifact(
             if feeds and min_cosine is not None:
                 search = _Search(kind, feeds, min_cosine, tell)
             model, names = _quantize(file, kind, keep, search)
-            kept += names
+            in_float32 += names
             size += _save(model, staged / file.name)
         _copy_the_rest(folder, staged)
-        tell("Asking the artifact, in a fresh process")
+        tell("Running the artifact in a fresh process")
         report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
-        about = {"kind": kind, "source": manifest.files, "float32": sorted(kept)}
+        about = {"kind": kind, "source": manifest.files, "float32": sorted(in_float32)}
         save_manifest(
             staged,
             dataclasses.replace(
@@ -136,7 +137,7 @@ def _check_source(folder: Path, manifest: Manifest) -> None:
 
 
 def _quantize(file, kind, keep, search):
-    """The model in fewer bits, and the paths of the weights left in float32."""
+    """Returns the quantised model, and the paths of the weights left in float32."""
     import onnx
 
     from keras_attention.export.quantization.graph import products, quantized
@@ -167,7 +168,7 @@ class _Search(NamedTuple):
     tell: Callable[[str], None]
 
     def tolerated(self, model, nodes):
-        """As many of the products as `min_cosine` allows, least harmful first."""
+        """Returns as many products as `min_cosine` allows, the least harmful ones."""
         expected = _answers(model, self.feeds)
         if self._cosine(model, nodes, expected) >= self.min_cosine:
             return nodes
@@ -184,8 +185,8 @@ class _Search(NamedTuple):
             good, bad = (middle, bad) if enough else (good, middle)
         if not good:
             raise ValueError(
-                f"No weight can be quantised to {self.kind}: the best alone gives a "
-                f"cosine of {alone[order[0]]:.6f}. Lower `min_cosine`, or take a kind "
+                f"No weight can be quantised to {self.kind}: the best one alone has a "
+                f"cosine of {alone[order[0]]:.6f}. Lower `min_cosine`, or use a kind "
                 f"with more bits. Received: min_cosine={self.min_cosine}"
             )
         return order[:good]
@@ -200,7 +201,7 @@ class _Search(NamedTuple):
 
 
 def _answers(model, feeds):
-    """All float outputs of a graph, a list an input."""
+    """Returns all float outputs of a graph, one dict per feed."""
     session = open_session(model.SerializeToString())
     names = [one.name for one in session.get_outputs() if "float" in one.type]
     return [
@@ -223,7 +224,7 @@ def _save(model, file: Path) -> int:
 
 
 def _copy_the_rest(folder: Path, staged: Path) -> None:
-    """Cases and whatever else is no graph: configurations of other runtimes."""
+    """Copies the files that are no graph: cases, configurations of other runtimes."""
     for file in folder.iterdir():
         written = file.suffix == ".onnx" or file.name.endswith("weights.bin")
         if file.is_file() and not written and file.name != MANIFEST_NAME:
@@ -232,7 +233,7 @@ def _copy_the_rest(folder: Path, staged: Path) -> None:
 
 
 def _judged(report: Report, tolerance: float | None) -> Report:
-    """The results against the tolerance, or against twice what was measured."""
+    """Compares the results with the tolerance, or with twice the largest error."""
     worst = max(min(one.max_abs_error, one.max_rel_error) for one in report.results)
     bound = tolerance if tolerance is not None else float(f"{2 * worst:.1e}")
     results = []
@@ -246,7 +247,7 @@ def _judged(report: Report, tolerance: float | None) -> Report:
     if not judged.passed or not np.isfinite(worst):
         raise VerificationError(
             "The quantised artifact is too far from the float32 one, so it was not "
-            "kept. Leave more weights in float32 (`keep`, `min_cosine`), take more "
+            "kept. Leave more weights in float32 (`keep`, `min_cosine`), use more "
             f"bits, or raise `tolerance`. Received:\n{judged}"
         )
     return judged

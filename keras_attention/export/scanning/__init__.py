@@ -1,1 +1,1 @@
-"""What an artifact may do, read without loading it: one file a format."""
+"""Scans of artifacts before they are loaded, one file per format."""

@@ -1,8 +1,8 @@
 """The operators an artifact may use; anything else is refused before it is loaded.
 
-Numbers and texts in, numbers and texts out: nothing here reads or writes a file, opens
-a connection, runs Python or keeps what it was fed. A name is added when an exporter
-needs it, after reading what it does.
+They compute numbers and texts from numbers and texts. None of them reads or writes a
+file, opens a connection, runs Python or stores its inputs. A name is added when an
+exporter needs it, after its documentation has been read.
 """
 
 TENSORFLOW = frozenset(
@@ -53,7 +53,7 @@ TENSORFLOW = frozenset(
     Where While XlaDynamicUpdateSlice Xdivy Xlog1py Xlogy ZerosLike
     """.split()  # noqa: SIM905
 )
-# Of tensorflow-text: tokenizers and normalisers, on texts and tables in memory.
+# Operators of tensorflow-text: tokenizers and normalisers, which work in memory.
 TENSORFLOW_TEXT = frozenset(
     """
     CaseFoldUTF8 ConstrainedSequence FastBertNormalize FastWordpieceDetokenize
@@ -65,19 +65,19 @@ TENSORFLOW_TEXT = frozenset(
     WordpieceTokenizeWithOffsets
     """.split()  # noqa: SIM905
 )
-# The checkpoint's own, and only in the functions that the saver calls.
+# Operators of the checkpoint, allowed only in the functions that the saver calls.
 SAVING = frozenset({"MergeV2Checkpoints", "SaveV2", "ShardedFilename"})
 RESTORING = frozenset({"RestoreV2"})
 
 
 def _numbered(pairs: str) -> dict[int, str]:
-    """`"ADD=0 …"` as number -> name."""
+    """Converts `"ADD=0 …"` to a dict from number to name."""
     split = (pair.split("=") for pair in pairs.split())
     return {int(number): name for name, number in split}
 
 
-# Of LiteRT built-in operators, by their number in the schema of .tflite files.
-# TensorFlow's own (Flex) are custom operators.
+# LiteRT's built-in operators, by their number in the schema of .tflite files.
+# TensorFlow's operators (Flex) are custom operators there.
 LITERT = _numbered(
     """
     ADD=0 AVERAGE_POOL_2D=1 CONCATENATION=2 CONV_2D=3 DEPTHWISE_CONV_2D=4
@@ -104,8 +104,8 @@ LITERT = _numbered(
     UNSORTED_SEGMENT_MIN=157 SIGN=158 BITCAST=159 BITWISE_XOR=160 RIGHT_SHIFT=161
     """
 )
-# Built in as well and refused: they keep a state between calls, draw at random, call a
-# delegate or leave the graph. Listed for the sake of the error.
+# Built-in operators that are refused: they keep a state between calls, draw random
+# numbers, call a delegate or leave the graph. The error uses their names.
 LITERT_REFUSED = _numbered(
     """
     HASHTABLE_LOOKUP=10 LSH_PROJECTION=15 LSTM=16 RNN=24 SVDF=27 CALL=31
@@ -117,8 +117,8 @@ LITERT_REFUSED = _numbered(
     """
 )
 
-# Of ONNX every operator of the standard, which reads and writes no file, and of
-# onnxruntime's own domain these.
+# Of ONNX, every operator of the standard is allowed: none reads or writes a file. Of
+# onnxruntime's own domain, these are allowed.
 MICROSOFT = frozenset(
     """
     Attention BiasGelu DequantizeLinear DynamicQuantizeMatMul

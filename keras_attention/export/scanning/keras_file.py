@@ -1,4 +1,4 @@
-"""Reads a `.keras` file as data: its members, sizes and the classes of its config."""
+"""Reads a `.keras` file as data: its members, their sizes, and its classes."""
 
 import json
 import zipfile
@@ -14,7 +14,10 @@ _JSON_BYTES, _RATIO = 64 << 20, 200
 
 
 def inspect_keras(file: Path) -> tuple[set[str], list[str]]:
-    """`(classes, what is wrong)`; sizes are checked before anything is unpacked."""
+    """Reads a `.keras` file; returns `(classes, problems)`.
+
+    Sizes are checked before anything is unpacked.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             problems = _members(archive)
@@ -38,7 +41,7 @@ def inspect_keras(file: Path) -> tuple[set[str], list[str]]:
         if package not in _PACKAGES:
             problems.append(f"class {name} of the foreign module {module}")
         if name in _REFUSED:
-            problems.append(f"class {name}, which runs what the file brings along")
+            problems.append(f"class {name}, which runs code from the file")
     return classes, problems
 
 
@@ -48,7 +51,7 @@ def _members(archive: zipfile.ZipFile) -> list[str]:
     if "config.json" not in names:
         problems.append("config.json is missing")
     if len(set(names)) != len(names):
-        problems.append("a member is there twice")
+        problems.append("a member is contained twice")
     for member in archive.infolist():
         name, size = member.filename, member.file_size
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):

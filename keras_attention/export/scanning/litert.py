@@ -1,8 +1,8 @@
-"""Reads a LiteRT file as data: its operators, and that its weights lie inside it.
+"""Reads a LiteRT file as data: its operators, and whether its weights are inside it.
 
 A .tflite file is a FlatBuffer: tables of fields that are found by offsets. The few
 fields that matter here are read by hand, each within the bounds of the file, so that
-neither TensorFlow nor a runtime sees a file before it is found harmless.
+neither TensorFlow nor a runtime opens a file before it is found to be harmless.
 """
 
 import mmap
@@ -14,21 +14,24 @@ from typing import Any
 from keras_attention.export.scanning import allowed_operators as allowed
 
 IDENTIFIER = b"TFL3"
-# Fields of the schema by number: of the model, and of one operator it uses.
+# Field numbers of the schema: first those of the model, then those of an operator.
 _OPERATOR_CODES, _SUBGRAPHS, _EXTERNAL_GROUPS, _EXTERNAL_BUFFERS = 1, 2, 8, 9
 _OLD_CODE, _CUSTOM_NAME, _CODE = 0, 1, 3
 _CUSTOM = 32
 
 
 def inspect_litert(file: Path) -> tuple[set[str], list[str]]:
-    """`(operators, what is wrong)`; those of nested graphs stand in the same list."""
+    """Reads a LiteRT file; returns `(operators, problems)`.
+
+    Operators of nested graphs are included: the file has one list of all.
+    """
     try:
         with (
             file.open("rb") as opened,
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             return _inspect(_FlatBuffer(data))
-    except (ValueError, struct.error) as error:  # empty; an offset outside
+    except (ValueError, struct.error) as error:  # an empty file, or an offset outside
         return set(), [f"it is not a LiteRT file ({error})"]
 
 
@@ -51,8 +54,8 @@ def _inspect(data: "_FlatBuffer") -> tuple[set[str], list[str]]:
 
 
 def _operator(data: "_FlatBuffer", code: int) -> tuple[str, bool]:
-    """`(name, whether it is on the list)`."""
-    # Codes from 127 on stand in a second field; runtimes take the larger of the two.
+    """Returns the operator's name, and whether it is allowed."""
+    # Codes from 127 on are in a second field; runtimes use the larger of the two.
     old, new = data.field(code, _OLD_CODE), data.field(code, _CODE)
     number = max(
         0 if old is None else data.number("<b", old),
@@ -66,31 +69,31 @@ def _operator(data: "_FlatBuffer", code: int) -> tuple[str, bool]:
 
 
 class _FlatBuffer:
-    """Bounded reads: what points outside of the file is a ValueError.
+    """Reads a FlatBuffer; an offset outside of the file is a ValueError.
 
     Args:
-        data: Bytes, or a file in memory.
+        data: Bytes, or a file that is mapped into memory.
     """
 
     def __init__(self, data: Any) -> None:
         self._data = data
 
     def number(self, kind: str, at: int) -> int:
-        """One number in `struct`'s notation."""
+        """Returns a number; `kind` is a format of `struct`."""
         return struct.unpack(kind, self.bytes_at(at, struct.calcsize(kind)))[0]
 
     def bytes_at(self, at: int, size: int) -> bytes:
-        """Bytes of the file."""
+        """Returns `size` bytes of the file."""
         if at < 0 or at + size > len(self._data):
-            raise ValueError(f"something lies at {at}, outside of the file")
+            raise ValueError(f"an offset points to {at}, outside of the file")
         return self._data[at : at + size]
 
     def offset(self, at: int) -> int:
-        """Where the offset at `at` points to."""
+        """Returns the place that the offset at `at` points to."""
         return at + self.number("<I", at)
 
     def field(self, table: int, number: int) -> int | None:
-        """Where a field of a table lies, or `None` where the table leaves it out."""
+        """Returns the place of a table's field, or `None` if the table omits it."""
         fields = table - self.number("<i", table)
         entry = 4 + 2 * number
         if entry + 2 > self.number("<H", fields):
@@ -99,7 +102,7 @@ class _FlatBuffer:
         return table + relative if relative else None
 
     def tables(self, table: int, number: int) -> Iterator[int]:
-        """The tables in a field that is a list of them."""
+        """Yields the tables in a field that is a list of tables."""
         at = self.field(table, number)
         if at is None:
             return
@@ -108,7 +111,7 @@ class _FlatBuffer:
             yield self.offset(first + 4 + 4 * index)
 
     def text(self, at: int) -> str:
-        """The string a field points to; its beginning, of a long one."""
+        """Returns the string a field points to, at most its first 100 bytes."""
         first = self.offset(at)
         size = self.number("<I", first)
         return self.bytes_at(first + 4, min(size, 100)).decode(errors="replace")

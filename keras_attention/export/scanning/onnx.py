@@ -1,4 +1,4 @@
-"""Reads an ONNX file as data: its operators, and where its weights lie."""
+"""Reads an ONNX file as data: its operators, and the files of its weights."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,10 @@ _MICROSOFT = "com.microsoft"
 
 
 def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
-    """`(operators, what is wrong)`; functions and nested graphs too."""
+    """Reads an ONNX file; returns `(operators, problems)`.
+
+    Operators of functions and nested graphs are included.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -43,7 +46,7 @@ def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
 
 
 def _messages(root: Any) -> Iterator[Any]:
-    """Every message in a message, whatever field it hides in; not recursive."""
+    """Yields every message inside a message, in any field, without recursion."""
     waiting = [root]
     while waiting:
         message = waiting.pop()
@@ -55,7 +58,7 @@ def _messages(root: Any) -> Iterator[Any]:
 
 
 def _external(tensor: Any, folder: Path) -> list[str]:
-    """What is wrong with weights that are kept in another file."""
+    """Returns the problems of a weight that is stored in another file."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     about = f"external data {location!r} of {tensor.name!r}"

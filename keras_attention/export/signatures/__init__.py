@@ -1,1 +1,1 @@
-"""What a model can be asked: its signatures, one file a kind."""
+"""The signatures of exported models, one file per kind of signature."""

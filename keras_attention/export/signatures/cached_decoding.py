@@ -1,7 +1,7 @@
-"""One model call with the cache as plain tensors: for callers with their own loop.
+"""Signatures for callers with their own loop: one model call, the cache as tensors.
 
-`prefill` and `decode_step` are for SavedModels. `decoder` is the one ONNX file that
-does both, with the names of Hugging Face's Optimum, which other runtimes know.
+`prefill` and `decode_step` are for SavedModels. `decoder` is for ONNX: one file that
+does both, with the tensor names of Hugging Face's Optimum, which other runtimes know.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,14 +24,15 @@ _IDS = {
 
 
 def step_signatures(decoder: GPTDecoder) -> list[Signature]:
-    """`prefill` and `decode_step`: logits after the last token of each row.
+    """Returns `prefill` and `decode_step`: logits after the last token of each row.
 
-    The cache goes in as `past_positions` `[B, P]` (-1 in empty slots), `past_key_0`
-    and `past_value_0` `[B, P, K * H]`, and so on for each layer; it comes out longer
-    as `present_…`. Padding may stand on either side.
+    The inputs hold the cache: `past_positions` `[B, P]` (-1 in empty slots),
+    `past_key_0` and `past_value_0` `[B, P, K * H]`, and so on for each layer. The
+    outputs `present_…` hold the cache with the new tokens. Padding may be on either
+    side.
 
     Args:
-        decoder: With a head.
+        decoder: The decoder; it must have a head.
     """
     past = _plain_cache(decoder, "past", "past")
     logits = {"logits": TensorInfo("float32", ("batch", decoder.vocabulary_size))}
@@ -46,33 +47,17 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             for i in range(decoder.num_layers)
             for positions in [past["past_positions"]]
         ]
-        return _answer(token_ids, padding_mask, caches)
+        return run(token_ids, padding_mask, caches)
 
     def prefill(token_ids, padding_mask):
         caches = decoder.empty_cache(ops.shape(token_ids)[0])
-        return _answer(token_ids, padding_mask, caches)
+        return run(token_ids, padding_mask, caches)
 
-    def _answer(token_ids, keep, caches):
+    def run(token_ids, padding_mask, caches):
         caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
-        outputs = decoder(token_ids, padding_mask=keep, cache=caches)
-        logits = {"logits": _after_last(outputs["logits"], keep)}
+        outputs = decoder(token_ids, padding_mask=padding_mask, cache=caches)
+        logits = {"logits": _after_last(outputs["logits"], padding_mask)}
         return logits | _as_tensors(outputs["cache"], "present")
-
-    def prompts():
-        for name, (ids, keep, held) in _grid(decoder):
-            if held == 0 or "past" in name.rpartition(",")[2]:
-                name = name.replace(f", {held} past", "")  # noqa: PLW2901
-                yield name, {"token_ids": ids, "padding_mask": keep}, None
-
-    def steps():
-        for name, (ids, keep, held) in _grid(decoder):
-            caches = decoder.empty_cache(len(ids))
-            if held:
-                before = ids[:, :held], keep[:, :held]
-                caches = decoder(*before, cache=caches)["cache"]
-            past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
-            new = {"token_ids": ids[:, held:], "padding_mask": keep[:, held:]}
-            yield name, new | past, None
 
     return [
         Signature(
@@ -81,7 +66,7 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             dict(_IDS),
             logits | _plain_cache(decoder, "present", "sequence"),
             max_lengths=longest if learned else {},
-            examples=prompts,
+            examples=lambda: _prefill_examples(decoder),
             **common,
         ),
         Signature(
@@ -89,10 +74,31 @@ def step_signatures(decoder: GPTDecoder) -> list[Signature]:
             step,
             _IDS | past,
             logits | _plain_cache(decoder, "present", "total"),
-            examples=steps,
+            examples=lambda: _step_examples(decoder),
             **common,
         ),
     ]
+
+
+def _prefill_examples(decoder: GPTDecoder) -> Iterator[tuple]:
+    for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
+        if past_length == 0 or "past" in name.rpartition(",")[2]:
+            inputs = {"token_ids": ids, "padding_mask": padding_mask}
+            yield name.replace(f", {past_length} past", ""), inputs, None
+
+
+def _step_examples(decoder: GPTDecoder) -> Iterator[tuple]:
+    for name, (ids, padding_mask, past_length) in decoding_cases(decoder):
+        caches = decoder.empty_cache(len(ids))
+        if past_length:
+            before = ids[:, :past_length], padding_mask[:, :past_length]
+            caches = decoder(*before, cache=caches)["cache"]
+        past = {k: np.array(v) for k, v in _as_tensors(caches, "past").items()}
+        new = {
+            "token_ids": ids[:, past_length:],
+            "padding_mask": padding_mask[:, past_length:],
+        }
+        yield name, new | past, None
 
 
 def _plain_cache(decoder, prefix, axis):
@@ -118,9 +124,10 @@ def _cast(cache, dtype):
     return cache._replace(key=key, value=value)
 
 
-def _after_last(logits, keep):
-    """`[B, T, V]` at the last real token of each row, `[B, V]` float32."""
-    columns = ops.where(keep, first_positions(ops.shape(keep)[1]), 0)
+def _after_last(logits, padding_mask):
+    """`[B, T, V]` at the last non-padding token of each row: `[B, V]`, float32."""
+    columns = first_positions(ops.shape(padding_mask)[1])
+    columns = ops.where(padding_mask, columns, 0)
     last = ops.max(columns, axis=-1)[:, None, None]
     return ops.cast(ops.take_along_axis(logits, last, axis=1)[:, 0], "float32")
 
@@ -133,13 +140,13 @@ class _Fields(NamedTuple):
 
 
 class HeadsCache(Cache, _Fields):
-    """A cache with the heads on an axis of their own, and the positions given.
+    """A cache that has an axis for heads, and positions that the caller passes.
 
     Attributes:
-        key: `[B, K, P, H]`.
-        value: `[B, K, P, V]`.
-        positions: Int32 `[B, P]`; -1 in slots that hold nothing.
-        new_positions: Int32 `[B, T]`, of the tokens that come next.
+        key: The keys, `[B, K, P, H]`.
+        value: The values, `[B, K, P, V]`.
+        positions: The keys' positions, int32 `[B, P]`; -1 in empty slots.
+        new_positions: The positions of the next tokens, int32 `[B, T]`.
     """
 
     __slots__ = ()
@@ -156,10 +163,11 @@ class HeadsCache(Cache, _Fields):
 
 
 def _append(past, new):
-    """Past `[B, K, P, H]` and new `[B, T, K * H]`: all, in the one form and the other.
+    """Appends new keys or values `[B, T, K * H]` to past ones `[B, K, P, H]`.
 
     Returns:
-        `([B, P + T, K * H], [B, K, P + T, H])`.
+        All of them, with heads side by side, `[B, P + T, K * H]`, and on an axis of
+        their own, `[B, K, P + T, H]`.
     """
     batch, length = ops.shape(new)[:2]
     heads = ops.reshape(new, (batch, length, past.shape[1], past.shape[3]))
@@ -170,15 +178,15 @@ def _append(past, new):
 
 
 def decoder_signature(decoder: GPTDecoder) -> Signature:
-    """`decoder`: prefill and step in one, under the names of Optimum.
+    """Returns `decoder`: prefill and step in one signature, with Optimum's names.
 
-    `input_ids` and `position_ids` are `[B, T]`, `attention_mask` `[B, P + T]` (1 at
-    real tokens), `past_key_values.0.key` `[B, K, P, H]` with P from 0, and so on;
-    `logits` are `[B, T, V]`, `present.0.key` is `[B, K, P + T, H]`. Padding may stand
-    anywhere; positions must count up by one from real token to real token.
+    `input_ids` and `position_ids` are `[B, T]`, `attention_mask` is `[B, P + T]` (1 at
+    non-padding tokens), `past_key_values.0.key` is `[B, K, P, H]` with P >= 0, and so
+    on; `logits` are `[B, T, V]`, `present.0.key` is `[B, K, P + T, H]`. Padding may be
+    anywhere; positions must increase by one from each non-padding token to the next.
 
     Args:
-        decoder: With a head.
+        decoder: The decoder; it must have a head.
     """
     layers = range(decoder.num_layers)
     kinds = [(index, part) for index in layers for part in ("key", "value")]
@@ -200,25 +208,25 @@ def decoder_signature(decoder: GPTDecoder) -> Signature:
     }
 
     def step(input_ids, attention_mask, position_ids, **past):
-        keep = ops.cast(attention_mask, "bool")
-        at = ops.cast(position_ids, "int32")
-        held = ops.shape(past["past_key_values.0.key"])[2]
-        new = keep[:, held:]
-        positions = _positions_of_past(keep[:, :held], new, at)
+        mask = ops.cast(attention_mask, "bool")
+        new_positions = ops.cast(position_ids, "int32")
+        past_length = ops.shape(past["past_key_values.0.key"])[2]
+        past_mask, new_mask = mask[:, :past_length], mask[:, past_length:]
+        positions = _positions_of_past(past_mask, new_mask, new_positions)
         caches = []
         for index in layers:
             key, value = (
                 past[f"past_key_values.{index}.{p}"] for p in ("key", "value")
             )
-            caches.append(HeadsCache(key, value, positions, at))
+            caches.append(HeadsCache(key, value, positions, new_positions))
         caches = [_cast(cache, decoder.compute_dtype) for cache in caches]
         ids = ops.cast(input_ids, "int32")
-        found = decoder(ids, padding_mask=new, cache=caches)
-        answers = {"logits": ops.cast(found["logits"], "float32")}
-        for index, cache in enumerate(found["cache"]):
-            answers[f"present.{index}.key"] = ops.cast(cache.key, "float32")
-            answers[f"present.{index}.value"] = ops.cast(cache.value, "float32")
-        return answers
+        outputs = decoder(ids, padding_mask=new_mask, cache=caches)
+        returned = {"logits": ops.cast(outputs["logits"], "float32")}
+        for index, cache in enumerate(outputs["cache"]):
+            returned[f"present.{index}.key"] = ops.cast(cache.key, "float32")
+            returned[f"present.{index}.value"] = ops.cast(cache.value, "float32")
+        return returned
 
     limits = {"input_ids": decoder.vocabulary_size}
     if decoder.position_embedding is not None:
@@ -234,62 +242,74 @@ def decoder_signature(decoder: GPTDecoder) -> Signature:
     )
 
 
-def _positions_of_past(held, new, at):
-    """Of the tokens of the past: they count down from the first new token."""
-    first = ops.where(new, at, np.int32(2**30))
+def _positions_of_past(past_mask, new_mask, new_positions):
+    """The positions of the past tokens, counted back from the first new token."""
+    first = ops.where(new_mask, new_positions, np.int32(2**30))
     first = ops.pad(first, [[0, 0], [0, 1]], constant_values=2**30)
     first = ops.min(first, axis=-1, keepdims=True)  # [B, 1]
-    ranks = positions_of_tokens(held)
-    counts = ops.sum(ops.cast(held, "int32"), axis=-1, keepdims=True)
-    return ops.where(held, ops.maximum(first - counts + ranks, 0), EMPTY)
+    ranks = positions_of_tokens(past_mask)
+    counts = ops.sum(ops.cast(past_mask, "int32"), axis=-1, keepdims=True)
+    return ops.where(past_mask, ops.maximum(first - counts + ranks, 0), EMPTY)
 
 
 def _decoder_examples(decoder: GPTDecoder, step: Callable) -> Iterator[tuple]:
     sizes = (decoder.num_key_value_heads, 0, decoder.key_dim)
-    for name, (ids, keep, held) in _grid(decoder):
-        positions = np.maximum(np.cumsum(keep, axis=1) - 1, 0)
+    for name, (ids, mask, past_length) in decoding_cases(decoder):
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
         past = {
             f"past_key_values.{index}.{part}": np.zeros((len(ids), *sizes), "float32")
             for index in range(decoder.num_layers)
             for part in ("key", "value")
         }
-        if held:
-            first = step(ids[:, :held], keep[:, :held], positions[:, :held], **past)
+        if past_length:
+            before = (x[:, :past_length] for x in (ids, mask, positions))
+            first = step(*before, **past)
             past = {
                 name.replace("present", "past_key_values"): ops.convert_to_numpy(x)
                 for name, x in first.items()
                 if name != "logits"
             }
         inputs = {
-            "input_ids": ids[:, held:].astype("int64"),
-            "attention_mask": keep.astype("int64"),
-            "position_ids": positions[:, held:].astype("int64"),
+            "input_ids": ids[:, past_length:].astype("int64"),
+            "attention_mask": mask.astype("int64"),
+            "position_ids": positions[:, past_length:].astype("int64"),
         }
         yield name, inputs | past, None
 
 
-def _grid(decoder: GPTDecoder) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
-    """Ids, which are real, and how many columns are past: batch x new x past x side."""
+def decoding_cases(decoder: GPTDecoder) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
+    """Yields the cases on which signatures with a cache are verified.
+
+    They combine batch sizes, numbers of new and of past tokens, and kinds of padding.
+
+    Args:
+        decoder: The decoder.
+
+    Yields:
+        `(name, (ids, padding_mask, past_length))`: ids and mask `[B, P + T]` of past
+        and new tokens together, and P.
+    """
     rng = np.random.default_rng(0)
     longest = decoder.max_sequence_length
     sides = ("no", "left", "past", "new", "whole row")
     for batch in (1, 3):
-        for new, held in ((1, 0), (7, 0), (1, 1), (1, 9), (5, 4)):
+        for new, past in ((1, 0), (7, 0), (1, 1), (1, 9), (5, 4)):
             for padding in sides if batch > 1 else ("no", "whole row"):
-                if new + held > longest or (padding == "past" and held < 2):
+                total = past + new
+                if total > longest or (padding == "past" and past < 2):
                     continue
-                shape = (batch, held + new)
+                shape = (batch, total)
                 whole = padding == "whole row"
                 ids = rng.integers(0, decoder.vocabulary_size, shape).astype("int32")
-                keep = np.ones(shape, bool)
-                keep[:1] = not whole
+                mask = np.ones(shape, bool)
+                mask[:1] = not whole
                 for row in range(batch):
-                    lost = (row + 1) * (held + new) // 4
+                    lost = (row + 1) * total // 4
                     if padding == "left":
-                        keep[row, : min(lost, held + new - 1)] = False
+                        mask[row, : min(lost, total - 1)] = False
                     elif padding == "past":  # a shorter prompt, padded on the right
-                        keep[row, held - min(lost, held - 1) : held] = False
+                        mask[row, past - min(lost, past - 1) : past] = False
                     elif padding == "new":
-                        keep[row, held + max(new - lost, 0) :] = False
-                name = f"batch {batch}, {new} new, {held} past, {padding} padding"
-                yield name, (ids, keep, held)
+                        mask[row, past + max(new - lost, 0) :] = False
+                name = f"batch {batch}, {new} new, {past} past, {padding} padding"
+                yield name, (ids, mask, past)

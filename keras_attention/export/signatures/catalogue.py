@@ -1,4 +1,4 @@
-"""What each model of this library can be asked once it is exported."""
+"""The catalogue: which signatures each model of this library offers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,25 +35,25 @@ SEQUENCE = ("batch", "sequence")
 
 
 def signatures_of(model: keras.Model) -> list[Signature]:
-    """The signatures of a model; the first takes what its users have at hand.
+    """Returns the signatures of a model, the one that most users need first.
 
     Args:
         model: A model of this library, or any built functional Keras model.
     """
-    for kind, make in _JOBS.items():
+    for kind, make in _CATALOGUE.items():
         if isinstance(model, kind):
             return make(model)
     if getattr(model, "inputs", None) and getattr(model, "outputs", None):
         return [_functional(model)]
     raise ValueError(
-        "What this model takes is not known. Pass a model of this library, a "
+        "The inputs of this model are not known. Pass a model of this library, a "
         "functional Keras model, or your own `signatures=[Signature(...)]`. "
         f"Received: model={model!r}"
     )
 
 
 def resources_of(model: keras.Model) -> list[Any]:
-    """What the signatures read beside the weights: the tokenizer."""
+    """Returns what the signatures use besides the weights: the tokenizer's tables."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         return []
@@ -127,7 +127,7 @@ def _masked_lm(model: MaskedLM) -> list[Signature]:
 
 
 def _question_answerer(model: QuestionAnswerer) -> list[Signature]:
-    """Of ids, question and context are one row, which the caller puts together."""
+    """In `answer_ids`, the caller joins question and context into one row of ids."""
     shape = ("batch", 2, "sequence")
     ids = _scored(model, "answer", "logits", shape, lambda logits: logits)
     return [ids] if model.tokenizer is None else [answer_signature(model, ids), ids]
@@ -139,9 +139,9 @@ def _next_sentence(model: NextSentence) -> list[Signature]:
 
 
 def _scored(
-    model: Any, job: str, output: str, shape: Sequence[int | str], scores: Callable
+    model: Any, name: str, output: str, shape: Sequence[int | str], scores: Callable
 ) -> Signature:
-    """A task's answer from ids."""
+    """The signature of a task that takes ids and returns scores."""
     segments = bool(getattr(model.backbone, "num_segments", 0))
     outputs = {output: TensorInfo("float32", tuple(shape))}
 
@@ -149,14 +149,16 @@ def _scored(
         return {output: scores(model(ids, training=False))}
 
     limits = _limits(model.backbone, segments=segments)
-    return Signature(f"{job}_ids", answer, _ids(segments=segments), outputs, **limits)
+    return Signature(f"{name}_ids", answer, _ids(segments=segments), outputs, **limits)
 
 
-def _with_text(model: Any, job: str, ids: Signature, **choices: Any) -> list[Signature]:
-    """The same from text, if the model can read."""
+def _with_text(
+    model: Any, name: str, ids: Signature, **choices: Any
+) -> list[Signature]:
+    """The same signature from text, if the model has a tokenizer."""
     if model.tokenizer is None:
         return []
-    return [from_text(job, ids, model.tokenizer, **choices)]
+    return [from_text(name, ids, model.tokenizer, **choices)]
 
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
@@ -165,7 +167,7 @@ def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
 
 
 def _causal_lm(model: CausalLM) -> list[Signature]:
-    """One step, the whole loop, and the decoder without a cache."""
+    """The whole loop, one step of it, and the decoder without a cache."""
     decoder = model.decoder
     loops = [] if model.tokenizer is None else [generation_signature(model)]
     ids = generation_signature(model, name="generate_ids", from_text=False)
@@ -176,7 +178,7 @@ def _causal_lm(model: CausalLM) -> list[Signature]:
 def _from_ids(
     model: Any, outputs: dict[str, TensorInfo], *, segments: bool
 ) -> list[Signature]:
-    """A model's own outputs, and its attention maps, from ids."""
+    """Two signatures from ids: the model's own outputs, and its attention maps."""
     ids, limits = _ids(segments=segments), _limits(model, segments=segments)
     maps = _maps_outputs(model)
 
@@ -210,7 +212,7 @@ def _vision_transformer(model: VisionTransformer) -> list[Signature]:
 
 
 def _encoder_decoder(model: Any) -> list[Signature]:
-    """The logits after each token of a target, from the ids of both sides."""
+    """The logits at each target token, from the ids of source and target."""
     axes = {"encoder": ("batch", "source"), "decoder": ("batch", "target")}
     inputs, limits = {}, {}
     for side, shape in axes.items():
@@ -230,7 +232,7 @@ def _encoder_decoder(model: Any) -> list[Signature]:
 
 
 def _seq2seq_lm(model: Seq2SeqLM) -> list[Signature]:
-    """The whole loop from text and from ids, and the logits of given targets."""
+    """The whole loop, from text and from ids, and the logits of given targets."""
     loops = [] if model.tokenizer is None else [generation_signature(model)]
     ids = generation_signature(model, name="generate_ids", from_text=False)
     return [*loops, ids, *_encoder_decoder(model.backbone)]
@@ -246,7 +248,8 @@ def _image_classifier(model: ImageClassifier) -> list[Signature]:
     return [Signature("classify", answer, images, outputs)]
 
 
-_JOBS = {
+# A model's class -> the function that makes its signatures.
+_CATALOGUE = {
     ImageClassifier: _image_classifier,
     Seq2SeqLM: _seq2seq_lm,
     RecurrentSeq2Seq: _encoder_decoder,
@@ -285,7 +288,7 @@ def _maps(model: Any, ids: dict[str, Any]) -> dict[str, Any]:
 
 
 def _maps_outputs(model: Any) -> dict[str, TensorInfo]:
-    """The attention maps of a model, found by running it once on two tokens."""
+    """Describes a model's attention maps, by running it once on two tokens."""
     maps = attention_maps(model, keras.ops.zeros((1, 2), "int32"))
     axes = ("sequence", "sequence")
     return {
@@ -295,12 +298,12 @@ def _maps_outputs(model: Any) -> dict[str, TensorInfo]:
 
 
 def output_name(layer: str) -> str:
-    """A layer's name as the name of an output: `block_0/attention` has a slash."""
+    """Returns a layer's name as an output name: `block_0/attention` has a slash."""
     return layer.replace("/", "_").replace("#", "_")
 
 
 def _functional(model: keras.Model) -> Signature:
-    """One signature over the inputs and outputs of a functional model."""
+    """One signature from the inputs to the outputs of a functional model."""
     inputs = {_input_name(tensor): tensor for tensor in model.inputs}
     described = {
         name: TensorInfo(tensor.dtype, _axes(tensor.shape))
@@ -328,7 +331,7 @@ def _functional(model: keras.Model) -> Signature:
 
 
 def _longest_sequence(model: keras.Model) -> dict[str, int]:
-    """What the tables of learned positions allow, those of KerasHub too."""
+    """The length that tables of learned positions allow, those of KerasHub too."""
     names = ("sequence_length", "max_sequence_length")
     sizes = [
         getattr(layer, name)
@@ -345,7 +348,7 @@ def _input_name(tensor: Any) -> str:
 
 
 def _axes(shape: tuple[int | None, ...]) -> tuple[int | str, ...]:
-    """Names for dynamic axes: the batch, and one name an axis for the rest."""
+    """Names for dynamic axes: `batch`, `sequence`, then one name per axis."""
     names = ["batch", "sequence", *(f"axis_{i}" for i in range(2, len(shape)))]
     return tuple(
         name if size is None else size for name, size in zip(names, shape, strict=False)
@@ -353,7 +356,7 @@ def _axes(shape: tuple[int | None, ...]) -> tuple[int | str, ...]:
 
 
 def _named_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
-    """Outputs by the keys of their dict, else by the layers they come from."""
+    """Outputs by their dict keys, or else by the names of their layers."""
     if isinstance(model.output, dict):
         return dict(outputs)
     names = [tensor._keras_history.operation.name for tensor in model.outputs]

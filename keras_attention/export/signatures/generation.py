@@ -1,8 +1,8 @@
-"""Generation inside the artifact: prompts in, new text or new ids out.
+"""Signatures that generate inside the artifact: from prompts to new text or ids.
 
-The loops are those of `keras_attention.generation`, traced into the graph. What a
-request chooses are inputs with the batch first, so that a server can put requests
-together; a row depends on nothing but its own inputs.
+The loops are those of `keras_attention.generation`, traced into the graph. Settings
+that a request chooses are inputs whose first axis is the batch, so that a server can
+batch requests; a row depends on its own inputs only.
 """
 
 import functools
@@ -12,7 +12,10 @@ from typing import Any
 import tensorflow as tf
 
 from keras_attention.export.cases.generation import examples
-from keras_attention.export.signatures.generation_controls import CONTROLS, ByRow
+from keras_attention.export.signatures.generation_controls import (
+    CONTROLS,
+    PerRowControls,
+)
 from keras_attention.export.signatures.signature import Signature, TensorInfo
 from keras_attention.generation.beam import BeamSearch
 from keras_attention.generation.history import history_of
@@ -40,25 +43,27 @@ def generation_signature(
     from_text: bool | None = None,
     controls: bool | None = None,
 ) -> Signature:
-    """Generation as a signature, for `export_model(signatures=[…])`.
+    """Returns a signature that generates, for `export_model(signatures=[…])`.
 
-    From `text` it gives `generated_text`; from `token_ids` and `padding_mask`, also as
-    one ONNX file, `generated_ids` `[B, N]` and `generated_mask`. Inputs are prompts, or
-    the sources of an encoder. The tokens are those of `model.generate`, row by row: a
-    row's `seed` draws what it draws for that prompt alone.
+    It takes `text` and returns `generated_text`; or it takes `token_ids` and
+    `padding_mask` and returns `generated_ids` `[B, N]` and `generated_mask`, which is
+    possible in ONNX too, as one file. Inputs are prompts, or the sources of an encoder.
+    Each row gets the tokens that `model.generate` returns for this prompt alone, with
+    the same `seed`.
 
     Args:
-        model: Which generates, a `CausalLM` or a `Seq2SeqLM`.
-        settings: What is fixed: penalties, beams, what ends a row. Functions on the
-            host and `stop_strings` cannot be part of a graph.
-        name: Of the signature.
-        from_text: Whether prompts are texts; by default if there is a tokenizer.
+        model: The model that generates, a `CausalLM` or a `Seq2SeqLM`.
+        settings: The settings that are fixed at export: penalties, beams, tokens that
+            end a row. Functions on the host and `stop_strings` cannot be in a graph.
+        name: The signature's name.
+        from_text: Whether prompts are texts. By default they are if the model has a
+            tokenizer.
         controls: Whether `max_new_tokens`, `temperature`, `top_k`, `top_p` and
-            `seed` are inputs, `[B]` each; else the settings fix them. By default
-            unless beams are searched, which share a length.
+            `seed` are inputs, `[B]` each; otherwise `settings` fixes them. By default
+            they are inputs, except for beam search, whose beams have one length.
 
     Raises:
-        ValueError: If the settings ask for what a graph cannot do.
+        ValueError: If the settings need something that a graph cannot do.
 
     Example:
     >>> sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8}
@@ -110,25 +115,25 @@ def _check(settings, from_text, controls, tokenizer):
     on_host = settings.allowed_tokens is not None or settings.stop_strings
     if on_host or settings.num_return_sequences > 1:
         raise ValueError(
-            "A graph ends rows by tokens, runs no Python and gives one row a prompt: "
-            "`stop_strings`, `allowed_tokens` and `num_return_sequences` must be left "
-            f"alone. Received: settings={settings}"
+            "A graph ends rows by tokens, runs no Python and returns one row per "
+            "prompt: omit `stop_strings`, `allowed_tokens` and `num_return_sequences`. "
+            f"Received: settings={settings}"
         )
     if controls and (settings.do_sample or settings.num_beams > 1):
         raise ValueError(
-            "With `controls`, each request says how tokens are drawn, and none can "
-            "search beams: leave `do_sample` and `num_beams` alone, or pass "
+            "With `controls`, each request chooses how tokens are sampled, and beam "
+            "search is not possible: omit `do_sample` and `num_beams`, or pass "
             f"`controls=False`. Received: settings={settings}"
         )
 
 
 @dataclass(frozen=True)
 class _Served:
-    """The function of a signature.
+    """The function of a signature that generates.
 
     Attributes:
-        model: The task.
-        settings: What is fixed.
+        model: The task model.
+        settings: The settings that are fixed at export.
         from_text: Whether prompts are texts.
         controls: Whether the `CONTROLS` are inputs.
     """
@@ -141,14 +146,16 @@ class _Served:
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         if self.from_text:
             tokenizer = self.model.tokenizer
-            encode = getattr(tokenizer, "encode_whole", tokenizer)  # never cut
+            # A prompt that is too long is an error: it must not be truncated.
+            encode = getattr(tokenizer, "encode_whole", tokenizer)
             inputs |= encode(inputs.pop("text"))
-        keep = tf.convert_to_tensor(inputs["padding_mask"])
+        padding_mask = tf.convert_to_tensor(inputs["padding_mask"])
         given = {name: tf.convert_to_tensor(inputs[name]) for name in self._controls()}
         limit = given.get("max_new_tokens", self.settings.max_new_tokens)
-        with tf.control_dependencies(list(self._checks(keep, limit, given))):
+        with tf.control_dependencies(list(self._checks(padding_mask, limit, given))):
             ids = tf.cast(tf.identity(inputs["token_ids"]), tf.int32)
-        source, prompts, before = None, (ids, keep), tf.maximum(tf.shape(ids)[1] - 1, 1)
+        source, prompts = None, (ids, padding_mask)
+        before = tf.maximum(tf.shape(ids)[1] - 1, 1)
         if isinstance(self.model, Seq2SeqLM):
             first = tf.fill((tf.shape(ids)[0], 1), self.model.start_token_id)
             source, prompts, before = prompts, (first, first >= 0), 0
@@ -178,9 +185,9 @@ class _Served:
     def _controls(self):
         return CONTROLS if self.controls else {}
 
-    def _checks(self, keep, limit, given):
-        """The assertions that `generate` makes of prompts and settings."""
-        counts = tf.reduce_sum(tf.cast(keep, tf.int32), axis=-1)
+    def _checks(self, padding_mask, limit, given):
+        """Yields the checks of prompts and settings that `generate` makes too."""
+        counts = tf.reduce_sum(tf.cast(padding_mask, tf.int32), axis=-1)
         message = "Each prompt must have at least one token. Received counts:"
         yield _assert(tf.reduce_all(counts > 0), message, counts)
         longest = self._language_model.max_sequence_length
@@ -196,14 +203,14 @@ class _Served:
             yield _assert(tf.reduce_all(counts + limit <= longest), message, counts)
         if not given:
             return
-        for name, words, fulfilled in (
+        for name, expected, is_met in (
             ("max_new_tokens", "1 or more", given["max_new_tokens"] >= 1),
             ("temperature", "0 or more", given["temperature"] >= 0),
             ("top_k", "0 or more", given["top_k"] >= 0),
             ("top_p", "from 0 to 1", (given["top_p"] >= 0) & (given["top_p"] <= 1)),
         ):
-            message = f"{name} must be {words}. Received:"
-            yield _assert(tf.reduce_all(fulfilled), message, given[name])
+            message = f"{name} must be {expected}. Received:"
+            yield _assert(tf.reduce_all(is_met), message, given[name])
 
     def _start(self, history, cache):
         batch, capacity = tf.unstack(tf.shape(history.token_ids))
@@ -218,13 +225,13 @@ class _Served:
         )
 
     def _rows(self, history, given, prefill):
-        """Tokens, lengths and whether a row's logits were NaN, by the loop."""
+        """Runs the loop; returns tokens, lengths and which rows' logits were NaN."""
         processors = self.settings.make_processors(self._ends())
         if given:
             names = ("temperature", "top_k", "top_p")
-            processors.append(ByRow(*(given[name] for name in names)))
+            processors.append(PerRowControls(*(given[name] for name in names)))
         do_sample = bool(given) or self.settings.do_sample
-        loop = self._made(Loop, processors, do_sample=do_sample)
+        loop = self._search(Loop, processors, do_sample=do_sample)
         seed = given.get("seed", self.settings.seed)
         seeds = seeds_of_rows(seed, 1) + tf.zeros_like(history.lengths)
         state = self._start(history, prefill(loop))._replace(seeds=seeds)
@@ -232,22 +239,23 @@ class _Served:
         return state.history.token_ids, state.history.lengths, state.broken
 
     def _beams(self, history, given, prefill):
-        """The same, of the best of the beams."""
+        """Runs beam search; returns the same for the best beam of each row."""
         settings = self.settings
         processors = settings.make_processors(self._ends())
-        search = self._made(
+        search = self._search(
             BeamSearch,
             processors,
             num_beams=settings.num_beams,
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
         )
-        start = self._start(history, prefill(self._made(Loop, processors)))
+        start = self._start(history, prefill(self._search(Loop, processors)))
         beams = search.start(repeated(start, settings.num_beams))
         beams = search.steps(beams, tf.constant(settings.max_new_tokens))
         return beams.token_ids[:, 0], beams.lengths[:, 0], beams.broken
 
-    def _made(self, kind, processors, **settings):
+    def _search(self, kind, processors, **settings):
+        """Builds a `Loop` or `BeamSearch` over the model."""
         common = {"stop_token_ids": self._ends(), "compiled": False}
         return kind(self._language_model, processors, **common, **settings)
 
@@ -266,7 +274,7 @@ class _GraphCache:
 
     @staticmethod
     def empty(*, batch_size, key_size, value_size, capacity, dtype, num_heads):
-        """A cache without tokens; `num_heads` is of no use here."""
+        """Makes a cache without tokens; `num_heads` is not needed here."""
         del num_heads
         keys = tf.zeros((batch_size, capacity, key_size), dtype)
         values = tf.zeros((batch_size, capacity, value_size), dtype)

@@ -1,4 +1,4 @@
-"""What each row of a request chooses for itself when an artifact generates."""
+"""Generation settings that are inputs of an artifact: one value per row."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,21 @@ CONTROLS = {
     "top_p": TensorInfo("float32", ("batch",)),
     "seed": TensorInfo("int32", ("batch",)),
 }
-"""What a request chooses; temperature 0 is greedy, top_k 0 and top_p 1 cut nothing."""
+"""The inputs that choose how a row is generated.
+
+Temperature 0 is greedy; `top_k` 0 and `top_p` 1 cut nothing.
+"""
 
 
 @dataclass(frozen=True)
-class ByRow:
-    """Temperature, top-k and top-p of each row, `[B]`; temperature 0 is greedy."""
+class PerRowControls:
+    """Processes logits with one temperature, top-k and top-p per row.
+
+    Attributes:
+        temperature: Float `[B]`; 0 is greedy.
+        top_k: Int `[B]`; 0 cuts nothing.
+        top_p: Float `[B]`; 1 cuts nothing.
+    """
 
     temperature: Any
     top_k: Any
@@ -32,11 +41,11 @@ class ByRow:
         size = logits.shape[-1]
         greedy = self.temperature == 0
 
-        def best():
+        def most_likely():
             first = tf.argmax(logits, axis=-1)[:, None]
             return tf.where(tf.range(size, dtype=first.dtype) == first, 0.0, BLOCKED)
 
-        def drawn():
+        def filtered():
             k = tf.where(self.top_k == 0, size, self.top_k)
             changed = Temperature(tf.where(greedy, 1.0, self.temperature))(
                 history, logits
@@ -44,6 +53,6 @@ class ByRow:
             changed = TopK(k)(history, changed)
             cut = TopP(self.top_p)(history, changed)
             cut = tf.where(self.top_p[:, None] < 1, cut, changed)
-            return tf.where(greedy[:, None], best(), cut)
+            return tf.where(greedy[:, None], most_likely(), cut)
 
-        return tf.cond(tf.reduce_all(greedy), best, drawn)
+        return tf.cond(tf.reduce_all(greedy), most_likely, filtered)

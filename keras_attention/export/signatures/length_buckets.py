@@ -1,7 +1,7 @@
-"""SavedModels for servers: compiled by XLA, lengths rounded up to a few.
+"""SavedModels for servers: compiled by XLA, lengths rounded up to a few buckets.
 
-XLA compiles a graph anew for every shape, and oneDNN keeps what it prepared for each.
-So the model is asked with lengths that were chosen before, and its answers are cut.
+XLA compiles a graph again for every shape, and oneDNN keeps what it prepared for each.
+So the model runs only with lengths that were chosen at export, and its outputs are cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,18 @@ from keras_attention.export.signatures.signature import Signature, TensorInfo
 def prepared(
     signature: Signature, *, jit_compile: bool, length_buckets: Sequence[int]
 ) -> Signature:
-    """The signature with what is compiled and padded; itself if nothing can be.
+    """Returns the signature with its model compiled and its inputs padded.
 
-    Tokenizers stay outside. Loops and steps with a cache are left as they are: the
-    sizes of their answers depend on more than those of the inputs. A length is rounded
-    up where padding can be told, by a mask of that axis.
+    Tokenizers are not compiled. Loops and steps with a cache stay as they are: the
+    sizes of their outputs depend on more than the sizes of the inputs. An axis is
+    rounded up only if a mask can mark its padding. If nothing can be compiled or
+    padded, the signature itself is returned.
 
     Args:
-        signature: Of a SavedModel.
-        jit_compile: Whether XLA compiles what comes between inputs and outputs.
-        length_buckets: Lengths to round up to, in order; a longer input stays as it is.
+        signature: A signature of a SavedModel.
+        jit_compile: Whether XLA compiles the model.
+        length_buckets: Lengths to round up to, in increasing order; a longer input
+            keeps its length.
     """
     inputs, outputs = signature.of_model.inputs, signature.of_model.outputs
     axes = _places(inputs)
@@ -50,18 +52,22 @@ def prepared(
 
 
 def check_buckets(buckets: Sequence[int], signatures: Sequence[Signature]) -> None:
-    """Whole numbers in order, none longer than a model's positions.
+    """Checks that buckets are increasing whole numbers within the model's positions.
 
     Args:
-        buckets: What the user gave.
-        signatures: Of the model.
+        buckets: The `length_buckets` that the user passed.
+        signatures: The signatures that are exported.
+
+    Raises:
+        ValueError: If they are not.
     """
     longest = min((n for s in signatures for n in s.max_lengths.values()), default=None)
     good = all(isinstance(n, int) and not isinstance(n, bool) for n in buckets)
     if not good or list(buckets) != sorted(set(buckets)) or min(buckets, default=1) < 1:
         raise ValueError(
             "`length_buckets` are the lengths to round up to. Expected whole numbers "
-            f"from 1 on, rising: [16, 32, 64]. Received: length_buckets={buckets!r}"
+            "from 1 on, in increasing order, such as [16, 32, 64]. "
+            f"Received: length_buckets={buckets!r}"
         )
     if buckets and longest is not None and buckets[-1] > longest:
         raise ValueError(
@@ -71,7 +77,7 @@ def check_buckets(buckets: Sequence[int], signatures: Sequence[Signature]) -> No
 
 
 def _places(tensors: dict[str, TensorInfo]) -> dict[str, list[tuple[str, int]]]:
-    """Each free axis but the batch, and where it stands."""
+    """Each named axis except the batch, with its places: tensor and axis number."""
     found: dict[str, list[tuple[str, int]]] = {}
     for name, info in tensors.items():
         for place, axis in enumerate(info.shape):

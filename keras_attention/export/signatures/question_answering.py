@@ -1,7 +1,8 @@
-"""Answers to questions inside the artifact: two texts in, a span of the second out.
+"""The signature that answers questions: from two texts to a span of the second.
 
-What `QuestionAnswerer.answer` does in Python, in operations of the graph: words,
-windows that overlap where a context is longer than the model, the best span of all.
+It does in the graph what `QuestionAnswerer.answer` does in Python: it splits texts into
+words, cuts a context that is too long into windows that overlap, and returns the best
+span of all windows.
 """
 
 import functools
@@ -29,14 +30,16 @@ _OUT = {
 
 
 def answer_signature(model: QuestionAnswerer, ids: Signature) -> Signature:
-    """`question` and `context` in; `text`, `start`, `end` and `score` out, `[B]` each.
+    """Returns the signature `answer`, from `question` and `context` to a span.
 
-    `start` and `end` count characters of the context, -1 where it has no word;
-    `no_answer_margin` is what `answer` compares with its `no_answer_threshold`.
+    The outputs are `text`, `start`, `end`, `score` and `no_answer_margin`, `[B]` each.
+    `start` and `end` count characters of the context, and are -1 if it has no word;
+    `QuestionAnswerer.answer` compares `no_answer_margin` with its
+    `no_answer_threshold`.
 
     Args:
-        model: With a tokenizer.
-        ids: The signature from ids to logits: what is asked of each window.
+        model: The model; it must have a tokenizer.
+        ids: The signature from ids to logits, which is run on each window.
     """
     spans = _Spans(model, tuple(ids.inputs))
     return Signature(
@@ -55,14 +58,14 @@ def _examples() -> Iterator[tuple[str, dict, None]]:
 
 
 class _Words(NamedTuple):
-    """The tokens of a batch of texts, flat, and the place of the word each is of.
+    """The tokens of a batch of texts, flat, with the places of their words.
 
     Attributes:
-        ids: `[N]`.
-        splits: `[B + 1]`: where each text begins among them.
-        starts: `[N]` in characters of the text.
-        ends: `[N]`.
-        characters: Of the texts, ragged `[B, None]`.
+        ids: The tokens of all texts, `[N]`.
+        splits: The index in `ids` at which each text begins, `[B + 1]`.
+        starts: Where the word of each token begins in its text, in characters, `[N]`.
+        ends: Where the word of each token ends, `[N]`.
+        characters: The characters of the texts, ragged `[B, None]`.
     """
 
     ids: Any
@@ -73,13 +76,13 @@ class _Words(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """What stands in each window of each context.
+    """Which tokens of its context each window has.
 
     Attributes:
-        splits: `[B + 1]`: where the windows of each question begin.
-        first: `[W]`: the first token of its context that a window has.
-        count: `[W]`: how many.
-        offset: `[W]`: the place of the first in the row of ids.
+        splits: The index of each question's first window, `[B + 1]`.
+        first: The first token of the context that is in the window, `[W]`.
+        count: The number of tokens of the context in the window, `[W]`.
+        offset: The place of the first of them in the window's row of ids, `[W]`.
     """
 
     splits: Any
@@ -89,20 +92,21 @@ class _Windows(NamedTuple):
 
 
 class _Spans:
-    """The two ends of the work: rows of ids of texts, and spans of logits."""
+    """The steps before and after the model: texts to ids, and logits to spans."""
 
     def __init__(self, model: QuestionAnswerer, inputs: tuple[str, ...]):
         self.tokenizer, self.inputs = model.tokenizer, inputs
         self.overlap, frame = model.overlap, frame_of(model.tokenizer)
-        self.before = len(frame.before) + len(frame.between)  # around the question
+        # The special tokens before the context.
+        self.before = len(frame.before) + len(frame.between)
         self.special = self.before + len(frame.after)
         self.longest = room_for(model, self.special) + self.special
 
     def windows(self, question, context):
-        """Rows of ids, one a window, and what `best` needs of them."""
-        asked, read = self._words(question), self._words(context)
-        sizes = _sizes(read.splits)
-        room = self.longest - self.special - _sizes(asked.splits)  # [B]
+        """Returns rows of ids, one per window, and what `best` needs to know."""
+        question_words, context_words = self._words(question), self._words(context)
+        sizes = _sizes(context_words.splits)
+        room = self.longest - self.special - _sizes(question_words.splits)  # [B]
         room = _checked(room, self.longest)
         shared = tf.minimum(tf.constant(self.overlap, tf.int64), room - 1)
         firsts = tf.ragged.range(
@@ -110,38 +114,39 @@ class _Spans:
         )  # [B, None]
         owner, first = firsts.value_rowids(), firsts.values  # [W]
         count = tf.minimum(tf.gather(room, owner), tf.gather(sizes, owner) - first)
-        begin = tf.gather(read.splits, owner) + first
+        begin = tf.gather(context_words.splits, owner) + first
         contexts = tf.ragged.range(begin, begin + count)
-        places = tf.ragged.range(asked.splits[:-1], asked.splits[1:])
-        questions = tf.gather(places, owner)
+        splits = question_words.splits
+        questions = tf.gather(tf.ragged.range(splits[:-1], splits[1:]), owner)
         rows = self.tokenizer.frame_pairs(
-            _pieces(asked.ids, questions), _pieces(read.ids, contexts)
+            _pieces(question_words.ids, questions),
+            _pieces(context_words.ids, contexts),
         )
         offset = self.before + questions.row_lengths()
-        found = _Windows(firsts.row_splits, first, count, offset)
-        given = {name: rows[name] for name in self.inputs if name in rows}
-        return given, (read, found)
+        windows = _Windows(firsts.row_splits, first, count, offset)
+        fed = {name: rows[name] for name in self.inputs if name in rows}
+        return fed, (context_words, windows)
 
     def best(self, answers, given):
-        """The best span of all windows of each context."""
-        read, found = given
+        """Returns the best span of all windows of each context."""
+        words, windows = given
         logits = tf.cast(answers["logits"], tf.float32)  # [W, 2, T]
-        first, last = _of_contexts(logits, found)  # [W, R]
+        first, last = _context_logits(logits, windows)  # [W, R]
         value, start, end = _best_of_windows(first, last)  # [W]
-        values = _by_question(value, found.splits)  # [B, most windows]
-        chosen = found.splits[:-1] + tf.argmax(values, 1)  # [B]
+        values = _by_question(value, windows.splits)  # [B, most windows]
+        chosen = windows.splits[:-1] + tf.argmax(values, 1)  # [B]
         best = tf.reduce_max(values, 1)
-        is_found = _sizes(read.splits) > 0
-        token = read.splits[:-1] + tf.gather(found.first, chosen)
-        start = _gathered(read.starts, token + tf.gather(start, chosen), is_found)
-        end = _gathered(read.ends, token + tf.gather(end, chosen), is_found)
+        is_found = _sizes(words.splits) > 0
+        token = words.splits[:-1] + tf.gather(windows.first, chosen)
+        start = _gathered(words.starts, token + tf.gather(start, chosen), is_found)
+        end = _gathered(words.ends, token + tf.gather(end, chosen), is_found)
         ends = [tf.reduce_logsumexp(one, 1) for one in (first, last)]
         total = sum(
-            tf.reduce_logsumexp(_by_question(one, found.splits), 1) for one in ends
+            tf.reduce_logsumexp(_by_question(one, windows.splits), 1) for one in ends
         )
-        none = -_by_question(-(logits[:, 0, 0] + logits[:, 1, 0]), found.splits)
+        none = -_by_question(-(logits[:, 0, 0] + logits[:, 1, 0]), windows.splits)
         return {
-            "text": _substring(read.characters, start, end),
+            "text": _substring(words.characters, start, end),
             "start": tf.cast(start, tf.int32),
             "end": tf.cast(end, tf.int32),
             "score": tf.where(is_found, tf.exp(best - total), 0.0),
@@ -149,12 +154,12 @@ class _Spans:
         }
 
     def _words(self, texts) -> _Words:
-        """`words_of_texts` in the graph."""
+        """Splits texts into words and tokens: `words_of_texts` in the graph."""
         characters = tf.strings.unicode_decode(texts, "UTF-8")  # [B, None]
         begins = tf.cast(characters.row_splits, tf.int64)
         owner = characters.value_rowids()
-        starts, ends, after_space = _word_places(characters.values, owner)
-        # The space before a word goes with it: tokenizers may write it into the token.
+        starts, ends, after_space = word_places(characters.values, owner)
+        # A word is tokenized with the space before it: some tokens contain the space.
         parts = tf.ragged.range(starts - after_space, ends)
         parts = parts.with_values(tf.gather(characters.values, parts.values))
         pieces = self.tokenizer.tokenize(tf.strings.unicode_encode(parts, "UTF-8"))
@@ -177,7 +182,7 @@ class _Spans:
 
 @functools.cache
 def _kinds_of_characters() -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of code points of one kind begin, and their kinds."""
+    """Returns where runs of code points of one kind begin, and their kinds."""
     kinds = [
         PUNCTUATION if is_punctuation(letter) else SPACE if letter.isspace() else OTHER
         for letter in map(chr, range(0x110000))
@@ -186,14 +191,23 @@ def _kinds_of_characters() -> tuple[np.ndarray, np.ndarray]:
     return changes.astype("int32"), np.take(kinds, changes).astype("int32")
 
 
-def _word_places(codes, owner):
-    """Of each word its first character, the one after its last, and 1 after a space."""
+def word_places(codes: Any, owner: Any) -> tuple[Any, Any, Any]:
+    """Finds the words in the characters of a batch of texts.
+
+    Args:
+        codes: The code points of all texts, one after the other, `[N]`.
+        owner: The index of the text of each, `[N]`.
+
+    Returns:
+        `(starts, ends, after_space)`, one entry per word: its first character, the
+        character after its last one, and 1 if a space comes before it, else 0.
+    """
     runs, kinds = _kinds_of_characters()
     run = tf.searchsorted(tf.constant(runs), codes, side="right") - 1
     kind = tf.gather(tf.constant(kinds), run)
     same_text = tf.concat([[False], owner[1:] == owner[:-1]], 0)[: tf.size(owner)]
     inside = kind == OTHER
-    joined = inside & same_text & _shifted(inside)  # one word with what is before
+    joined = inside & same_text & _shifted(inside)  # to the character before
     is_start = (kind != SPACE) & ~joined
     is_end = (kind != SPACE) & ~tf.concat([joined[1:], [False]], 0)[: tf.size(owner)]
     after_space = same_text & _shifted(kind == SPACE)
@@ -207,7 +221,7 @@ def _shifted(flags):
 
 
 def _pieces(ids, places):
-    """Those of the ids that stand at ragged places `[W, None]`."""
+    """The ids at ragged places `[W, None]`."""
     return Pieces(tf.gather(ids, places.values), places.row_splits, {})
 
 
@@ -219,7 +233,7 @@ def _checked(room, longest: int):
     enough = tf.debugging.Assert(
         tf.reduce_all(room > 0),
         [
-            "There is no room for the context beside the question. Shorten the "
+            "There is no room for the context after the question. Shorten the "
             f"question: a row has {longest} tokens. Received a question that leaves:",
             tf.reduce_min(room),
         ],
@@ -228,15 +242,15 @@ def _checked(room, longest: int):
         return tf.identity(room)
 
 
-def _of_contexts(logits, found: _Windows):
-    """The logits of the contexts' tokens `[W, R]`, -inf where a window has no more."""
-    width = tf.maximum(tf.reduce_max(found.count), 1)
+def _context_logits(logits, windows: _Windows):
+    """The logits of the contexts' tokens `[W, R]`; -inf after a window's last one."""
+    width = tf.maximum(tf.reduce_max(windows.count), 1)
     places = tf.range(width)[None]  # [1, R]
     index = tf.minimum(
-        found.offset[:, None] + places, tf.shape(logits, tf.int64)[2] - 1
+        windows.offset[:, None] + places, tf.shape(logits, tf.int64)[2] - 1
     )
     own = tf.gather(logits, index, axis=2, batch_dims=1)  # [W, 2, R]
-    own = tf.where((places < found.count[:, None])[:, None], own, -np.inf)
+    own = tf.where((places < windows.count[:, None])[:, None], own, -np.inf)
     return own[:, 0], own[:, 1]
 
 
@@ -247,15 +261,15 @@ def _best_of_windows(first, last):
     ahead = tf.range(tf.shape(first)[1])[:, None] + tf.range(longest)[None]
     sums = first[:, :, None] + tf.gather(padded, ahead, axis=1)  # [W, R, longest]
     sums = tf.reshape(sums, [tf.shape(first)[0], tf.shape(first)[1] * longest])
-    at = tf.argmax(sums, 1)
-    start = at // longest
-    return tf.reduce_max(sums, 1), start, start + at % longest
+    place = tf.argmax(sums, 1)
+    start = place // longest
+    return tf.reduce_max(sums, 1), start, start + place % longest
 
 
 def _by_question(values, splits):
     """`[W]` as `[B, most windows]`, -inf where a question has fewer."""
     ragged = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-    # One more, for there is no largest one of a batch without rows.
+    # One column more: a batch without windows has no largest value otherwise.
     return tf.pad(ragged.to_tensor(-np.inf), [[0, 0], [0, 1]], constant_values=-np.inf)
 
 

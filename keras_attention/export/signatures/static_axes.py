@@ -1,7 +1,7 @@
-"""Signatures with a size for every axis, for runtimes that have no free axes.
+"""Signatures with a size for every axis, for runtimes that have no dynamic axes.
 
-A shorter input is padded by its client: so the cases a static signature is verified on
-have few real tokens, some or none within the fixed length.
+A client pads an input that is shorter. So a static signature is verified on rows with
+many, few and no non-padding tokens within the fixed length.
 """
 
 import dataclasses
@@ -14,20 +14,21 @@ from keras_attention.export.cases.grid import random_values
 from keras_attention.export.signatures.signature import Signature, TensorInfo
 
 DEFAULT_SIZES = {"batch": 1}
-REAL_LENGTHS = (1, 7)
+UNPADDED_LENGTHS = (1, 7)
 
 
 def with_sizes(
     signatures: Sequence[Signature], static_axes: Mapping[str, int] | None
 ) -> list[Signature]:
-    """The same signatures with a size for each axis.
+    """Returns the same signatures with a size for each axis.
 
     Args:
-        signatures: With named axes.
-        static_axes: Name of an axis to its size; the batch is 1 unless it is named.
+        signatures: Signatures with named axes.
+        static_axes: The name of each axis, mapped to its size. The batch is 1 by
+            default.
 
     Raises:
-        ValueError: If an axis has no size, or one that does not fit.
+        ValueError: If an axis has no size, or a size that is not possible.
     """
     given = dict(static_axes or {})
     for name, size in given.items():
@@ -97,34 +98,38 @@ def _with_sizes(signature: Signature, sizes: Mapping[str, int]) -> Signature:
 def _size(signature: Signature, axis: int | str, sizes: Mapping[str, int]) -> int:
     if isinstance(axis, int):
         return axis
-    if axis not in sizes:  # an axis of outputs alone depends on the values
+    if axis not in sizes:  # the size of an axis of outputs depends on the values
         raise ValueError(
             f"An output of signature '{signature.name}' has an axis that no input "
-            "has, so its size is not known before it is asked. Expected a size for "
-            f"it in `static_axes`. Received: no size for {axis}"
+            "has, so its size is not known before it runs. Expected a size for it in "
+            f"`static_axes`. Received: no size for {axis}"
         )
     return sizes[axis]
 
 
 def _examples(signature: Signature) -> Iterator[tuple[str, dict, dict | None]]:
-    """What a static signature is verified on: its own examples that fit, or a grid."""
+    """Yields the cases of a static signature: its examples that fit, or a grid."""
     if signature.examples is not None:
         examples = [one for one in signature.examples() if _fits(signature, one[1])]
         if not examples:
             raise ValueError(
-                f"Signature '{signature.name}' brings examples of its own, and none "
-                "has the sizes of `static_axes`. Expected at least one to verify the "
-                f"artifact on. Received: {_shapes(signature)}"
+                f"Signature '{signature.name}' has examples of its own, and none has "
+                "the sizes of `static_axes`. Expected at least one, on which the "
+                f"artifact can be verified. Received: {_shapes(signature)}"
             )
         yield from examples
         return
-    for seed, (name, real, side) in enumerate(_paddings(signature)):
+    for seed, (name, length, side) in enumerate(_paddings(signature)):
         random = np.random.default_rng(seed)
         inputs = {}
         for key, info in signature.inputs.items():
-            keep = _keep(info.shape, real, side)
             inputs[key] = random_values(
-                key, info, signature=signature, sizes={}, keep=keep, random=random
+                key,
+                info,
+                signature=signature,
+                sizes={},
+                padding_mask=_padding_mask(info.shape, length, side),
+                random=random,
             )
         yield name, inputs, None
 
@@ -139,7 +144,10 @@ def _shapes(signature: Signature) -> dict[str, tuple[int | str, ...]]:
 
 
 def _paddings(signature: Signature) -> Iterator[tuple[str, int | None, str]]:
-    """`(name, real tokens of the first row or None for all, where the padding is)`."""
+    """Yields `(name, non-padding tokens of the first row, side of the padding)`.
+
+    `None` tokens: no row has padding. -1: the second row is all padding.
+    """
     lengths = [
         info.shape[1]
         for name, info in signature.inputs.items()
@@ -147,34 +155,34 @@ def _paddings(signature: Signature) -> Iterator[tuple[str, int | None, str]]:
         and (info.dtype == "bool" or name in signature.limits)
         and isinstance(info.shape[1], int)
     ]
-    if not lengths:  # nothing can be hidden: only the values differ
+    if not lengths:  # nothing can be padded: only the values differ
         for number in (1, 2, 3):
             yield f"values {number} of 3", None, "no"
         return
     longest = max(lengths)
     yield f"length {longest}, no padding", None, "no"
-    for real in sorted({*REAL_LENGTHS, longest - longest // 3}):
-        for side in ("right", "left") if real < longest else ():
-            yield f"length {real} of {longest}, {side} padding", real, side
+    for length in sorted({*UNPADDED_LENGTHS, longest - longest // 3}):
+        for side in ("right", "left") if length < longest else ():
+            yield f"length {length} of {longest}, {side} padding", length, side
     batches = {info.shape[0] for info in signature.inputs.values()}
     if batches != {1}:
         yield "one row is all padding", -1, "right"
     yield "every row is all padding", 0, "right"
 
 
-def _keep(shape: Sequence[Any], real: int | None, side: str) -> np.ndarray:
-    """Bool `[batch, length]` of one input: row b has about a quarter fewer a row."""
+def _padding_mask(shape: Sequence[Any], length: int | None, side: str) -> np.ndarray:
+    """Bool `[batch, width]` of an input; each row has about a quarter fewer tokens."""
     if len(shape) != 2:
         return np.ones((), bool)
-    batch, length = shape
-    keep = np.ones((batch, length), bool)
-    if real is None:
-        return keep
+    batch, width = shape
+    mask = np.ones((batch, width), bool)
+    if length is None:
+        return mask
     for row in range(batch):
-        if real < 0:  # the second row is empty, the others have no padding
-            kept = 0 if row == 1 else length
+        if length < 0:  # the second row is empty, the others have no padding
+            tokens = 0 if row == 1 else width
         else:
-            kept = min(real, length)
-            kept = max(min(kept, 1), kept - row * kept // 4)
-        keep[row, kept:] = False
-    return keep[:, ::-1].copy() if side == "left" else keep
+            tokens = min(length, width)
+            tokens = max(min(tokens, 1), tokens - row * tokens // 4)
+        mask[row, tokens:] = False
+    return mask[:, ::-1].copy() if side == "left" else mask

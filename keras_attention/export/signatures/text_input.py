@@ -5,7 +5,7 @@ from typing import Any
 from keras_attention.export.signatures.signature import Signature, Steps, TensorInfo
 
 TEXT = TensorInfo("string", ("batch",))
-OF_TOKENS = ("token_ids", "padding_mask")
+TOKENS = ("token_ids", "padding_mask")
 OFFSETS = ("starts", "ends")
 
 
@@ -18,33 +18,34 @@ def from_text(
     tokens: bool = True,
     offsets: bool = False,
 ) -> Signature:
-    """The same job from raw strings.
+    """Returns a signature that takes texts instead of ids.
 
     Args:
-        name: Of the new signature.
+        name: The new signature's name.
         ids: The signature that takes ids.
-        tokenizer: Of the model.
-        pairs: Whether a row is two texts, `text` and `text_pair`.
-        tokens: Whether the ids are outputs too, where outputs are per token.
-        offsets: Whether their places in the text are, `starts` and `ends` in
-            characters.
+        tokenizer: The model's tokenizer.
+        pairs: Whether a row has two texts, `text` and `text_pair`.
+        tokens: Whether the ids and the padding mask are outputs too; for signatures
+            with one output per token.
+        offsets: Whether the tokens' places in the text are outputs too: `starts` and
+            `ends`, in characters.
     """
-    takes = [one for one in ids.inputs if pairs or one != "segment_ids"]
-    told = (OF_TOKENS if tokens else ()) + (OFFSETS if offsets else ())
-    read = tokenizer.encode_with_offsets if offsets else tokenizer
+    model_inputs = [name for name in ids.inputs if pairs or name != "segment_ids"]
+    token_outputs = (TOKENS if tokens else ()) + (OFFSETS if offsets else ())
+    encode = tokenizer.encode_with_offsets if offsets else tokenizer
 
     def before(text, text_pair=None):
-        row = read(text, text_pair)
-        given = {one: row[one] for one in takes if one in row}
-        return given, {one: row[one] for one in told}
+        row = encode(text, text_pair)
+        fed = {name: row[name] for name in model_inputs if name in row}
+        return fed, {name: row[name] for name in token_outputs}
 
     def after(answers, row):
         return {**answers, **row}
 
     sequence = ids.inputs["token_ids"].shape
     outputs = dict(ids.outputs)
-    for one in told:
-        outputs[one] = ids.inputs.get(one, TensorInfo("int32", sequence))
+    for output in token_outputs:
+        outputs[output] = ids.inputs.get(output, TensorInfo("int32", sequence))
     return Signature(
         name,
         Steps(before, ids.function, after, ids.inputs, ids.outputs),

@@ -148,7 +148,7 @@ BAD_CALLS = {
     "a dtype C cannot print": (["", "encode", "halves", "a"], "cannot print numbers"),
     "an input that is not there": (
         ["", "decode", "vectors", "--input", "texts", "a"],
-        "each input once, please: --input NAME VALUE... Its inputs: token_ids",
+        "pass each input once: --input NAME VALUE... Its inputs: token_ids",
     ),
     "a word for a number": (
         ["", "decode", "vectors", "--input", "token_ids", "1", "two"],

@@ -1,4 +1,4 @@
-"""What was changed or could do more than compute is refused before it is loaded."""
+"""Artifacts that were changed or could do harm are refused before they are loaded."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_a_saved_model_that_does_more_is_refused(function, operator, tmp_path):
         open_artifact(folder)
 
 
-def test_the_savers_functions_serve_nobody_else(saved_model, tmp_path):
+def test_only_the_saver_may_call_its_functions(saved_model, tmp_path):
     folder = shutil.copytree(saved_model, tmp_path / "1")
     file = folder / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
@@ -257,7 +257,7 @@ def test_no_mutated_artifact_is_silently_accepted(
 def test_reading_mutated_graphs_and_archives_ends_in_an_error_or_an_answer(
     count, saved_model, onnx_folder, keras_file, tmp_path
 ):
-    from keras_attention.export.scanning.scan import _contents
+    from keras_attention.export.scanning.scan import inspect_file
 
     chance = random.Random(11)
     sources = [saved_model / "saved_model.pb", onnx_folder / "s.onnx", keras_file]
@@ -266,5 +266,5 @@ def test_reading_mutated_graphs_and_archives_ends_in_an_error_or_an_answer(
         for _ in range(count):
             target.write_bytes(mutate(original, chance))
             start = time.perf_counter()
-            _contents(target)  # problems are returned: nothing is raised
+            inspect_file(target)  # problems are returned: nothing is raised
             assert time.perf_counter() - start < 5

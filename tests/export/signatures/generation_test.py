@@ -1,4 +1,4 @@
-"""Generation inside artifacts says what `generate` says, token for token."""
+"""Generation inside artifacts returns the tokens of `generate`."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from keras_attention.export.artifact.manifest import write_manifest
 from keras_attention.export.cases.grid import Case, load_cases, save_cases
 from keras_attention.export.formats.saved_model import write_saved_model
 from keras_attention.export.signatures.cached_decoding import (
-    _grid,
     decoder_signature,
+    decoding_cases,
     step_signatures,
 )
 from keras_attention.export.signatures.generation import generation_signature
@@ -33,7 +33,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def session(model, tmp_path_factory):
-    """All signatures of a SavedModel by the session loader, without a verification."""
+    """A SavedModel with all signatures in the session loader, not verified."""
     folder = tmp_path_factory.mktemp("saved") / "1"
     signatures = [
         generation_signature(model),
@@ -63,14 +63,14 @@ def generated(model, prompts, **settings):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_ragged_rows_go_on_as_they_do_in_generate(model, session, side):
+def test_ragged_rows_get_the_tokens_of_generate(model, session, side):
     inputs = padded(PROMPTS, side)
     got = rows_of(session.run("generate_ids", **inputs, **controls(3)))
     assert got == generated(model, PROMPTS)
     assert len({tuple(row) for row in got}) == 3
 
 
-def test_each_row_has_its_own_choices(model, session):
+def test_each_row_has_its_own_settings(model, session):
     chosen = controls(
         3,
         max_new_tokens=[8, 3, 6],
@@ -99,7 +99,7 @@ def test_text_goes_in_and_text_comes_out(model, session):
 
 
 @pytest.mark.parametrize("from_text", [True, False])
-def test_what_travels_with_the_artifact_is_what_it_answers(model, session, from_text):
+def test_the_artifact_returns_the_outputs_of_its_own_cases(model, session, from_text):
     name = "generate" if from_text else "generate_ids"
     signature = generation_signature(model, name=name, from_text=from_text)
     for _, inputs, answer in itertools.islice(signature.examples(), 2):
@@ -118,7 +118,7 @@ def test_what_travels_with_the_artifact_is_what_it_answers(model, session, from_
         ({"max_new_tokens": 50}, "The model has 53 positions, too few"),
     ],
 )
-def test_bad_choices_are_named(session, changes, expected):
+def test_errors_name_the_wrong_setting(session, changes, expected):
     with pytest.raises(ValueError, match=expected):
         session.run("generate_ids", **padded(PROMPTS), **controls(3, **changes))
 
@@ -169,19 +169,19 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
     session = onnxruntime.InferenceSession(file)
     names = [output.name for output in session.get_outputs()]
     inputs = padded(PROMPTS, "left")
-    ids, keep = (inputs[name].astype("int64") for name in inputs)
+    ids, mask = (inputs[name].astype("int64") for name in inputs)
     sizes = session.get_inputs()[3].shape
     none = np.zeros((3, sizes[1], 0, sizes[3]), "float32")
     pasts = [name.replace("present", "past_key_values") for name in names[1:]]
     past = dict.fromkeys(pasts, none)
     steps = []
     for _ in range(8):
-        at = np.maximum(keep.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
-        call = {"input_ids": ids, "attention_mask": keep, "position_ids": at, **past}
-        logits, *present = session.run(names, call)
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        call = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        logits, *present = session.run(names, call | past)
         ids = logits[:, -1].argmax(axis=-1)[:, None]
         steps.append(ids[:, 0])
-        keep = np.pad(keep, [[0, 0], [0, 1]], constant_values=1)
+        mask = np.pad(mask, [[0, 0], [0, 1]], constant_values=1)
         past = dict(zip(past, present, strict=True))
     assert np.transpose(steps).tolist() == generated(model, PROMPTS, stop_token_ids=())
 
@@ -196,21 +196,21 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
     ],
 )
 def test_the_decoder_with_a_past_is_the_decoder_without(shape, window):
-    """The answers that ONNX is compared with are those of one whole call."""
+    """The outputs that ONNX is compared with are those of one call on all tokens."""
     decoder = language_model(shape, num_layers=1, sliding_window=window).decoder
     signature = decoder_signature(decoder)
     assert signature.examples is not None
-    cases = zip(_grid(decoder), signature.examples(), strict=True)
-    for (name, (ids, keep, held)), (same, inputs, _) in cases:
+    cases = zip(decoding_cases(decoder), signature.examples(), strict=True)
+    for (name, (ids, padding_mask, past_length)), (same, inputs, _) in cases:
         assert name == same
-        whole = decoder(ids, padding_mask=keep)["logits"][:, held:]
-        new = keep[:, held:]
+        whole = decoder(ids, padding_mask=padding_mask)["logits"][:, past_length:]
+        new = padding_mask[:, past_length:]
         got = signature.function(**inputs)["logits"]
         np.testing.assert_allclose(got[new], whole[new], atol=1e-5, err_msg=name)
 
 
 def test_given_positions_are_used(model):
-    """Learned positions change the answer; rotary ones know distances alone."""
+    """Learned positions change the logits; rotary ones depend on distances only."""
     signature = decoder_signature(model.decoder)
     names = [name for name in signature.inputs if name.startswith("past")]
     sizes = signature.inputs[names[0]].shape
@@ -260,7 +260,7 @@ PAIRS = {
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PAIRS)
-def test_encoder_decoders_write_in_artifacts(name, tmp_path):
+def test_encoder_decoders_generate_in_artifacts(name, tmp_path):
     keras.utils.set_random_seed(3)
     backbone = PAIRS[name]()
     rng = np.random.default_rng(1)
@@ -276,8 +276,8 @@ def test_encoder_decoders_write_in_artifacts(name, tmp_path):
         assert got == expected
         assert len({tuple(row) for row in got}) > 1
         texts = ["the cat", "é"]
-        written = runner.run("generate", text=texts, **controls(2))["generated_text"]
-        assert written.tolist() == model.generate(texts, settings)
+        answer = runner.run("generate", text=texts, **controls(2))
+        assert answer["generated_text"].tolist() == model.generate(texts, settings)
     if name != "recurrent":
         ids = ["generate_ids"]
         onnx = ka.export_model(model, tmp_path / "onnx", "onnx", signatures=ids)

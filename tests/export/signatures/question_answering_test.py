@@ -96,13 +96,13 @@ def test_a_question_without_room_for_the_context_is_a_clear_error(answer):
 
 
 def test_characters_are_words_by_the_rule_of_python():
-    from keras_attention.export.signatures.question_answering import _word_places
+    from keras_attention.export.signatures.question_answering import word_places
     from keras_attention.tasks._words import word_spans
 
     # Every code point between letters; surrogates are none.
     codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     text = "".join(f"a{chr(code)}b " for code in codes[::7])
     values = tf.constant([*map(ord, text)])
-    starts, ends, _ = _word_places(values, tf.zeros_like(values, tf.int64))
+    starts, ends, _ = word_places(values, tf.zeros_like(values, tf.int64))
     found = np.stack([starts, ends], 1)
     np.testing.assert_array_equal(found, word_spans(text))

@@ -1,13 +1,13 @@
-"""Real text that every Python carries, for the demo to search in."""
+"""Real text that every Python contains, which the demo searches."""
 
 import re
 
 
 def python_passages() -> tuple[list[str], list[str]]:
-    """Paragraphs of Python's documentation topics.
+    """Returns paragraphs of Python's documentation topics.
 
     Returns:
-        `(topics, passages)`: the topic each passage is from, and the passages.
+        `(topics, passages)`: the topic of each passage, and the passages.
     """
     from pydoc_data.topics import topics
 
