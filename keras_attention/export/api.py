@@ -1,5 +1,6 @@
 """`export_model`: writes an artifact, verifies it, and puts it in place."""
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.artifact.manifest import (
     FORMATS,
     version_numbers,
@@ -20,10 +22,12 @@ from keras_attention.export.cases.grid import (
     grid,
     save_cases,
 )
-from keras_attention.export.formats.errors import refuse_text
+from keras_attention.export.formats.errors import ExportError, refuse_text
 from keras_attention.export.formats.genai_config import write_genai
 from keras_attention.export.formats.warmup import write_warmup
+from keras_attention.export.scanning.scan import inspect_file
 from keras_attention.export.signatures import catalogue
+from keras_attention.export.signatures.keras_model import Description
 from keras_attention.export.signatures.length_buckets import check_buckets, prepared
 from keras_attention.export.signatures.signature import Signature
 from keras_attention.export.signatures.static_axes import with_sizes
@@ -51,6 +55,11 @@ def export_model(
     length_buckets: Sequence[int] = (),
     tolerance: float | None = None,
     warmup: bool = True,
+    axes: Mapping[str, Sequence[str | int]] | None = None,
+    limits: Mapping[str, int] | None = None,
+    max_lengths: Mapping[str, int] | None = None,
+    sample_inputs: Any = None,
+    input_signature: Any = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Exports a model, verifies the artifact, and only then puts it in place.
@@ -85,6 +94,19 @@ def export_model(
             precision.
         warmup: Write requests with which TF Serving warms a SavedModel up. Needs
             tensorflow-serving-api; without it, `on_progress` is called with the reason.
+        axes: For your own Keras models: the name of an input with one entry per axis,
+            a name or a size, such as `{"tokens": ("batch", "length")}`. Axes with one
+            name have one size. What you omit is found by running the model: each free
+            axis has a name of its own unless the model needs two to be equal.
+        limits: For your own models: the name of an integer input with the exclusive
+            upper bound of its values. Found by running the model where you omit it.
+        max_lengths: For your own models: the name of an axis with its largest size.
+            Found like `limits`.
+        sample_inputs: For your own models: a batch as `model.predict` takes it. The
+            verification runs it besides the grid; it also tells what a subclassed
+            model takes, with all axes but the batch fixed unless `axes` names them.
+        input_signature: For subclassed models: `keras.InputSpec`s or `tf.TensorSpec`s
+            in the structure of the inputs, with `None` for free axes.
         on_progress: Called with a text that says what is being done now.
 
     Returns:
@@ -104,7 +126,10 @@ def export_model(
     """
     _check_arguments(format, version, static_axes, jit_compile, length_buckets)
     _check_backend()
-    chosen = _choose(model, signatures, format)
+    described = Description(
+        axes or {}, limits or {}, max_lengths or {}, sample_inputs, input_signature
+    )
+    chosen = _choose(model, signatures, format, described)
     check_buckets(length_buckets, chosen)
     compilation = {"jit_compile": jit_compile, "length_buckets": [*length_buckets]}
     chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
@@ -121,6 +146,7 @@ def export_model(
     with staging(final, needed_bytes=int(1.1 * weights_bytes)) as folder:
         progress(f"Writing {', '.join(one.name for one in chosen)}")
         libraries = write_files(model, served, folder, format, opset)
+        _refuse_what_no_reader_would_open(folder)
         progress("Running the model on the cases of the verification")
         save_cases(answered_cases(chosen, length_buckets), folder / CASES_NAME)
         if warmup and format == "saved_model":
@@ -184,14 +210,36 @@ def _versioned(base: Path, version: int | None) -> Path:
     return base / str(version)
 
 
+def _refuse_what_no_reader_would_open(folder: Path) -> None:
+    """Refuse operators that `open_artifact` would refuse, before more time is spent."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".onnx", ".tflite") or file.name == "saved_model.pb":
+            _, problems = inspect_file(file)
+            if problems:
+                raise ExportError(
+                    "The model uses operators that are not known to be harmless, so "
+                    "`open_artifact` would refuse them. Expected operators that "
+                    "only compute: replace the layers that use the others. "
+                    f"Received: {'; '.join(sorted(set(problems)))}"
+                )
+
+
 def _choose(
-    model: keras.Model, wanted: Sequence[str | Signature] | None, format: str
+    model: keras.Model,
+    wanted: Sequence[str | Signature] | None,
+    format: str,
+    described: Description,
 ) -> list[Signature]:
-    if wanted is not None and all(isinstance(one, Signature) for one in wanted):
-        chosen = [one for one in wanted if isinstance(one, Signature)]
-    else:
-        known = {one.name: one for one in catalogue.signatures_of(model)}
-        chosen = _by_name(known, wanted, format)
+    """The chosen signatures: the model's by name, and the user's own."""
+    wanted_names = [one for one in wanted or () if not isinstance(one, Signature)]
+    found = {}
+    if wanted is None or wanted_names:
+        known = {one.name: one for one in catalogue.signatures_of(model, described)}
+        names = None if wanted is None else wanted_names
+        found = {one.name: one for one in _by_name(known, names, format)}
+    chosen = list(found.values())
+    if wanted is not None:
+        chosen = [one if isinstance(one, Signature) else found[one] for one in wanted]
     if format != "saved_model":
         for one in chosen:
             refuse_text(one, FORMATS[format])
@@ -227,7 +275,11 @@ def _answering_in_float32(signature: Signature) -> Signature:
 
         return in_float32
 
-    return signature.wrapped(wrap)
+    outputs = {
+        name: TensorInfo("float32", info.shape) if info.dtype in HALF else info
+        for name, info in signature.outputs.items()
+    }
+    return dataclasses.replace(signature.wrapped(wrap), outputs=outputs)
 
 
 def _prepared(

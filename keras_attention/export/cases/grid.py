@@ -49,70 +49,151 @@ class Case:
 def grid(signature: Any, length_buckets: Sequence[int] = ()) -> Iterator[Case]:
     """Yields the cases of one signature; `answered` adds the expected outputs.
 
-    These are the signature's own examples. If it has none: batch 1 and 3; lengths 1,
-    odd and long; no padding, padding on the right and on the left, and a row that is
-    all padding.
+    These are the signature's own examples. If it has none: batch 1 and 3; a short, an
+    odd and a long length, different ones for different axes; no padding, padding on the
+    right and on the left, and a row that is all padding.
 
     Args:
         signature: A `Signature`.
         length_buckets: Further lengths to test.
     """
+    zeros = signature.exact_zeros
     if signature.examples is not None:
         for name, inputs, expected in signature.examples():
-            zeros = signature.exact_zeros
             yield Case(signature.name, name, inputs, expected or {}, zeros)
         return
+    for number, inputs in enumerate(signature.samples, 1):
+        yield Case(signature.name, f"sample {number} of the user", inputs, {}, zeros)
     if signature.takes_text:
-        # One token per word, and up to three special tokens around them.
-        more = {f"{n - 3} words": ["a " * (n - 3)] for n in length_buckets if n > 3}
-        for name, texts in (TEXTS | more).items():
-            # Attention maps of long texts are large; a long word is one token.
-            chosen = texts[-1:] if _has_maps(signature) else texts
-            inputs = {
-                key: chosen[place:] + chosen[:place]
-                for place, key in enumerate(signature.inputs)
-            }
-            yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
+        yield from _texts_of(signature, length_buckets)
         return
-    shapes = _shapes_and_padding(signature, length_buckets)
-    for seed, (name, sizes, mask) in enumerate(shapes):
-        more = {"sizes": sizes, "padding_mask": mask}
+    for seed, (name, sizes, masks) in enumerate(_shapes(signature, length_buckets)):
         random = np.random.default_rng(seed)
-        inputs = {
-            key: random_values(key, info, signature=signature, random=random, **more)
-            for key, info in signature.inputs.items()
-        }
+        inputs = {}
+        for key, info in signature.inputs.items():
+            mask = masks.get(info.shape[1]) if len(info.shape) == 2 else None
+            inputs[key] = random_values(
+                key,
+                info,
+                signature=signature,
+                sizes=sizes,
+                padding_mask=np.ones((), bool) if mask is None else mask,
+                random=random,
+            )
+        yield Case(signature.name, name, inputs, {}, zeros)
+
+
+def _texts_of(signature, length_buckets):
+    """Texts for every input that is one, next to drawn numbers for the others."""
+    # One token per word, and up to three special tokens around them.
+    more = {f"{n - 3} words": ["a " * (n - 3)] for n in length_buckets if n > 3}
+    for seed, (name, texts) in enumerate((TEXTS | more).items()):
+        # Attention maps of long texts are large; a long word is one token.
+        chosen = texts[-1:] if _has_maps(signature) else texts
+        sizes = {axis: lengths[0] for axis, lengths in _lengths_of(signature).items()}
+        sizes["batch"] = len(chosen)
+        random = np.random.default_rng(seed)
+        inputs = {}
+        for place, (key, info) in enumerate(signature.inputs.items()):
+            if info.dtype == "string":
+                turned = chosen[place:] + chosen[:place]
+                inputs[key] = _reshaped(turned, info, sizes)
+            else:
+                inputs[key] = random_values(
+                    key,
+                    info,
+                    signature=signature,
+                    sizes=sizes,
+                    padding_mask=np.ones((), bool),
+                    random=random,
+                )
         yield Case(signature.name, name, inputs, {}, signature.exact_zeros)
 
 
-def _shapes_and_padding(signature, length_buckets):
-    axes = {a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)}
+def _reshaped(texts: list[str], info, sizes) -> list[Any]:
+    """Texts `[batch]` in the shape of an input: `[batch, 1]` in many Keras models."""
+    shape = [sizes[a] if isinstance(a, str) else a for a in info.shape]
+    if len(shape) == 1:
+        return texts
+    inner = int(np.prod(shape[1:]))
+    rows = [
+        [texts[(row + i) % len(texts)] for i in range(inner)]
+        for row in range(len(texts))
+    ]
+    return np.array(rows, object).reshape(len(texts), *shape[1:]).tolist()
+
+
+def _lengths_of(signature) -> dict[str, list[int]]:
+    """A short, an odd and a long size of each free axis, of those that it may have."""
+    axes = [a for i in signature.inputs.values() for a in i.shape if isinstance(a, str)]
+    # Maps grow with the square of the length: a shorter long case keeps files small.
+    limit = 33 if _has_maps(signature) else 129
+    lengths = {}
+    for axis in dict.fromkeys(axes):
+        longest = min(limit, signature.max_lengths.get(axis, limit))
+        known = signature.lengths.get(axis, (1, 7, longest))
+        known = [size for size in known if size <= longest] or [known[0]]
+        middle = min(known, key=lambda size: abs(size - 7))
+        if axis != "batch":
+            lengths[axis] = [known[0], middle, known[-1]]
+    return lengths
+
+
+def _shapes(signature, length_buckets):
+    """Yields `(name, size of each axis, padding mask of each size or axis)`.
+
+    Where there are several free axes, they have different sizes in every case.
+    """
+    lengths = _lengths_of(signature)
     # Ids without a mask input have an implicit one: id 0 is padding.
     masked = any(
         info.dtype == "bool" or name in signature.limits
         for name, info in signature.inputs.items()
     )
-    # Maps grow with the square of the length: a shorter long case keeps files small.
-    longest = 33 if _has_maps(signature) else 129
-    longest = min([longest, *signature.max_lengths.values()])
-    lengths = [1, 7, longest] if axes - {"batch"} else [1]
-    for batch in (1, 3) if "batch" in axes else (1,):
-        for length in lengths:
-            sizes = {**dict.fromkeys(axes, length), "batch": batch}
+    widths = [
+        info.shape[1] for info in signature.inputs.values() if len(info.shape) == 2
+    ]
+    free = any("batch" in info.shape for info in signature.inputs.values())
+
+    def case(batch, sizes, padding, rows: int | slice = slice(0, 0)):
+        masks = {}
+        for width in widths:
+            size = width if isinstance(width, int) else sizes.get(width, batch)
+            masks[width] = _padding_mask(batch, size, padding)
+            masks[width][rows] = False
+        return {**sizes, "batch": batch}, masks
+
+    turns = range(3) if lengths else range(1)
+    for batch in (1, 3) if free else (1,):
+        for turn in turns:
+            sizes = _turned(lengths, turn)
             for padding in ("no", "right", "left") if masked else ("no",):
-                mask = _padding_mask(batch, length, padding)
-                yield f"batch {batch}, length {length}, {padding} padding", sizes, mask
+                about = f"{_in_words(sizes)}, {padding} padding"
+                yield f"batch {batch}, {about}", *case(batch, sizes, padding)
     if masked:
-        sizes = {**dict.fromkeys(axes, 7), "batch": 3}
-        mask = _padding_mask(3, 7, "right")
-        mask[1] = False
-        yield "one row of three is all padding", sizes, mask
-        sizes = {**dict.fromkeys(axes, 5), "batch": 1}
-        yield "the only row is all padding", sizes, np.zeros((1, 5), bool)
-    for length in length_buckets if axes - {"batch"} else ():
+        sizes = _turned(lengths, 1)
+        if free:
+            one = case(3, sizes, "right", rows=1)
+            yield "one row of three is all padding", *one
+        yield "the only row is all padding", *case(1, sizes, "no", rows=slice(None))
+    longest = max([size for sizes in lengths.values() for size in sizes], default=0)
+    for length in length_buckets if lengths else ():
         if length <= longest or not _has_maps(signature):
-            sizes = {**dict.fromkeys(axes, length), "batch": 1}
-            yield f"length {length}", sizes, _padding_mask(1, length, "no")
+            sizes = dict.fromkeys(lengths, length)
+            yield f"length {length}", *case(1, sizes, "no")
+
+
+def _turned(lengths: dict[str, list[int]], turn: int) -> dict[str, int]:
+    return {
+        axis: sizes[(place + turn) % 3]
+        for place, (axis, sizes) in enumerate(lengths.items())
+    }
+
+
+def _in_words(sizes: dict[str, int]) -> str:
+    if len(sizes) == 1:
+        return f"length {next(iter(sizes.values()))}"
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items()) or "length 1"
 
 
 def _has_maps(signature) -> bool:
@@ -146,7 +227,8 @@ def random_values(name, info, *, signature, sizes, padding_mask, random) -> np.n
             return padding_mask
         return random.random(shape) < 0.7
     if "int" in info.dtype:
-        values = random.integers(0, signature.limits.get(name, 2), shape)
+        highest = signature.drawn_below.get(name, 2)
+        values = random.integers(0, signature.limits.get(name, highest), shape)
         values = values * padding_mask if shape == padding_mask.shape else values
         return values.astype(info.dtype)
     return random.standard_normal(shape).astype(info.dtype)

@@ -11,6 +11,10 @@ from keras_attention.export.signatures.cached_decoding import (
     step_signatures,
 )
 from keras_attention.export.signatures.generation import generation_signature
+from keras_attention.export.signatures.keras_model import (
+    Description,
+    keras_model_signature,
+)
 from keras_attention.export.signatures.question_answering import answer_signature
 from keras_attention.export.signatures.signature import Signature, TensorInfo
 from keras_attention.export.signatures.text_input import from_text
@@ -34,30 +38,39 @@ from keras_attention.tasks.token_classifier import TokenClassifier
 SEQUENCE = ("batch", "sequence")
 
 
-def signatures_of(model: keras.Model) -> list[Signature]:
+def signatures_of(
+    model: keras.Model, described: Description | None = None
+) -> list[Signature]:
     """Returns the signatures of a model, the one that most users need first.
 
     Args:
-        model: A model of this library, or any built functional Keras model.
+        model: A model of this library, or any built Keras model.
+        described: What is known about the inputs of a model that is not ours.
     """
+    described = described or Description()
     for kind, make in _CATALOGUE.items():
         if isinstance(model, kind):
+            described.refuse_for(model)
             return make(model)
-    if getattr(model, "inputs", None) and getattr(model, "outputs", None):
-        return [_functional(model)]
-    raise ValueError(
-        "The inputs of this model are not known. Pass a model of this library, a "
-        "functional Keras model, or your own `signatures=[Signature(...)]`. "
-        f"Received: model={model!r}"
-    )
+    return [keras_model_signature(model, described)]
 
 
 def resources_of(model: keras.Model) -> list[Any]:
-    """Returns what the signatures use besides the weights: the tokenizer's tables."""
+    """Returns what the signatures use besides the weights: tables of tokens.
+
+    Args:
+        model: The model. Its tokenizer has tables, and so have Keras' own
+            `TextVectorization`, `StringLookup` and `IntegerLookup` layers in it.
+    """
+    tables = [
+        layer.lookup_table
+        for layer in model._flatten_layers()
+        if getattr(layer, "lookup_table", None) is not None
+    ]
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
-        return []
-    return [tokenizer, *getattr(tokenizer, "resources", ())]
+        return tables
+    return [*tables, tokenizer, *getattr(tokenizer, "resources", ())]
 
 
 def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
@@ -300,86 +313,3 @@ def _maps_outputs(model: Any) -> dict[str, TensorInfo]:
 def output_name(layer: str) -> str:
     """Returns a layer's name as an output name: `block_0/attention` has a slash."""
     return layer.replace("/", "_").replace("#", "_")
-
-
-def _functional(model: keras.Model) -> Signature:
-    """One signature from the inputs to the outputs of a functional model."""
-    inputs = {_input_name(tensor): tensor for tensor in model.inputs}
-    described = {
-        name: TensorInfo(tensor.dtype, _axes(tensor.shape))
-        for name, tensor in inputs.items()
-    }
-    outputs = {
-        name: TensorInfo(tensor.dtype, _axes(tensor.shape))
-        for name, tensor in _named_outputs(model, model.output).items()
-    }
-
-    def predict(**tensors):
-        arranged = keras.tree.map_structure(
-            lambda tensor: tensors[_input_name(tensor)], model.input
-        )
-        return _named_outputs(model, model(arranged, training=False))
-
-    return Signature(
-        "serving_default",
-        predict,
-        described,
-        outputs,
-        limits=_embedding_limits(model, described),
-        max_lengths=_longest_sequence(model),
-    )
-
-
-def _longest_sequence(model: keras.Model) -> dict[str, int]:
-    """The length that tables of learned positions allow, those of KerasHub too."""
-    names = ("sequence_length", "max_sequence_length")
-    sizes = [
-        getattr(layer, name)
-        for layer in model._flatten_layers()
-        if "PositionEmbedding" in type(layer).__name__
-        for name in names
-        if isinstance(getattr(layer, name, None), int)
-    ]
-    return {"sequence": min(sizes)} if sizes else {}
-
-
-def _input_name(tensor: Any) -> str:
-    return tensor.name.split(":")[0]
-
-
-def _axes(shape: tuple[int | None, ...]) -> tuple[int | str, ...]:
-    """Names for dynamic axes: `batch`, `sequence`, then one name per axis."""
-    names = ["batch", "sequence", *(f"axis_{i}" for i in range(2, len(shape)))]
-    return tuple(
-        name if size is None else size for name, size in zip(names, shape, strict=False)
-    )
-
-
-def _named_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
-    """Outputs by their dict keys, or else by the names of their layers."""
-    if isinstance(model.output, dict):
-        return dict(outputs)
-    names = [tensor._keras_history.operation.name for tensor in model.outputs]
-    repeated = [name for name in names if names.count(name) > 1]
-    names = [
-        f"{name}_{index}" if name in repeated else name
-        for index, name in enumerate(names)
-    ]
-    return dict(zip(names, keras.tree.flatten(outputs), strict=True))
-
-
-def _embedding_limits(
-    model: keras.Model, inputs: dict[str, TensorInfo]
-) -> dict[str, int]:
-    """Vocabulary sizes of integer inputs that go straight into an embedding."""
-    limits = {}
-    for layer in model.layers:
-        size = getattr(layer, "vocabulary_size", getattr(layer, "input_dim", None))
-        if size is None or not getattr(layer, "_inbound_nodes", None):
-            continue
-        for node in layer._inbound_nodes:
-            for tensor in node.input_tensors:
-                name = _input_name(tensor)
-                if name in inputs and "int" in inputs[name].dtype:
-                    limits[name] = min(limits.get(name, size), size)
-    return limits

@@ -38,6 +38,26 @@ class Description:
     sample_inputs: Any = None
     input_signature: Any = None
 
+    def refuse_for(self, model: keras.Model) -> None:
+        """Refuse any description of a model that describes itself.
+
+        Args:
+            model: A model of this library.
+        """
+        given = [
+            name
+            for name, value in vars(self).items()
+            if value is not None and value != {}
+        ]
+        if given:
+            raise ValueError(
+                "The models of this library describe their own inputs. Expected none "
+                "of `axes`, `limits`, `max_lengths`, `sample_inputs` and "
+                "`input_signature`: omit them, or pass your own "
+                "`signatures=[ka.Signature(...)]`. "
+                f"Received: {', '.join(given)} for {model!r}"
+            )
+
 
 def keras_model_signature(model: keras.Model, said: Description) -> Signature:
     """Return the signature of a user's model, found by running the model.
@@ -76,8 +96,18 @@ def keras_model_signature(model: keras.Model, said: Description) -> Signature:
         limits=facts.limits,
         max_lengths=facts.max_lengths,
         lengths=facts.lengths,
+        drawn_below=_drawn_below(facts),
         samples=_samples(names, said.sample_inputs),
     )
+
+
+def _drawn_below(facts: InputFacts) -> dict[str, int]:
+    """Integers without a limit: a mask has 0 and 1, other inputs have any numbers."""
+    return {
+        name: 2 if "mask" in name else 100
+        for name, info in facts.inputs.items()
+        if "int" in info.dtype and name not in facts.limits
+    }
 
 
 @dataclass(frozen=True)
@@ -126,7 +156,7 @@ def _leaf_of_sample(array: Any) -> _Leaf:
     dtype = "string" if array.dtype.kind in "OSU" else array.dtype.name
     if array.ndim == 0:
         raise ValueError(
-            "Each of `sample_inputs` must be a batch, with the batch as its first axis. "
+            "Each of `sample_inputs` must be a batch: its first axis is the batch's. "
             f"Received: {array!r}"
         )
     dtype = {"float64": "float32", "int64": "int32"}.get(dtype, dtype)

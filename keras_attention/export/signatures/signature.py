@@ -50,6 +50,11 @@ class Signature:
         limits: Name of an integer input to the exclusive upper bound of its values
             (ids of a vocabulary). The lower bound is 0.
         max_lengths: Name of a free axis to its largest size, e.g. `{"sequence": 512}`.
+        lengths: Name of a free axis to sizes that the function accepts, in increasing
+            order: what the verification chooses from. By default it accepts all.
+        drawn_below: Name of an integer input without a limit to the exclusive upper
+            bound of the values that the verification draws, 2 by default.
+        samples: Inputs of the user, which the verification runs besides the grid.
         exact_zeros: Outputs whose zeros have a meaning (weights of hidden keys): they
             must be exactly 0 in every artifact.
         formats: The formats it can be exported to.
@@ -64,6 +69,9 @@ class Signature:
     outputs: dict[str, TensorInfo]
     limits: dict[str, int] = field(default_factory=dict)
     max_lengths: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    drawn_below: dict[str, int] = field(default_factory=dict)
+    samples: tuple[dict[str, Any], ...] = ()
     exact_zeros: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("saved_model", "onnx", "litert")
     examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
