@@ -79,8 +79,9 @@ def write_onnx(
     function, inputs = trace(signature, RegionMarker(opset), weights)
     graph_def, output_names = freeze(signature, function, list(inputs))
     with _translating_errors(signature), _newer_opsets():
-        model = _convert(signature, graph_def, inputs, output_names, opset)
+        model, known = _convert(signature, graph_def, inputs, output_names, opset)
         _describe(signature, model)
+        model.graph.value_info.extend(known)
         fill(model, weights)
         _refuse_foreign_operators(signature, model, opset)
         _save_checked(model, Path(file))
@@ -134,12 +135,36 @@ def _convert(signature, graph_def, inputs, output_names, opset):
             tensors_to_rename=names,
         )
     converted = optimizer.optimize_graph(converted, catch_errors=False)
-    return converted.make_model(
+    model = converted.make_model(
         f"Signature '{signature.name}'",
         graph_name=signature.name,
         producer_name="keras_attention",
         producer_version=_version(),
     )
+    return model, _shapes_of_attended(converted)
+
+
+def _shapes_of_attended(graph):
+    """The shapes of what attention operators read, as far as TensorFlow knows them.
+
+    For keys of unknown number onnx infers weights with 0 columns, which contradicts
+    declared outputs with more. It is unknown behind a `Reshape`, for example.
+    """
+    from onnx import helper
+
+    attended = {
+        name: (graph.get_dtype(name), graph.get_shape(name))
+        for node in graph.get_nodes()
+        if node.type == "Attention"
+        for name in node.input[:3]
+    }
+    return [
+        helper.make_tensor_value_info(
+            name, dtype, [d if d >= 0 else None for d in shape]
+        )
+        for name, (dtype, shape) in attended.items()
+        if dtype is not None and shape is not None
+    ]
 
 
 def _labels(graph_def):
