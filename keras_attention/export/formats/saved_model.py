@@ -180,6 +180,8 @@ def _check_variables_are_saved(
 ) -> None:
     """Refuse variables that are read and not tracked: the file could not run."""
     saved = {id(variable) for variable in module.weights}
+    # A variable of a distribution strategy is read through one of its copies.
+    saved |= {id(copy) for one in module.weights for copy in getattr(one, "values", ())}
     for resource in module.resources:
         saved |= {id(variable) for variable in getattr(resource, "variables", ())}
     missing = [v.name for v in function.graph.variables if id(v) not in saved]
