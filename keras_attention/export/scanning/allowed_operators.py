@@ -7,50 +7,82 @@ exporter needs it, after its documentation has been read.
 
 TENSORFLOW = frozenset(
     """
-    Abs Acos Acosh Add AddN AddV2 All Any ApproximateEqual ArgMax ArgMin AsString
-    Asin Asinh Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Atan
-    Atan2 Atanh AvgPool BandedTriangularSolve BatchMatMul BatchMatMulV2
-    BatchMatMulV3 BatchToSpaceND BiasAdd Bitcast BitwiseAnd BitwiseOr BitwiseXor
-    BroadcastArgs BroadcastTo Bucketize Cast Ceil CheckNumerics ClipByValue Concat
-    ConcatV2 Const Conv2D Conv3D Cos Cosh Cumprod Cumsum CumulativeLogsumexp
-    DecodeRaw DenseBincount DepthwiseConv2dNative Dequantize Diag DiagPart
-    DisableCopyOnRead DivNoNan
-    DynamicPartition DynamicStitch Einsum Elu Empty EmptyTensorList EnsureShape
-    Equal Erf Erfc Erfinv Exp ExpandDims Expm1 Fill Floor FloorDiv FloorMod
-    FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual HashTableV2
-    Identity IdentityN If InTopKV2 InvertPermutation IsFinite IsInf IsNan L2Loss
-    LeakyRelu LeftShift Less LessEqual LinSpace Log Log1p LogSoftmax LogicalAnd
-    LogicalNot LogicalOr LookupTableExport LookupTableFindV2 LookupTableImportV2
-    LookupTableSizeV2 LowerBound MatMul MatrixBandPart MatrixDiag MatrixDiagPartV3
-    MatrixDiagV3 MatrixSetDiagV3 Max MaxPool Maximum Mean Min Minimum MirrorPad Mod
-    Mul MulNoNan MutableDenseHashTableV2 MutableHashTableV2 Neg NextIteration NoOp
-    NonMaxSuppressionV3 NotEqual OneHot OnesLike Pack Pad PadV2 ParallelConcat
-    ParallelDynamicStitch PartitionedCall Placeholder PlaceholderWithDefault Pow
-    PreventGradient Prod RaggedGather RaggedRange RaggedTensorFromVariant
-    RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant
-    RandomStandardNormal RandomUniform RandomUniformInt Range Rank ReadVariableOp
-    Real RealDiv Reciprocal ReduceJoin RegexFullMatch RegexReplace Relu Relu6 Reshape
+    Abs Acos Acosh Add AddN AddV2 AdjustContrastv2 AdjustHue AdjustSaturation All
+    Angle Any ApproxTopK ApproximateEqual ArgMax ArgMin AsString Asin Asinh Assert
+    AssignAddVariableOp AssignSubVariableOp AssignVariableOp Atan Atan2 Atanh
+    AudioSpectrogram AvgPool AvgPool3D BandedTriangularSolve BatchMatMul BatchMatMulV2
+    BatchMatMulV3 BatchToSpace BatchToSpaceND BesselI0 BesselI0e BesselI1 BesselI1e
+    BesselJ0 BesselJ1 BesselK0 BesselK1 BesselY0 BesselY1 Betainc BiasAdd Bincount
+    Bitcast BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastTo Bucketize
+    CTCBeamSearchDecoder CTCGreedyDecoder Cast Ceil CheckNumerics Cholesky ClipByValue
+    CombinedNonMaxSuppression Complex ComplexAbs Concat ConcatV2 Conj Const Conv
+    Conv2D Conv2DBackpropInput Conv2DBackpropInputV2 Conv3D Conv3DBackpropInputV2 Cos
+    Cosh CropAndResize Cross Cumprod Cumsum CumulativeLogsumexp Dawsn
+    DecodeAndCropJpeg DecodeBase64 DecodeBmp DecodeGif DecodeImage DecodeJpeg
+    DecodePng DecodeRaw DecodeWav DenseBincount DenseCountSparseOutput DepthToSpace
+    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropInput Dequantize Diag DiagPart
+    Digamma Dilation2D DisableCopyOnRead DivNoNan DynamicPartition DynamicStitch Eig
+    Einsum Elu Empty EmptyTensorList EncodeBase64 EncodeJpeg EncodePng EnsureShape
+    Equal Erf Erfc Erfinv EuclideanNorm Exp ExpandDims Expint Expm1
+    ExtractImagePatches ExtractVolumePatches FFT FFT2D FFT3D FFTND
+    FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
+    Fill Floor FloorDiv FloorMod FractionalMaxPool FresnelCos FresnelSin
+    FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater
+    GreaterEqual HSVToRGB HashTableV2 HistogramFixedWidth IFFT IFFT2D IFFT3D IFFTND
+    IRFFT IRFFT2D IRFFT3D IRFFTND Identity IdentityN If Igamma Igammac Imag
+    ImageProjectiveTransformV2 ImageProjectiveTransformV3 InTopK InTopKV2 Invert
+    InvertPermutation IsFinite IsInf IsNan L2Loss LRN LeakyRelu LeftShift Less
+    LessEqual Lgamma LinSpace ListDiff Log Log1p LogMatrixDeterminant LogSoftmax
+    LogicalAnd LogicalNot LogicalOr LookupTableExport LookupTableFindV2
+    LookupTableImportV2 LookupTableSizeV2 LowerBound Lu MatMul MatrixBandPart
+    MatrixDeterminant MatrixDiag MatrixDiagPart MatrixDiagPartV2 MatrixDiagPartV3
+    MatrixDiagV2 MatrixDiagV3 MatrixExponential MatrixInverse MatrixLogarithm
+    MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 MatrixSolve MatrixSolveLs
+    MatrixSquareRoot MatrixTriangularSolve Max MaxPool MaxPool3D MaxPoolV2
+    MaxPoolWithArgmax Maximum Mean Mfcc Min Minimum MirrorPad Mod Mul MulNoNan
+    MutableDenseHashTableV2 MutableHashTableV2 Ndtri Neg NextAfter NextIteration NoOp
+    NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5 NotEqual NthElement
+    OneHot OnesLike Pack Pad PadV2 ParallelConcat ParallelDynamicStitch
+    PartitionedCall Placeholder PlaceholderWithDefault Polygamma PopulationCount Pow
+    PreventGradient Prod Qr QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
+    QuantizeAndDequantizeV4 QuantizeV2 RFFT RFFT2D RFFT3D RFFTND RGBToHSV
+    RaggedBincount RaggedCountSparseOutput RaggedCross RaggedGather RaggedRange
+    RaggedTensorFromVariant RaggedTensorToSparse RaggedTensorToTensor
+    RaggedTensorToVariant RandomStandardNormal RandomUniform RandomUniformInt Range
+    Rank ReadVariableOp Real RealDiv Reciprocal ReduceJoin RegexFullMatch RegexReplace
+    Relu Relu6 Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor
     ResourceGather ResourceGatherNd ResourceScatterUpdate Reverse ReverseSequence
-    ReverseV2 RightShift Rint Roll Round Rsqrt ScatterNd SegmentMax SegmentMean
-    SegmentMin SegmentSum Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Sinh
-    Size Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SparseReshape
-    SparseToDense Split SplitV Sqrt Square SquaredDifference Squeeze
-    StatefulPartitionedCall StatelessIf StatelessMultinomial StatelessRandomGetAlg
-    StatelessRandomGetKeyCounter StatelessRandomNormalV2
+    ReverseV2 RightShift Rint Roll Round Rsqrt ScaleAndTranslate ScatterNd SegmentMax
+    SegmentMaxV2 SegmentMean SegmentMin SegmentMinV2 SegmentProd SegmentProdV2
+    SegmentSum SegmentSumV2 Select SelectV2 SelfAdjointEigV2 Selu Shape ShapeN Sigmoid
+    Sign Sin Sinh Size Slice Snapshot Softmax SoftmaxCrossEntropyWithLogits Softplus
+    Softsign SpaceToBatch SpaceToBatchND SpaceToDepth SparseAdd SparseBincount
+    SparseConcat SparseCountSparseOutput SparseCross SparseCrossHashed
+    SparseDenseCwiseAdd SparseDenseCwiseMul SparseFillEmptyRows SparseReorder
+    SparseReshape SparseSegmentMean SparseSegmentSqrtN SparseSegmentSum SparseSlice
+    SparseSoftmax SparseSoftmaxCrossEntropyWithLogits SparseTensorDenseMatMul
+    SparseToDense Spence Split SplitV Sqrt Square SquaredDifference Squeeze
+    StatefulPartitionedCall StatelessIf StatelessMultinomial
+    StatelessParameterizedTruncatedNormal StatelessRandomBinomial
+    StatelessRandomGammaV3 StatelessRandomGetAlg StatelessRandomGetKeyCounter
+    StatelessRandomGetKeyCounterAlg StatelessRandomNormalV2 StatelessRandomPoisson
     StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2
-    StatelessRandomUniformV2 StatelessWhile StaticRegexFullMatch StaticRegexReplace
-    StopGradient StridedSlice StringFormat StringJoin StringLength StringLower
-    StringNGrams StringSplit StringSplitV2 StringStrip StringToHashBucketFast
-    StringToNumber StringUpper Sub Substr Sum Tan Tanh TensorListConcatV2
-    TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem
-    TensorListLength TensorListPopBack TensorListPushBack TensorListReserve
-    TensorListResize TensorListSetItem TensorListSplit TensorListStack
-    TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub
-    TensorScatterUpdate Tile TopK TopKV2 Transpose TruncateDiv TruncateMod UnicodeDecode
-    UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique
-    UniqueV2 UniqueWithCounts Unpack UnsortedSegmentJoin UnsortedSegmentMax
-    UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp
-    Where While XlaDynamicUpdateSlice Xdivy Xlog1py Xlogy ZerosLike
+    StatelessRandomUniformV2 StatelessShuffle StatelessTruncatedNormalV2
+    StatelessWhile StaticRegexFullMatch StaticRegexReplace StopGradient StridedSlice
+    StringFormat StringJoin StringLength StringLower StringNGrams StringSplit
+    StringSplitV2 StringStrip StringToHashBucket StringToHashBucketFast
+    StringToHashBucketStrong StringToNumber StringUpper Sub Substr Sum Svd Tan Tanh
+    TensorListConcatV2 TensorListElementShape TensorListFromTensor TensorListGather
+    TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack
+    TensorListReserve TensorListResize TensorListSetItem TensorListSplit
+    TensorListStack TensorScatterAdd TensorScatterMax TensorScatterMin
+    TensorScatterSub TensorScatterUpdate Tile TopK TopKV2 Transpose TridiagonalMatMul
+    TridiagonalSolve TruncateDiv TruncateMod UnicodeDecode UnicodeDecodeWithOffsets
+    UnicodeEncode UnicodeScript UnicodeTranscode UniformDequantize UniformQuantize
+    Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2 Unpack UnsortedSegmentJoin
+    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum
+    UpperBound VarHandleOp VarIsInitializedOp Where While Xdivy XlaDynamicUpdateSlice
+    Xlog1py Xlogy ZerosLike Zeta
     """.split()  # noqa: SIM905
 )
 # Operators of tensorflow-text: tokenizers and normalisers, which work in memory.

@@ -268,3 +268,53 @@ def test_reading_mutated_graphs_and_archives_ends_in_an_error_or_an_answer(
             start = time.perf_counter()
             inspect_file(target)  # problems are returned: nothing is raised
             assert time.perf_counter() - start < 5
+
+
+# Allowed operators that TensorFlow calls stateful, and why each can only compute.
+STATEFUL = {
+    "reads a weight": {
+        *("ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VarHandleOp"),
+        *("VarIsInitializedOp", "DisableCopyOnRead"),
+    },
+    "loads a weight": {
+        *("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),
+        "ResourceScatterUpdate",
+    },
+    "reads a table, or fills it when it is loaded": {
+        *("HashTableV2", "LookupTableFindV2", "LookupTableImportV2"),
+        *("LookupTableSizeV2", "MutableDenseHashTableV2", "MutableHashTableV2"),
+    },
+    "calls a function of the graph": {"If", "StatefulPartitionedCall", "While"},
+    "raises an error": {"Assert", "CheckNumerics"},
+    "draws numbers": {
+        *("RandomStandardNormal", "RandomUniform", "RandomUniformInt"),
+        "StatelessRandomGetAlg",
+    },
+    "allocates": {"Empty"},
+}
+
+
+def test_an_allowed_operator_has_no_state_by_its_own_definition():
+    from tensorflow.python.framework import op_def_registry
+
+    explained = set().union(*STATEFUL.values())
+    stateful = {
+        name
+        for name in allowed.TENSORFLOW
+        if (definition := op_def_registry.get(name)) is None or definition.is_stateful
+    }
+    assert stateful == explained
+
+
+def test_an_allowed_operator_takes_no_path_of_a_file():
+    from tensorflow.python.framework import op_def_registry
+
+    words = ("file", "path", "address", "device_name", "container_name", "prefix")
+    found = {
+        name: argument.name
+        for name in sorted(allowed.TENSORFLOW)
+        if (definition := op_def_registry.get(name)) is not None
+        for argument in [*definition.input_arg, *definition.attr]
+        if any(word in argument.name for word in words) and argument.type != "int"
+    }
+    assert not found
