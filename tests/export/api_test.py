@@ -8,6 +8,7 @@ from samples import small_bert, small_sentence_encoder
 import keras_attention as ka
 from keras_attention.export import api
 from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.export.runtimes.onnxruntime import OnnxRunner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.signatures.signature import Signature
 
@@ -185,24 +186,26 @@ def test_a_model_whose_inputs_are_unknown_is_refused(tmp_path):
         ka.export_model(layer, tmp_path / "out")
 
 
-def test_wrong_ids_and_lengths_get_one_clear_error_when_served(saved_model):
+@pytest.mark.parametrize("folder", ["saved_model", "onnx_folder"])
+def test_wrong_ids_and_lengths_get_one_clear_error_in_every_format(folder, request):
     ids, keep = np.zeros((1, 5), "int32"), np.ones((1, 5), bool)
     long = {
         "token_ids": np.zeros((1, 62), "int32"),
         "padding_mask": np.ones((1, 62), bool),
     }
-    with open_artifact(saved_model) as runner:
+    with open_artifact(request.getfixturevalue(folder)) as runner:
         for wrong in (66, -1):
-            with pytest.raises(Exception, match="token_ids must be in"):
+            message = rf"token_ids must be in \[0, 66\).*ids from {wrong} to {wrong}$"
+            with pytest.raises(ValueError, match=message):
                 runner.run("embed_ids", token_ids=ids + wrong, padding_mask=keep)
-        with pytest.raises(Exception, match="61"):
+        with pytest.raises(ValueError, match=r"over the 61 positions.*Received: 62$"):
             runner.run("embed_ids", **long)
         runner.run("embed_ids", token_ids=ids + 65, padding_mask=keep)
 
 
-def test_onnx_runtime_refuses_wrong_ids_and_lengths(onnx_folder):
+def test_onnx_runtime_refuses_wrong_ids_and_lengths_without_a_manifest(onnx_folder):
     ids, keep = np.zeros((1, 5), "int32"), np.ones((1, 5), bool)
-    with open_artifact(onnx_folder) as runner:
+    with OnnxRunner(onnx_folder / "embed_ids.onnx") as runner:
         for wrong in (66, -1):
             with pytest.raises(Exception, match=r"token_embedding.*out of data bounds"):
                 runner.run("embed_ids", token_ids=ids + wrong, padding_mask=keep)

@@ -213,7 +213,7 @@ BAD_PATHS = {
         400,
         "Malformed request: GET",
     ),
-    "classify": ("POST", "/v1/models/small:classify", 501, ":predict only"),
+    "classify": ("POST", "/v1/models/small:classify", 501, "only :predict"),
     "another place": ("GET", "/v2/models", 404, "Malformed request: GET /v2/models"),
 }
 

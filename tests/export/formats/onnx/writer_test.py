@@ -592,7 +592,7 @@ def refused(function=None, inputs=None, outputs=None):
         (
             refused(),
             23,
-            r"Expected: int32 \[batch, sequence\].*Received: float32",
+            r"as declared. Expected: int32 \[batch, sequence\]",
         ),
         (refused(outputs={"z": SEQUENCE}), 23, r"declared outputs. Expected: \['z'\]"),
         (refused(lambda x: x, outputs={"z": SEQUENCE}), 23, "must return a dict"),
