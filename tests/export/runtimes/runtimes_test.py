@@ -1,10 +1,12 @@
 """One interface for SavedModels and ONNX files, that refuses what does not fit."""
 
+import configparser
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +18,11 @@ from onnx import TensorProto, helper
 from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.formats.saved_model import write_saved_model
 from keras_attention.export.runtimes.onnxruntime import OnnxRunner
-from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.runtimes.opening import (
+    RUNTIMES,
+    open_artifact,
+    runtimes_of,
+)
 from keras_attention.export.runtimes.tensorflow_session import SessionRunner
 from keras_attention.export.signatures.signature import Signature
 
@@ -337,3 +343,29 @@ def test_a_missing_operation_says_what_to_install(tmp_path):
     done = run_python(code, tmp_path / "1")
     assert "operation FastWordpieceTokenizeWithOffsets" in done.stdout, done.stderr
     assert 'pip install "keras-attention[text]"' in done.stdout
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_is_documented_with_its_extra(name):
+    extra = RUNTIMES[name].extra
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    assert extra in extras["options.extras_require"]
+    page = (ROOT / "docs" / "exporting.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f'| `"{name}"` |'))
+    assert row.endswith(f"| `keras-attention[{extra}]` |")
+    assert f'`"{name}"`' in open_artifact.__doc__
+
+
+def test_every_format_has_its_default_runtime():
+    defaults = {"": "tensorflow", ".onnx": "onnxruntime", ".tflite": "litert"}
+    assert {suffix: runtimes_of(suffix)[0] for suffix in defaults} == defaults
+
+
+def test_another_runtime_is_refused_with_those_that_fit(artifacts):
+    for path, known in (("saved", "tensorflow"), ("lookup.onnx", "onnxruntime or op")):
+        with pytest.raises(ValueError, match=rf"opened by {known}.*runtime='litert'"):
+            open_artifact(artifacts / path, runtime="litert")
