@@ -1,4 +1,4 @@
-"""One interface for SavedModels and ONNX files, that refuses what does not fit."""
+"""One interface for all runtimes, which refuses inputs that do not fit."""
 
 import configparser
 import subprocess
@@ -106,7 +106,7 @@ GOOD = {
 }
 
 
-def test_both_runtimes_give_the_same_numbers_and_texts(runner):
+def test_both_runtimes_return_the_same_numbers_and_texts(runner):
     result = runner.run("lookup", **GOOD)
     assert list(result) == list(runner.signatures["lookup"].outputs)
     np.testing.assert_array_equal(result["vectors"], TABLE[GOOD["token_ids"]])
@@ -211,11 +211,11 @@ def test_an_unknown_signature_is_named(runner):
 
 
 def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_property):
-    """F1: in `tf.saved_model.load(p).serve(...)` a bad call takes a lock for ever."""
+    """In `tf.saved_model.load(p).serve(...)` a bad call takes a lock for ever."""
     num_threads, num_calls = 8, 200
     failures, done = [], []
 
-    def ask_well(number):
+    def run_well(number):
         ids = np.full((2, 3), number, "int32")
         for _ in range(num_calls):
             result = runner.run("lookup", **{**GOOD, "token_ids": ids})["vectors"]
@@ -223,7 +223,7 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_prop
                 failures.append(number)
         done.append(number)
 
-    def ask_badly():
+    def run_badly():
         wrong = [bad for bad, _ in BAD_CALLS.values()] + [{"token_ids": [[VOCABULARY]]}]
         for changed in wrong * 3:
             with pytest.raises(ValueError):  # noqa: PT011
@@ -231,12 +231,12 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_prop
         done.append("bad")
 
     with SessionRunner(artifacts / "saved", intra_op_threads=1) as runner:
-        first = threading.Thread(target=ask_badly)
+        first = threading.Thread(target=run_badly)
         first.start()
         first.join(20)
-        threads = [threading.Thread(target=ask_badly, daemon=True)]
+        threads = [threading.Thread(target=run_badly, daemon=True)]
         threads += [
-            threading.Thread(target=ask_well, args=(number,), daemon=True)
+            threading.Thread(target=run_well, args=(number,), daemon=True)
             for number in range(num_threads)
         ]
         start = time.monotonic()
@@ -302,7 +302,7 @@ def run_python(code, *arguments):
     )
 
 
-def test_onnx_is_asked_without_tensorflow_and_keras(artifacts):
+def test_onnx_runs_without_tensorflow_and_keras(artifacts):
     code = """
         import sys
         from keras_attention.export.runtimes.opening import open_artifact
