@@ -1,4 +1,4 @@
-"""Small artifacts to serve, written without the verification in a fresh process."""
+"""Small artifacts to serve, written without verification in a fresh process."""
 
 import http.client
 import json
@@ -50,7 +50,7 @@ def signatures(embedding):
 
 
 def small_artifact(folder, *, seed=3, format="saved_model"):
-    """Write one; returns what its `serving_default` computes, as a function."""
+    """Write an artifact; return the function that its `serving_default` computes."""
     keras.utils.set_random_seed(seed)
     embedding = keras.layers.Embedding(VOCABULARY, UNITS)
     embedding.build()
@@ -83,7 +83,7 @@ def small_artifact(folder, *, seed=3, format="saved_model"):
 
 
 def ask(port, method, path, body=None, headers=None):
-    """One HTTP request: (status, what the JSON or text of the answer says)."""
+    """Send one HTTP request: (status, the response's JSON or text)."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         if isinstance(body, dict):

@@ -1,4 +1,4 @@
-"""Every client of export/ gets the numbers of the model, and reads clear errors."""
+"""Every client in export/ gets the numbers of the model, and clear errors."""
 
 import json
 import runpy
@@ -95,7 +95,7 @@ def test_the_configuration_of_models_is_read_by_the_official_message():
 
 
 def batching_parameters():
-    """TF Serving's message, which its Python package does not bring."""
+    """TF Serving's message, which is not in its Python package."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from google.protobuf.wrappers_pb2 import DESCRIPTOR as WRAPPERS
 
@@ -148,7 +148,7 @@ def test_the_compose_file_mounts_files_that_are_there(served):
     assert len(named) == 3
     for inside in named:
         assert files[inside].is_file()
-    # The path that the monitoring file names is one of ours too.
+    # This server has the path that the monitoring file names.
     path = (folder / "monitoring.config").read_text().split('path: "')[1].split('"')[0]
     assert ask(served[0].port, "GET", path)[0] == 200
 
@@ -171,7 +171,7 @@ def test_the_onnx_client_needs_no_tensorflow_and_keeps_the_limits(tmp_path, run)
 
 
 @pytest.mark.slow
-def test_sentences_need_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
+def test_sentences_need_only_numpy_onnxruntime_and_tokenizers(tmp_path, run):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("tokenizers")
     from keras_attention.export.artifact.manifest import write_manifest
@@ -197,7 +197,7 @@ def test_sentences_need_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
     assert out.startswith("1.0000  The tired animal!")
 
 
-def test_text_is_generated_by_numpy_onnxruntime_and_tokenizers_alone(tmp_path, run):
+def test_text_is_generated_with_only_numpy_onnxruntime_and_tokenizers(tmp_path, run):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("tokenizers")
     import keras_attention as ka

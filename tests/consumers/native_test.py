@@ -1,4 +1,4 @@
-"""The C program asks every signature of text that tasks have, and gets the answers."""
+"""The C program runs every signature of tasks that takes text, and agrees."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=[*MODELS])
-def test_c_asks_every_signature_of_text(make, client, tmp_path):
+def test_c_runs_every_signature_that_takes_text(make, client, tmp_path):
     pytest.importorskip("tensorflow_text")
     folder = ka.export_model(make(), tmp_path / "m", warmup=False)
     manifest = read_manifest(folder)

@@ -1,4 +1,4 @@
-"""Triton itself, from its wheel, answers what the model says."""
+"""Triton itself, from its wheel, returns what the model computes."""
 
 import concurrent.futures
 import json
@@ -42,7 +42,7 @@ def python(tmp_path_factory):
             )
     (packages,) = place.glob("lib/python*/site-packages")
     (packages / "ours.pth").write_text(sysconfig.get_paths()["purelib"])
-    # TensorFlow imports JAX where there is one, and a new JAX needs a new numpy.
+    # TensorFlow imports JAX if it is installed, and a new JAX needs a new numpy.
     (packages / "jax.py").write_text("raise ImportError('left out')")
     return place / "bin/python"
 
@@ -142,9 +142,9 @@ def test_both_versions_of_both_formats_give_the_numbers_of_the_model(
         assert answers(asked(triton, format, INPUTS)) == [got]  # the latest
 
 
-def test_raw_texts_go_in_and_come_out(triton):
+def test_raw_texts_are_inputs_and_outputs(triton):
     (got,) = answers(asked(triton, "spell", {"text": ["été", "日本語"]}))
-    # One value a row is a column in Triton.
+    # One value per row is a column in Triton.
     assert got == {"again": [["été!"], ["日本語!"]], "lengths": [[3], [3]]}
     refused = asked(triton, "spell", {"texts": ["a"]})
     assert refused.returncode == 1
@@ -176,7 +176,7 @@ def test_64_requests_at_once_are_batched_and_one_bad_one_is_refused_alone(
 
 
 def figures(triton, model):
-    """Requests that were answered, and how often the model ran for them."""
+    """The number of requests that succeeded, and how often the model ran."""
     text = page(triton[2], "/metrics")
     pattern = r'^nv_inference_{}{{model="{}",.*}} (\d+)$'
     return [

@@ -1,4 +1,4 @@
-"""The page of export/web, in a real headless Chromium, says what the model says."""
+"""The page of export/web computes in a headless Chromium what the model computes."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def site(chromium, tmp_path_factory):
-    """A copy of export/web with its packages and an artifact an opset, served."""
+    """A copy of export/web with its packages and one artifact per opset, served."""
     pytest.importorskip("tf2onnx")
     for program in ("node", "npm"):
         if not shutil.which(program):
@@ -93,7 +93,7 @@ def served(folder):
 
 @pytest.fixture
 def ask(site, chromium):
-    """What the page says: (its start, answers, forms), without a complaint."""
+    """The page's output: (its start, answers, forms), without an error."""
     folder, url = site
 
     def call(artifact, questions=(), forms=(), complaints=()):
@@ -138,7 +138,7 @@ def test_every_case_of_the_verification_passes_in_the_browser(
     assert fused == (2 if opset >= 23 else 0)
 
     cases = cases_of(artifact)
-    assert len(cases) == 40  # 20 a signature
+    assert len(cases) == 40  # 20 per signature
     said = ask(artifact.name, map(question, cases))
     worst = {"serving_default": 0.0, "attention": 0.0}
     times, hidden_weights = [], 0
@@ -158,7 +158,7 @@ def test_every_case_of_the_verification_passes_in_the_browser(
                 hidden = np.broadcast_to(~keep[:, None, None], got.shape)  # as key
                 hidden_weights += hidden.sum()
                 assert not got[hidden].any(), f"{about}: {name} shows hidden keys"
-                # A row of a real token sums to 1, one of padding is all 0.
+                # The row of a non-padding token sums to 1, of a padding token to 0.
                 sums = np.broadcast_to(keep[:, None], got.shape[:-1])
                 np.testing.assert_allclose(got.sum(-1), sums, atol=1e-5)
     assert hidden_weights > 1000
@@ -206,7 +206,7 @@ def test_the_page_prints_the_outputs_and_draws_the_weights(site, ask):
 
 
 def drawn(pixels):
-    """Where something was painted: fully, or not at all."""
+    """Whether each pixel was painted: fully, or not at all."""
     alpha = np.array(pixels)[..., 3]
     assert set(np.unique(alpha)) <= {0, 255}
     return alpha > 0
@@ -223,7 +223,7 @@ def printed_in(text):
     return printed
 
 
-def test_wrong_questions_are_refused_with_the_reason(ask):
+def test_wrong_requests_are_refused_with_the_reason(ask):
     ids, zeros, keep = [[1, 2, 3]], [[0, 0, 0]], [[True, True, False]]
     right = {"token_ids": ids, "segment_ids": zeros, "padding_mask": keep}
     long = {name: [value[0] * 21] for name, value in right.items()}

@@ -1,4 +1,4 @@
-"""A real model, all the way: checkpoint, SavedModel, session, C program, ONNX."""
+"""A real model from checkpoint to SavedModel, session, C program and ONNX."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def test_weights_are_stored_once(model, saved_model):
     assert stored <= 1.05 * weights
 
 
-def test_onnx_has_one_attention_a_layer_and_nothing_exotic(onnx_folder):
+def test_onnx_has_one_attention_per_layer_and_common_operators(onnx_folder):
     import onnx
 
     proto = onnx.load(onnx_folder / "embed_ids.onnx")

@@ -1,4 +1,4 @@
-"""One model, six loops, the same tokens: Keras, sessions, ONNX, onnxruntime-genai."""
+"""Six loops give the same tokens: Keras, sessions, ONNX, onnxruntime-genai."""
 
 import json
 import os
@@ -23,7 +23,7 @@ CLIENT = Path(__file__).parents[2] / "export" / "clients"
 
 
 def stories():
-    """The real model of llama2.c, or a skip with the reason."""
+    """The trained model of llama2.c; skips with the reason if it is missing."""
     named = os.environ.get("KERAS_ATTENTION_STORIES260K", "")
     if not Path(named).is_file():
         pytest.skip("KERAS_ATTENTION_STORIES260K must name stories260K.bin")
@@ -39,7 +39,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def prompts(model):
-    """With its start token where the model was trained with one."""
+    """The prompts, with a start token if the model was trained with one."""
     return [[1, *row] if model.tokenizer is None else row for row in PROMPTS]
 
 
@@ -50,7 +50,7 @@ def greedy(model, prompts):
 
 @pytest.fixture(scope="module")
 def drawn(model, prompts):
-    """Each prompt alone: a row of a server must not depend on its neighbours."""
+    """The draws of each prompt alone: a row must not depend on other rows."""
     settings = ka.GenerationSettings(max_new_tokens=COUNT, do_sample=True, **DRAWN)
     return [model.generate([row], settings)[0].tolist() for row in prompts]
 
@@ -101,7 +101,7 @@ def asked(runner, prompts, **choices):
     return rows_of(runner.run("generate_ids", **padded(prompts), **chosen))
 
 
-def test_the_keras_loop_is_the_model_asked_anew_for_each_token(model, prompts, greedy):
+def test_the_keras_loop_equals_the_model_run_for_each_token(model, prompts, greedy):
     for prompt, expected in zip(prompts, greedy, strict=True):
         ids = list(prompt)
         for token in expected:
@@ -110,7 +110,7 @@ def test_the_keras_loop_is_the_model_asked_anew_for_each_token(model, prompts, g
             ids.append(token)
 
 
-def test_the_keras_loop_is_a_loop_over_single_steps(model, prompts, greedy):
+def test_the_keras_loop_equals_a_loop_over_single_steps(model, prompts, greedy):
     states = model.generator.iterate(
         prompts, model._settings(ka.GenerationSettings(max_new_tokens=COUNT), None)
     )
@@ -153,9 +153,7 @@ def test_the_client_on_numpy_is_the_keras_loop(
         assert row == expected
 
 
-def test_onnxruntime_genai_opens_the_folder_and_says_the_same(
-    decoder, prompts, greedy, model
-):
+def test_onnxruntime_genai_opens_the_folder_and_agrees(decoder, prompts, greedy, model):
     genai = pytest.importorskip("onnxruntime_genai")
     opened = genai.Model(str(decoder))
     for prompt, expected in zip(prompts, greedy, strict=True):

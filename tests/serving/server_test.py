@@ -1,4 +1,4 @@
-"""The development server speaks TF Serving's protocols, to the official stubs too."""
+"""The development server has TF Serving's protocols, also for the official stubs."""
 
 import base64
 import concurrent.futures
@@ -213,7 +213,7 @@ BAD_PATHS = {
         400,
         "Malformed request: GET",
     ),
-    "classify": ("POST", "/v1/models/small:classify", 501, ":predict only"),
+    "classify": ("POST", "/v1/models/small:classify", 501, "only :predict"),
     "another place": ("GET", "/v2/models", 404, "Malformed request: GET /v2/models"),
 }
 
@@ -356,7 +356,7 @@ def test_a_bad_message_has_the_code_of_grpc(channel, make, code, words):
     assert words in caught.value.details()
 
 
-def test_health_and_figures(server):
+def test_health_and_metrics(server):
     assert ask(server.port, "GET", "/healthz") == (200, "ok\n")
     assert ask(server.port, "GET", "/readyz") == (200, "ready\n")
     predicting(server, {"instances": ROWS})
@@ -378,7 +378,7 @@ def until(condition, seconds=30):
         time.sleep(0.02)
 
 
-def test_versions_come_go_and_a_damaged_one_changes_nothing(tmp_path):
+def test_versions_are_replaced_and_a_damaged_one_changes_nothing(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     events = []
@@ -416,7 +416,7 @@ def test_versions_come_go_and_a_damaged_one_changes_nothing(tmp_path):
     assert events[-1] == ("stopped", None)
 
 
-def test_two_versions_side_by_side(tmp_path):
+def test_two_versions_are_served_at_once(tmp_path):
     for number in (1, 2, 3):
         small_artifact(tmp_path / "model" / str(number), seed=number)
     with DevelopmentServer(tmp_path / "model", keep=2, grpc_port=None) as server:
@@ -443,7 +443,7 @@ def test_an_artifact_of_another_format_gives_the_same_answer(tmp_path, server, f
     assert wrong == predicting(server, replaced(token_ids=[[1, 2, 3], [4, 5, -1]]))
 
 
-def test_what_takes_too_long_is_ended_and_a_full_server_says_so(base, monkeypatch):
+def test_a_slow_request_times_out_and_a_full_server_refuses(base, monkeypatch):
     from keras_attention.serving.models import LoadedVersion
 
     go_on, original = threading.Event(), LoadedVersion.predict
@@ -500,7 +500,7 @@ def test_running_requests_are_answered_before_the_server_stops(base, monkeypatch
             predicting(server, {"instances": ROWS})
 
 
-def test_what_cannot_be_served_is_said(tmp_path, base):
+def test_the_error_names_what_cannot_be_served(tmp_path, base):
     with pytest.raises(FileNotFoundError, match="nothing to serve"):
         DevelopmentServer(tmp_path / "nowhere")
     shutil.copytree(base[0] / "1", tmp_path / "model" / "1")

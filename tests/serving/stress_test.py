@@ -25,7 +25,7 @@ PATH = "/v1/models/model:predict"
 
 
 class Rest:
-    """A connection that is kept open, one a thread."""
+    """A connection that is kept open, one per thread."""
 
     def __init__(self, port):
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -67,7 +67,7 @@ def as_message(question, name="model"):
 def grpc_channel(server):
     import grpc
 
-    # Its own connection: channels to one address share one otherwise.
+    # A connection of its own: otherwise channels to one address share one.
     alone = [("grpc.use_local_subchannel_pool", 1)]
     return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=alone)
 
@@ -214,7 +214,7 @@ def test_6000_malformed_requests_among_good_ones_change_nothing(
 def test_5600_malformed_calls_of_the_loaded_signatures_stop_no_other_thread(
     tmp_path, record_property
 ):
-    """A call that fails inside `tf.function` may keep its lock for ever; not these."""
+    """A failing call inside `tf.function` may keep its lock for ever: these do not."""
     model = small_artifact(tmp_path / "1")
     signature = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
     good = [{k: tf.constant(v) for k, v in q.items()} for q in questions(30, seed=1)]
@@ -241,7 +241,7 @@ def test_5600_malformed_calls_of_the_loaded_signatures_stop_no_other_thread(
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         works = [pool.submit(call, thread) for thread in range(8)]
-        # No thread waits for a lock that nobody gives back.
+        # No thread waits for a lock that is never released.
         for work in works:
             work.result(timeout=600)
     record_property("summary", "5600 malformed calls of the loaded signatures")
@@ -263,7 +263,7 @@ def test_10000_requests_while_versions_are_swapped_have_their_serial_answers(
         "on_event": lambda word, **facts: events.append((word, facts.get("version"))),
     }
 
-    # What each version says, one request after the other.
+    # The outputs of each version, one request after the other.
     def serial(folder):
         with (
             DevelopmentServer(folder, name="model", grpc_port=None) as server,
@@ -281,7 +281,7 @@ def test_10000_requests_while_versions_are_swapped_have_their_serial_answers(
     with DevelopmentServer(base, **options) as server:
 
         def swap():
-            """Version 2 comes and goes: the model is 1, 2, 1, 2 …"""
+            """Add and remove version 2: the served model is 1, 2, 1, 2 …"""
             nonlocal swaps
             while not over.is_set():
                 before = len(events)

@@ -242,11 +242,11 @@ class SignatureInfo:
                     f"The {part} of a signature are whole numbers. "
                     f"Received: {parts[part]!r:.100}"
                 )
-        sides = [
+        inputs, outputs = (
             {key: TensorInfo.from_json(info) for key, info in parts[side].items()}
             for side in ("inputs", "outputs")
-        ]
-        return cls(*sides, dict(parts["limits"]), dict(parts["max_lengths"]))
+        )
+        return cls(inputs, outputs, dict(parts["limits"]), dict(parts["max_lengths"]))
 
     @property
     def free_axes(self) -> dict[str, list[tuple[str, int]]]:
@@ -312,11 +312,13 @@ class SignatureInfo:
 
     def rules(self) -> Iterator[Rule]:
         """The conditions on sizes and values, the one easiest to understand first."""
-        for axis, places in self.free_axes.items():
-            for other in places[1:]:
-                yield _equal_sizes(axis, places[0], other)
+        axes = self.free_axes
+        for axis, places in axes.items():
             if axis in self.max_lengths:
                 yield _at_most(axis, places[0], self.max_lengths[axis])
+        for axis, (first, *others) in axes.items():
+            for other in others:
+                yield _equal_sizes(axis, first, other)
         for key, limit in self.limits.items():
             yield _within(key, limit)
 

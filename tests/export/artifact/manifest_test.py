@@ -1,4 +1,4 @@
-"""The manifest says what is in an artifact, and whether it still is."""
+"""The manifest describes an artifact, and detects every change of its files."""
 
 import dataclasses
 import hashlib
@@ -66,7 +66,7 @@ def test_what_is_written_is_read(folder, manifest):
     assert not list(folder.glob(".*"))
 
 
-def test_it_describes_the_artifact(manifest):
+def test_the_manifest_describes_the_artifact(manifest):
     assert manifest.format == "saved_model"
     assert {name: info.to_json() for name, info in manifest.signatures.items()} == {
         "encode": {
@@ -101,7 +101,7 @@ def test_writing_it_again_describes_the_same_files(folder, manifest):
     assert again.verification == []
 
 
-def test_it_fits_the_schema(folder, manifest):
+def test_the_manifest_fits_the_schema(folder, manifest):
     schema = json.loads(SCHEMA.read_text())
     data = json.loads((folder / "manifest.json").read_text())
     assert data["verification"] == [{**CASE, "max_abs_error": 0.5, "passed": True}]
@@ -167,7 +167,7 @@ def test_a_truncated_file_is_named_with_its_sizes(folder, manifest):
         check_files(folder, manifest)
 
 
-def test_an_empty_folder_more_is_no_difference(folder, manifest):
+def test_an_additional_empty_folder_is_no_difference(folder, manifest):
     (folder / "assets").mkdir()
     check_files(folder, manifest)
 
@@ -220,7 +220,7 @@ def edit(folder, change):
         (lambda d: encoded(d).update(dtype=None), "names of axes"),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(folder, manifest, change, message):
+def test_an_invalid_manifest_is_refused(folder, manifest, change, message):
     edit(folder, change)
     with pytest.raises(ValueError, match=f"cannot be read.*{message}"):
         read_manifest(folder)

@@ -1,4 +1,4 @@
-"""A published folder is whole or not there, whatever happens to the exporter."""
+"""A written folder is complete or missing, whatever happens to the exporter."""
 
 import errno
 import os
@@ -103,7 +103,7 @@ def test_what_exists_is_refused_at_the_start_and_left_alone(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "broken link"])
 @pytest.mark.parametrize("new_kernel", [True, False])
-def test_what_came_meanwhile_is_refused_at_the_end_and_left_alone(
+def test_what_appeared_meanwhile_is_refused_at_the_end_and_left_alone(
     tmp_path, monkeypatch, kind, new_kernel
 ):
     if not new_kernel:
@@ -140,7 +140,7 @@ def test_without_renameat2_the_folder_appears_too(tmp_path, monkeypatch):
 
 
 def test_this_machine_renames_without_replacing(tmp_path):
-    """Otherwise the tests above would only ever see the fallback."""
+    """Otherwise the tests above would only test the fallback."""
     (tmp_path / "a").mkdir()
     assert publish._rename_no_replace(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a").mkdir()
@@ -156,7 +156,7 @@ def test_a_killed_exporter_leaves_all_or_nothing_and_the_next_one_cleans_up(
         final = tmp_path / str(number) / "1"
         writer = start_writer(final)
         assert writer.stdout.readline() == "ready\n"
-        # Of 21 files: the last rounds kill while files are brought to disk, or after.
+        # There are 21 files: the last rounds kill while they are flushed, or after.
         wait_for_files(final, 2 * number)
         time.sleep(rng.uniform(0, 0.01))
         writer.send_signal(signal.SIGKILL)
@@ -175,10 +175,10 @@ def test_a_killed_exporter_leaves_all_or_nothing_and_the_next_one_cleans_up(
 
 
 def wait_for_files(final, count):
-    """Wait until so many are written, all 21 of them if it is more: published."""
+    """Wait until `count` files are written, at most all 21."""
     deadline = time.monotonic() + 20
     while not final.exists() and time.monotonic() < deadline:
-        # Not rglob: it fails if a folder is renamed under it.
+        # Not rglob: it fails if a folder is renamed while it runs.
         if sum(len(files) for *_, files in os.walk(final.parent)) >= count:
             return
         time.sleep(0.001)
@@ -203,7 +203,7 @@ def test_a_leftover_of_a_living_process_or_another_name_stays(tmp_path):
 
 
 def test_a_locked_leftover_stays_though_its_process_is_not_seen(tmp_path):
-    """Two containers share a disk, not their process ids."""
+    """Two containers may share a disk, but not their process ids."""
     folder = tmp_path / f".1.staging-{2**22 + 1}-abcd1234"
     folder.mkdir()
     lock = publish._lock(folder)
@@ -251,7 +251,7 @@ def test_a_write_that_fails_names_the_disk_and_leaves_nothing(tmp_path):
 
 
 class ResourceExhaustedError(Exception):
-    """Like TensorFlow's, which is no OSError."""
+    """Like TensorFlow's error, which is not an OSError."""
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ class ResourceExhaustedError(Exception):
         ResourceExhaustedError("x.data: No space left on device"),
     ],
 )
-def test_a_full_disk_is_explained_whoever_reports_it(tmp_path, error):
+def test_a_full_disk_is_explained_for_every_kind_of_error(tmp_path, error):
     with pytest.raises(OSError, match="no space left to write") as caught:  # noqa: SIM117
         with staging(tmp_path / "1", needed_bytes=1234):
             raise error
@@ -296,7 +296,7 @@ def test_a_place_that_cannot_be_written_is_explained(tmp_path, monkeypatch, numb
         raise OSError(number, os.strerror(number), str(self))
 
     (tmp_path / "parent").mkdir()
-    # Root, as in a container, may write to a folder whatever its permissions say.
+    # Root, as in a container, can write to a folder whatever its permissions are.
     with monkeypatch.context() as patch, pytest.raises(OSError) as caught:  # noqa: PT011, PT012
         patch.setattr(Path, "mkdir", refuse)
         with staging(tmp_path / "parent/1"):

@@ -1,4 +1,4 @@
-"""LiteRT files say the same, at their fixed sizes, and refuse what they cannot."""
+"""LiteRT files compute what their model computes, at fixed sizes."""
 
 import re
 import struct
@@ -91,14 +91,14 @@ def test_both_signatures_are_verified_again_and_scanned(artifact):
     assert (single.format, single.checksums) == ("litert", False)
 
 
-def test_hidden_keys_weigh_exactly_nothing(artifact, bert):
+def test_hidden_keys_have_exactly_zero_weight(artifact, bert):
     asked = questions()
     with open_artifact(artifact, "attention") as runner:
         answers = runner.run("attention", **asked)
     (weights,) = answers.values()  # [B, N, T, S]
     hidden = np.broadcast_to(~asked["padding_mask"][:, None, None], weights.shape)
     assert not weights[hidden].any()
-    # A query that is padding, or in a row of padding, weighs nothing either.
+    # A query that is padding, or in a row of padding, has zero weights too.
     sums = np.broadcast_to(asked["padding_mask"][:, None], weights.shape[:-1])
     assert not weights[~sums].any()
     np.testing.assert_allclose(weights.sum(-1), sums, atol=1e-6)
@@ -155,7 +155,7 @@ def test_one_of_several_files_must_be_named_and_the_runtime_must_fit(artifact):
         open_artifact(artifact, "attention", runtime="onnxruntime")
 
 
-def test_the_interpreter_of_tensorflow_says_the_same(artifact, monkeypatch):
+def test_the_interpreter_of_tensorflow_returns_the_same(artifact, monkeypatch):
     asked = questions()
     file = artifact / "serving_default.tflite"
     with open_artifact(file) as runner:
@@ -179,7 +179,7 @@ def test_without_a_runtime_the_error_says_what_to_install(monkeypatch):
         litert_runner.LiteRtRunner(Path("a.tflite"))
 
 
-def test_the_grid_covers_real_lengths_and_paddings_within_the_size(bert):
+def test_the_grid_covers_lengths_and_paddings_within_the_size(bert):
     (static, _) = with_sizes(
         catalogue.signatures_of(bert), {"batch": 3, "sequence": LENGTH}
     )
@@ -421,7 +421,7 @@ MORE = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-# Keras' grouped layer warns of the mask that it uses all the same.
+# Keras' grouped layer warns about a mask that it does use.
 @pytest.mark.filterwarnings("ignore:.* was passed an input with a mask:UserWarning")
 @pytest.mark.parametrize("name", MORE)
 def test_the_grid_passes_in_a_batch_too(name, tmp_path, record_property):

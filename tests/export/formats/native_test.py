@@ -1,4 +1,4 @@
-"""A C program gets from the artifact, for raw strings, what Python computes."""
+"""A C program computes from raw strings, with the artifact, what Python computes."""
 
 import keras
 import numpy as np
@@ -96,7 +96,7 @@ def lookup_model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("lookup") / "1", LookupTokenizer())
 
 
-# A quote, a backslash and a tab have to be escaped; the last is no ASCII.
+# A quote, a backslash and a tab have to be escaped; the last text is not ASCII.
 TEXTS = ["red green", 'blue "quoted" \\ \t red', "", "été 日本 blue"]
 
 
@@ -105,7 +105,7 @@ def test_c_gives_the_numbers_of_python(client, lookup_model, output):
     folder, function = lookup_model
     expected = function(tf.constant(TEXTS))[output].numpy()
     got = rows(ask(client, folder, "encode", output, *TEXTS))
-    # Nine digits give a float32 back exactly.
+    # Nine digits represent a float32 exactly.
     np.testing.assert_array_equal(np.array(got, expected.dtype), expected)
 
 

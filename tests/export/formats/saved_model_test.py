@@ -1,4 +1,4 @@
-"""What is written is read by the session loaders: TF Serving, C, Java, Go."""
+"""Written SavedModels can be read by the session loaders: TF Serving, C, Java, Go."""
 
 import re
 
@@ -157,7 +157,7 @@ BAD_CALLS = {
         "token_ids and padding_mask must have the same sequence size. "
         "Received: 5 and 4",
     ),
-    # Broadcasting would give an answer: the axes must agree all the same.
+    # Broadcasting would give an output, but the axes must have the same size.
     "a mask of one row": (
         {"padding_mask": np.ones((1, SEQUENCE), bool)},
         "token_ids and padding_mask must have the same batch size. Received: 3 and 1",
@@ -335,7 +335,7 @@ def test_two_signatures_of_one_name_are_refused(model, tmp_path):
         )
 
 
-def test_values_that_are_no_built_variables_are_refused(model, tmp_path):
+def test_values_that_are_not_built_variables_are_refused(model, tmp_path):
     with pytest.raises(TypeError, match="Only built Keras variables"):
         write_saved_model(
             [ids_signature(model)], tmp_path / "1", variables=[np.ones(3)]

@@ -1,4 +1,4 @@
-"""The warm-up file is what TF Serving reads, and the artifact answers every request."""
+"""The warm-up file has TF Serving's form, and the artifact runs every request in it."""
 
 import sys
 
@@ -17,7 +17,7 @@ def artifact(tmp_path):
     return tmp_path / "model" / "1"
 
 
-def test_every_request_of_the_file_is_answered(artifact):
+def test_every_request_in_the_file_runs(artifact):
     pytest.importorskip("tensorflow_serving")
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -41,7 +41,7 @@ def test_every_request_of_the_file_is_answered(artifact):
     assert len(shapes) == len(records)
 
 
-def test_without_the_library_nothing_is_written_and_the_reason_told(
+def test_without_the_library_nothing_is_written_and_the_reason_is_returned(
     artifact, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)

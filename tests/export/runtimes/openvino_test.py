@@ -1,4 +1,4 @@
-"""The same ONNX files say the same in OpenVINO."""
+"""ONNX files compute in OpenVINO what they compute in ONNX Runtime."""
 
 import keras
 import numpy as np
@@ -7,18 +7,31 @@ from small_models import MODELS, with_random_weights
 
 import keras_attention as ka
 from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.verification.verify import verify_folders
 
 pytest.importorskip("openvino", reason='pip install "keras-attention[openvino]"')
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """One export per model and opset, all verified in one process."""
+    base, folders = tmp_path_factory.mktemp("onnx"), {}
+    for name, make in MODELS.items():
+        model = with_random_weights(make())
+        for opset in (18, 23):
+            folder = base / f"{name}-{opset}"
+            ka.export_model(model, folder, format="onnx", opset=opset)
+            folders[name, opset] = folder
+    found = verify_folders(list(folders.values()), runtime="openvino")
+    return dict(zip(folders, found, strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_grid_of_verification_passes(name, opset, tmp_path, record_property):
-    model = with_random_weights(MODELS[name]())
-    folder = ka.export_model(model, tmp_path / "onnx", format="onnx", opset=opset)
-    report = ka.verify_artifact(folder, runtime="openvino")
+def test_the_grid_of_verification_passes(name, opset, reports, record_property):
+    report = reports[name, opset]
     assert report.passed, str(report)
     assert {result.runtime for result in report.results} == {"OpenVINO"}
     worst = max(result.max_abs_error for result in report.results)

@@ -1,10 +1,12 @@
-"""One interface for SavedModels and ONNX files, that refuses what does not fit."""
+"""One interface for all runtimes, which refuses inputs that do not fit."""
 
+import configparser
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +18,11 @@ from onnx import TensorProto, helper
 from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.formats.saved_model import write_saved_model
 from keras_attention.export.runtimes.onnxruntime import OnnxRunner
-from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.runtimes.opening import (
+    RUNTIMES,
+    open_artifact,
+    runtimes_of,
+)
 from keras_attention.export.runtimes.tensorflow_session import SessionRunner
 from keras_attention.export.signatures.signature import Signature
 
@@ -100,7 +106,7 @@ GOOD = {
 }
 
 
-def test_both_runtimes_give_the_same_numbers_and_texts(runner):
+def test_both_runtimes_return_the_same_numbers_and_texts(runner):
     result = runner.run("lookup", **GOOD)
     assert list(result) == list(runner.signatures["lookup"].outputs)
     np.testing.assert_array_equal(result["vectors"], TABLE[GOOD["token_ids"]])
@@ -205,11 +211,11 @@ def test_an_unknown_signature_is_named(runner):
 
 
 def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_property):
-    """F1: in `tf.saved_model.load(p).serve(...)` a bad call takes a lock for ever."""
+    """In `tf.saved_model.load(p).serve(...)` a bad call takes a lock for ever."""
     num_threads, num_calls = 8, 200
     failures, done = [], []
 
-    def ask_well(number):
+    def run_well(number):
         ids = np.full((2, 3), number, "int32")
         for _ in range(num_calls):
             result = runner.run("lookup", **{**GOOD, "token_ids": ids})["vectors"]
@@ -217,7 +223,7 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_prop
                 failures.append(number)
         done.append(number)
 
-    def ask_badly():
+    def run_badly():
         wrong = [bad for bad, _ in BAD_CALLS.values()] + [{"token_ids": [[VOCABULARY]]}]
         for changed in wrong * 3:
             with pytest.raises(ValueError):  # noqa: PT011
@@ -225,12 +231,12 @@ def test_bad_calls_of_one_thread_leave_the_others_running(artifacts, record_prop
         done.append("bad")
 
     with SessionRunner(artifacts / "saved", intra_op_threads=1) as runner:
-        first = threading.Thread(target=ask_badly)
+        first = threading.Thread(target=run_badly)
         first.start()
         first.join(20)
-        threads = [threading.Thread(target=ask_badly, daemon=True)]
+        threads = [threading.Thread(target=run_badly, daemon=True)]
         threads += [
-            threading.Thread(target=ask_well, args=(number,), daemon=True)
+            threading.Thread(target=run_well, args=(number,), daemon=True)
             for number in range(num_threads)
         ]
         start = time.monotonic()
@@ -296,7 +302,7 @@ def run_python(code, *arguments):
     )
 
 
-def test_onnx_is_asked_without_tensorflow_and_keras(artifacts):
+def test_onnx_runs_without_tensorflow_and_keras(artifacts):
     code = """
         import sys
         from keras_attention.export.runtimes.opening import open_artifact
@@ -337,3 +343,29 @@ def test_a_missing_operation_says_what_to_install(tmp_path):
     done = run_python(code, tmp_path / "1")
     assert "operation FastWordpieceTokenizeWithOffsets" in done.stdout, done.stderr
     assert 'pip install "keras-attention[text]"' in done.stdout
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_is_documented_with_its_extra(name):
+    extra = RUNTIMES[name].extra
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    assert extra in extras["options.extras_require"]
+    page = (ROOT / "docs" / "exporting.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f'| `"{name}"` |'))
+    assert row.endswith(f"| `keras-attention[{extra}]` |")
+    assert f'`"{name}"`' in open_artifact.__doc__
+
+
+def test_every_format_has_its_default_runtime():
+    defaults = {"": "tensorflow", ".onnx": "onnxruntime", ".tflite": "litert"}
+    assert {suffix: runtimes_of(suffix)[0] for suffix in defaults} == defaults
+
+
+def test_another_runtime_is_refused_with_those_that_fit(artifacts):
+    for path, known in (("saved", "tensorflow"), ("lookup.onnx", "onnxruntime or op")):
+        with pytest.raises(ValueError, match=rf"opened by {known}.*runtime='litert'"):
+            open_artifact(artifacts / path, runtime="litert")

@@ -1,4 +1,4 @@
-"""Models of Keras' own layers: one operator a layer in ONNX, and Keras' numbers."""
+"""Keras' own layers become one operator each in ONNX, with Keras' numbers."""
 
 import collections
 
@@ -14,7 +14,7 @@ from keras_attention.export.signatures.catalogue import signatures_of
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-# Keras warns of its own layers: of lengths of 1, and of masks that it drops itself.
+# Keras warns about lengths of 1, and about masks that its layers drop.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 E = 6
@@ -77,7 +77,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("attend", KINDS.values(), ids=KINDS)
-def test_a_layer_is_one_operator_and_says_what_keras_says(attend, tmp_path):
+def test_a_layer_is_one_operator_and_computes_what_keras_computes(attend, tmp_path):
     model = of_ids(attend)
     nodes, run = opened(model, tmp_path)
     assert nodes["Attention"] == 1
@@ -109,7 +109,7 @@ def test_norms_dense_layers_and_gelu_are_one_operator_each(tmp_path):
     np.testing.assert_allclose(found, model(x).numpy(), atol=1e-5)
 
 
-def test_below_opset_23_attention_is_spelled_out_with_the_same_numbers(tmp_path):
+def test_before_opset_23_attention_is_composed_with_the_same_numbers(tmp_path):
     model = of_ids(KINDS["causal"])
     nodes, run = opened(model, tmp_path, opset=18)
     assert nodes["Attention"] == 0
@@ -118,7 +118,7 @@ def test_below_opset_23_attention_is_spelled_out_with_the_same_numbers(tmp_path)
     np.testing.assert_allclose(found, model(ids).numpy(), atol=2e-6)
 
 
-def test_keras_is_itself_again_after_an_export():
+def test_keras_is_unchanged_after_an_export():
     layers = keras.layers
     owners = (layers.MultiHeadAttention, layers.GroupQueryAttention)
     before = [vars(owner)["_compute_attention"] for owner in owners]
@@ -150,7 +150,7 @@ SIZES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["BertBackbone", "GPT2Backbone", "DistilBertBackbone"])
-def test_a_backbone_of_keras_hub_has_one_operator_a_layer(name, tmp_path):
+def test_a_backbone_of_keras_hub_has_one_operator_per_layer(name, tmp_path):
     hub = pytest.importorskip("keras_hub")
     model = with_random_weights(getattr(hub.models, name)(**SIZES))
     model.save(tmp_path / "hub.keras")
