@@ -40,7 +40,7 @@ def signatures_of(model: keras.Model) -> list[Signature]:
     Args:
         model: A model of this library, or any built functional Keras model.
     """
-    for kind, make in _CATALOGUE.items():
+    for kind, make in CATALOGUE.items():
         if isinstance(model, kind):
             return make(model)
     if getattr(model, "inputs", None) and getattr(model, "outputs", None):
@@ -249,7 +249,7 @@ def _image_classifier(model: ImageClassifier) -> list[Signature]:
 
 
 # A model's class -> the function that makes its signatures.
-_CATALOGUE = {
+CATALOGUE = {
     ImageClassifier: _image_classifier,
     Seq2SeqLM: _seq2seq_lm,
     RecurrentSeq2Seq: _encoder_decoder,
