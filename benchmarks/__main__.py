@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.measure import LeftOut, Row, Settings
+from benchmarks.measure import Row, Settings, Skipped
 
 RESULTS = Path(__file__).parent / "results"
 # Name on the command line -> module. Groups that start programs are first, while
@@ -90,22 +90,22 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
     try:
         with console.status(f"{name} …") as status:
 
-            def tell(stage: str) -> None:
+            def progress(stage: str) -> None:
                 status.update(f"{name}: {stage} …")
 
             if name not in PROGRAMS:
-                tell("loading TensorFlow")
+                progress("loading TensorFlow")
                 start_tensorflow()
             module = importlib.import_module(f"benchmarks.{GROUPS[name]}")
-            found = module.run(settings, tell)
+            found = module.run(settings, progress)
     except ImportError as error:
         skipped[name] = str(error)
-        console.print(f"{name}: left out. {error}", markup=False)
+        console.print(f"{name}: skipped. {error}", markup=False)
         return []
     rows = [row for row in found if isinstance(row, Row)]
-    for left_out in [row for row in found if isinstance(row, LeftOut)]:
-        skipped[f"{name}: {left_out.what}"] = left_out.reason
-        console.print(f"{name}: left out. {left_out.reason}", markup=False)
+    for one in [row for row in found if isinstance(row, Skipped)]:
+        skipped[f"{name}: {one.what}"] = one.reason
+        console.print(f"{name}: skipped. {one.reason}", markup=False)
     for row in rows:
         console.print(f"{row.group}: {row.case}: {_ratio(row)} {row.peer_name}")
     console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")

@@ -9,12 +9,12 @@ from benchmarks.measure import Progress, Row, Settings, compare, fastest, take_t
 SHAPES = ((1, 128), (8, 128), (1, 512))
 
 
-def run(settings: Settings, tell: Progress) -> list[Row]:
+def run(settings: Settings, progress: Progress) -> list[Row]:
     import keras_attention as ka
     from keras_attention.export.runtimes.opening import open_artifact
 
     shape = hub.MINILM if settings.quick else hub.BERT_BASE
-    tell("building both models")
+    progress("building both models")
     ours, theirs = hub.pair(shape)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -24,7 +24,7 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
                 Path(folder) / f"xla-{jit_compile}",
                 signatures=["serving_default"],
                 jit_compile=jit_compile,
-                on_progress=tell,
+                on_progress=progress,
             )
             for jit_compile in (False, True)
         ]
@@ -36,11 +36,11 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
             for batch, length in SHAPES:
                 fed = hub.inputs(batch, length, shape["vocabulary_size"])
                 models = plain, xla, ours, theirs
-                rows += _compare(models, fed, settings, tell)
+                rows += _compare(models, fed, settings, progress)
     return rows
 
 
-def _compare(models, fed, settings, tell):
+def _compare(models, fed, settings, progress):
     import numpy as np
 
     plain, xla, ours, theirs = models
@@ -56,7 +56,7 @@ def _compare(models, fed, settings, tell):
     for other in results[1:]:
         np.testing.assert_allclose(results[0], other, atol=1e-3)
     rounds = max(3, settings.rounds * 2 // 3)
-    samples = take_turns(calls, settings, tell, rounds=rounds)
+    samples = take_turns(calls, settings, progress, rounds=rounds)
     case = "{} × {}".format(*mask.shape)
     peer = fastest(samples, "KerasHub", "KerasHub, XLA")
     name = "BERT MiniLM" if settings.quick else "BERT base"

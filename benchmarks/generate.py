@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import (
-    LeftOut,
     Progress,
     Row,
     Settings,
+    Skipped,
     compare,
     fastest,
     take_turns,
@@ -30,21 +30,21 @@ KINDS = ("int8", "int4")
 CLIENTS = Path(__file__).parent.parent / "export" / "clients"
 
 
-def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+def run(settings: Settings, progress: Progress) -> list[Row | Skipped]:
     shape = SMALL if settings.quick else GPT2
     with tempfile.TemporaryDirectory() as folder:
-        calls, rows = _candidates(shape, settings, tell, Path(folder))
-        _measure(shape, calls, settings, tell, rows)
+        calls, rows = _candidates(shape, settings, progress, Path(folder))
+        _measure(shape, calls, settings, progress, rows)
     return rows
 
 
-def _measure(shape, calls, settings, tell, rows):
+def _measure(shape, calls, settings, progress, rows):
     rounds = max(3, settings.rounds // 3)
     for batch in (1, 8):
         ids = np.random.default_rng(0).integers(1, shape[0], (batch, PROMPT))
         ids = ids.astype("int32")
         bound = {name: _calling(call, ids) for name, call in calls.items()}
-        samples = take_turns(bound, settings, tell, rounds=rounds)
+        samples = take_turns(bound, settings, progress, rounds=rounds)
         peers = [name for name in PEERS if name in samples]
         case = f"{'small' if settings.quick else 'GPT-2 124M'}, batch {batch}"
         more = {"per": NEW * batch, "unit": "tokens/s"}
@@ -71,12 +71,12 @@ def _calling(call, ids):
     return lambda: call(ids)
 
 
-def _candidates(shape, settings, tell, folder):
+def _candidates(shape, settings, progress, folder):
     import keras
 
     import keras_attention as ka
 
-    tell("building the models")
+    progress("building the models")
     keras.utils.set_random_seed(0)
     decoder = ka.GPTDecoder(*shape)
     model = ka.CausalLM(decoder)
@@ -86,22 +86,22 @@ def _candidates(shape, settings, tell, folder):
         "KerasHub": _keras_hub(shape, jit=False),
         "KerasHub, XLA": _keras_hub(shape, jit=True),
     }
-    left_out: list[Row | LeftOut] = []
+    skipped: list[Row | Skipped] = []
     if importlib.util.find_spec("transformers") and importlib.util.find_spec("torch"):
         calls["transformers"] = _transformers(shape, settings.threads)
     else:
-        left_out.append(LeftOut("transformers", "it and torch are not installed"))
+        skipped.append(Skipped("transformers", "it and torch are not installed"))
     paths = {
         "": ka.export_model(model, folder / "onnx", "onnx", signatures=["decoder"])
     }
     for kind in KINDS:
-        tell(f"quantising to {kind}")
+        progress(f"quantising to {kind}")
         paths[f" {kind}"] = ka.quantize_artifact(paths[""], folder / kind, kind)
     for kind, path in paths.items():
         calls[f"ONNX{kind}"] = _client(path, settings.threads)
         if importlib.util.find_spec("onnxruntime_genai"):
             calls[f"ONNX{kind}, genai"] = _genai(path)
-    return calls, left_out
+    return calls, skipped
 
 
 def _client(folder, threads):

@@ -53,7 +53,7 @@ def _line(row: Row) -> str:
     return f"{row.case}: {times}: {row.ratio:.2f}× {spread}"
 
 
-def _rows(dtype, length, masked, rounds, tell) -> list[Row]:
+def _rows(dtype, length, masked, rounds, progress) -> list[Row]:
     import keras
 
     import keras_attention as ka
@@ -79,7 +79,7 @@ def _rows(dtype, length, masked, rounds, tell) -> list[Row]:
         case = f"{dtype}, T={length}, {'padding' if masked else 'no mask'}, "
         case += "forward + backward" if backward else "forward"
         samples = take_turns(
-            calls, Settings(rounds), lambda s, c=case: tell(f"{c}: {s}")
+            calls, Settings(rounds), lambda s, c=case: progress(f"{c}: {s}")
         )
         rows.append(compare("gpu", case, samples, *calls))
     return rows

@@ -10,14 +10,14 @@ CASES = {
 }
 
 
-def run(settings: Settings, tell: Progress) -> list[Row]:
+def run(settings: Settings, progress: Progress) -> list[Row]:
     rows = []
     for batch, length in ((8, 128), (1, 512)):
         for name, options in CASES.items():
             case = f"{batch} × {length}, {name}"
-            tell(case)
+            progress(case)
             calls = _candidates(batch, length, **options)
-            samples = take_turns(calls, settings, tell, rounds=2 * settings.rounds)
+            samples = take_turns(calls, settings, progress, rounds=2 * settings.rounds)
             rows.append(compare("layer", case, samples, *calls, target=1.0))
     return rows
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import cores
 from benchmarks.cores import Case
-from benchmarks.measure import LeftOut, Progress, Row, Settings, compare, take_turns
+from benchmarks.measure import Progress, Row, Settings, Skipped, compare, take_turns
 from benchmarks.worker import Worker
 
 WINDOW = 256
@@ -26,9 +26,9 @@ TARGETS = {
 GROWTH_LIMIT = 2.2
 
 
-def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+def run(settings: Settings, progress: Progress) -> list[Row | Skipped]:
     names, missing = cores.installed(*LAYERS, *CORES)
-    rows: list[Row | LeftOut] = [LeftOut(*item) for item in missing.items()]
+    rows: list[Row | Skipped] = [Skipped(*item) for item in missing.items()]
     lengths = (LONGEST // 8, LONGEST // 4) if settings.quick else (2048, 4096, LONGEST)
     forward = [Case(length, WINDOW) for length in lengths]
     backward = [Case(length, WINDOW, backward=True) for length in lengths[-2:]]
@@ -36,11 +36,11 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     with contextlib.ExitStack() as stack:
         workers = []
         for name in names:
-            tell(f"starting {name}")
+            progress(f"starting {name}")
             worker = Worker(name, cases, settings.threads)
             workers.append(stack.enter_context(worker))
             worker.wait()
-        _check(workers, cases, tell)
+        _check(workers, cases, progress)
         for some, rounds in (
             (forward, settings.rounds),
             (backward, max(3, settings.rounds * 2 // 3)),
@@ -50,7 +50,7 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
                 for worker in workers
                 for case in some
             }
-            samples = take_turns(calls, settings, tell, rounds=rounds)
+            samples = take_turns(calls, settings, progress, rounds=rounds)
             rows += _rows(names, some, samples)
     return rows
 
@@ -59,10 +59,10 @@ def _calling(worker, number):
     return lambda: worker.call(number)
 
 
-def _check(workers, cases, tell):
+def _check(workers, cases, progress):
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(cases):
-            tell(f"comparing the results at {case}")
+            progress(f"comparing the results at {case}")
             results = {}
             for worker in workers:
                 path = Path(folder) / "results.npz"

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import cores
 from benchmarks.cores import Case
-from benchmarks.measure import LeftOut, Progress, Row, Settings, compare, take_turns
+from benchmarks.measure import Progress, Row, Settings, Skipped, compare, take_turns
 from benchmarks.worker import Worker, available_bytes
 
 LONGEST = 16384
@@ -26,39 +26,39 @@ MEMORY_TARGETS = {"Keras core": 10.0}
 SHARE = 0.8
 
 
-def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+def run(settings: Settings, progress: Progress) -> list[Row | Skipped]:
     names, missing = cores.installed(OURS, *PEERS)
-    rows: list[Row | LeftOut] = [LeftOut(*item) for item in missing.items()]
+    rows: list[Row | Skipped] = [Skipped(*item) for item in missing.items()]
     length = LONGEST // 8 if settings.quick else LONGEST
     # Causal cases run forward only: backward they take longer and add nothing new.
     for backward, causal in ((False, False), (False, True), (True, False)):
         case = Case(length, causal=causal, backward=backward)
         # The scores in float32, and in the backward pass their gradients too.
         scores = cores.HEADS * length**2 * 4 * (3 if backward else 1)
-        found, _ = _measure(case, names, {QUADRATIC: scores}, settings, tell)
+        found, _ = _measure(case, names, {QUADRATIC: scores}, settings, progress)
         rows += found
     return rows
 
 
-def _measure(case, names, expected, settings, tell):
+def _measure(case, names, expected, settings, progress):
     """Returns rows of a case, and the peak memory of each candidate that was run."""
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         workers = {}
         for name in names:
             worker = Worker(name, [case], settings.threads)
             workers[name] = stack.enter_context(worker)
-        tell(f"{case}: starting")
+        progress(f"{case}: starting")
         for worker in workers.values():
             worker.wait()
-        peaks = _peaks(case, workers, expected, left_out, tell)
+        peaks = _peaks(case, workers, expected, skipped, progress)
         calls = {name: workers[name].call for name in peaks}
         rounds = max(2, settings.rounds // 8)
         samples = take_turns(
-            calls, settings, lambda stage: tell(f"{case}: {stage}"), rounds=rounds
+            calls, settings, lambda stage: progress(f"{case}: {stage}"), rounds=rounds
         )
-    rows: list[Row | LeftOut] = [
-        LeftOut(f"{name}, {case}", why) for name, why in left_out.items()
+    rows: list[Row | Skipped] = [
+        Skipped(f"{name}, {case}", why) for name, why in skipped.items()
     ]
     longest = case.length == LONGEST
     for peer in [name for name in names[1:] if name in samples]:
@@ -77,7 +77,7 @@ def _gb(size):
     return f"{size / 2**30:.1f} GB"
 
 
-def _peaks(case, workers, expected, left_out, tell):
+def _peaks(case, workers, expected, skipped, progress):
     """Returns the peak bytes of each candidate's first call; compares its results.
 
     TensorFlow does not return memory, so free memory is read before each first call.
@@ -88,15 +88,15 @@ def _peaks(case, workers, expected, left_out, tell):
             need, free = expected.get(name, 0), available_bytes()
             if need > SHARE * free:
                 sizes = f"would take {_gb(need)}, and {_gb(free)} are free"
-                left_out[name] = f"{name}, {case}: {sizes}"
+                skipped[name] = f"{name}, {case}: {sizes}"
                 continue
-            tell(f"{case}: memory of {name}")
+            progress(f"{case}: memory of {name}")
             try:
                 worker.call()
             except (MemoryError, RuntimeError) as error:  # or it was killed
                 if name == OURS:
                     raise
-                left_out[name] = f"{case}, {error}"
+                skipped[name] = f"{case}, {error}"
                 continue
             peaks[name] = worker.peak()
             path = Path(folder) / "results.npz"

@@ -50,9 +50,7 @@ def main(
 
     start_tensorflow()
     rows, reasons = [], {}
-    makers = {
-        name: make for name, make in _models().items() if not only or name in only
-    }
+    makers = {name: make for name, make in models().items() if not only or name in only}
     with console.status("…") as status:
         for number, (name, make) in enumerate(makers.items(), 1):
             for signature, cells in _cells(make(), status.update, name):
@@ -68,7 +66,8 @@ def main(
         raise typer.Exit(1)
 
 
-def _models() -> dict[str, Callable[[], Any]]:
+def models() -> dict[str, Callable[[], Any]]:
+    """Returns the models of the table: name -> function that builds the model."""
     import keras
 
     import keras_attention as ka
@@ -164,12 +163,12 @@ def _byte_pairs():
     return ka.BytePairTokenizer(tokens, merges, **roles)
 
 
-def _cells(model, tell, name):
+def _cells(model, progress, name):
     """Yields signatures, each with a dict from runtime to its report or a reason."""
     from keras_attention.export.signatures.catalogue import signatures_of
 
     for signature in signatures_of(model):
-        tell(f"{name}: {signature.name} …")
+        progress(f"{name}: {signature.name} …")
         cells, written = {}, {}
         with tempfile.TemporaryDirectory() as folder:
             for label, (format, opset, runtime) in RUNTIMES.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 Progress = Callable[[str], None]
 SHORTEST_SAMPLE_S = 0.02
-# A first call this long is taken as it is: tracing is a small part of it.
+# A first call this long is used as it is: tracing is a small part of it.
 LONG_CALL_S = 5.0
 
 
@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A comparison that was not possible here, and the reason."""
 
     what: str
@@ -67,14 +67,14 @@ class Settings:
 def take_turns(
     candidates: Mapping[str, Callable[[], Any]],
     settings: Settings,
-    tell: Progress = lambda _: None,
+    progress: Progress = lambda _: None,
     rounds: int | None = None,
 ) -> dict[str, list[float]]:
     """Returns the seconds per call of each candidate, one sample per round."""
     rounds = settings.rounds if rounds is None else rounds
     repeats = {}
     for name, call in candidates.items():
-        tell(f"warming up {name}")
+        progress(f"warming up {name}")
         took = _seconds(call, 1)
         if took < LONG_CALL_S:
             took = _seconds(call, 1)
@@ -82,7 +82,7 @@ def take_turns(
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     order, generator = list(candidates), random.Random(0)
     for index in range(rounds):
-        tell(f"round {index + 1} of {rounds}")
+        progress(f"round {index + 1} of {rounds}")
         generator.shuffle(order)
         for name in order:
             samples[name].append(_seconds(candidates[name], repeats[name]))

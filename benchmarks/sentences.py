@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks import corpus, hub
 from benchmarks.measure import (
-    LeftOut,
     Progress,
     Row,
     Settings,
+    Skipped,
     compare,
     take_turns,
 )
@@ -24,24 +24,24 @@ BUCKETS = (16, 32, 64, 128, 256)
 PEERS = ("eager model.encode", "KerasHub", "torch")
 
 
-def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
+def run(settings: Settings, progress: Progress) -> list[Row | Skipped]:
     import keras_attention as ka
 
     texts = corpus.sentences(settings.data, 64 if settings.quick else 512)
     batches = corpus.batches(texts)
     model = ka.from_pretrained(corpus.minilm_folder())
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
-        calls, left_out = _artifacts(model, Path(name), settings, tell, opened)
+        calls, skipped = _artifacts(model, Path(name), settings, progress, opened)
         ours = list(calls)
         calls |= {
             "eager model.encode": lambda batch: model.encode(batch, verbose=False),
             "KerasHub": _hub(model),
             **_torch(settings.threads),
         }
-        tell("comparing the vectors")
+        progress("comparing the vectors")
         accuracy = _accuracy(calls, batches, "eager model.encode")
-        samples = _take_turns(calls, batches, settings, tell)
-    rows: list[Row | LeftOut] = list(left_out)
+        samples = _take_turns(calls, batches, settings, progress)
+    rows: list[Row | Skipped] = list(skipped)
     for name in ours:
         for peer in PEERS if name in ours[:2] else ("torch",):
             if peer not in samples:
@@ -64,11 +64,11 @@ def run(settings: Settings, tell: Progress) -> list[Row | LeftOut]:
     return rows
 
 
-def _artifacts(model, folder, settings, tell, opened):
+def _artifacts(model, folder, settings, progress, opened):
     """Exports every kind of artifact; returns name -> function of texts."""
     import keras_attention as ka
 
-    more: dict[str, Any] = {"on_progress": tell}
+    more: dict[str, Any] = {"on_progress": progress}
     text = ["serving_default"]
     saved = ka.export_model(model, folder / "saved", signatures=text, **more)
     more_of_xla = {"jit_compile": True, "length_buckets": BUCKETS, **more}
@@ -94,24 +94,24 @@ def _artifacts(model, folder, settings, tell, opened):
         **{f"ONNX Runtime {kind}": from_ids(folder / kind) for kind in KINDS},
     }
     if importlib.util.find_spec("openvino") is None:
-        return calls, [LeftOut("OpenVINO", "openvino is not installed")]
+        return calls, [Skipped("OpenVINO", "openvino is not installed")]
     calls["OpenVINO"] = from_ids(onnx, "openvino")
     calls["OpenVINO int8"] = from_ids(folder / "int8", "openvino")
     calls["OpenVINO bfloat16"] = from_ids(onnx, "openvino-bfloat16")
     return calls, []
 
 
-def _take_turns(calls, batches, settings, tell):
+def _take_turns(calls, batches, settings, progress):
     """Takes turns on each batch; a sample is the sum over all batches."""
     found = []
     for index, batch in enumerate(batches):
 
-        def tell_batch(stage, index=index):
-            tell(f"batch {index + 1} of {len(batches)}, {stage}")
+        def progress_of_batch(stage, index=index):
+            progress(f"batch {index + 1} of {len(batches)}, {stage}")
 
         bound = {name: partial(embed, batch) for name, embed in calls.items()}
         rounds = max(3, settings.rounds // 3)
-        found.append(take_turns(bound, settings, tell_batch, rounds=rounds))
+        found.append(take_turns(bound, settings, progress_of_batch, rounds=rounds))
     return {
         name: np.sum([samples[name] for samples in found], 0).tolist() for name in calls
     }

@@ -7,7 +7,7 @@ from benchmarks import hub
 from benchmarks.measure import Progress, Row, Settings
 
 
-def run(settings: Settings, tell: Progress) -> list[Row]:
+def run(settings: Settings, progress: Progress) -> list[Row]:
     import keras_attention as ka
 
     ours, theirs = hub.pair(hub.MINILM)
@@ -16,13 +16,13 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = {"signatures": ["serving_default"], "on_progress": tell}
+        wanted = {"signatures": ["serving_default"], "on_progress": progress}
         mine = ka.export_model(ours, folder / "ours", **wanted)
-        tell("Keras: model.export")
+        progress("Keras: model.export")
         theirs.export(str(folder / "keras"), verbose=False)
         sizes = [_bytes(path) / weights for path in (mine, folder / "keras")]
         rows.append(_row("SavedModel", *sizes, "× weights", note="target ≤ 1.05"))
-        tell('Keras: model.export(format="onnx")')
+        progress('Keras: model.export(format="onnx")')
         theirs.export(str(folder / "keras.onnx"), format="onnx", verbose=False)
         peer = _nodes(folder / "keras.onnx")
         for opset in (23, 18):

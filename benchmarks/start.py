@@ -10,7 +10,7 @@ from benchmarks.measure import Progress, Row, Settings, compare, take_turns
 HELP_LIMIT_S = 0.3
 
 
-def run(settings: Settings, tell: Progress) -> list[Row]:
+def run(settings: Settings, progress: Progress) -> list[Row]:
     command = str(Path(sys.executable).with_name("keras-attention"))
     programs = {
         "keras-attention --help": [command, "--help"],
@@ -18,7 +18,7 @@ def run(settings: Settings, tell: Progress) -> list[Row]:
         "python -c pass": [sys.executable, "-c", "pass"],
     }
     calls = {name: _running(arguments) for name, arguments in programs.items()}
-    samples = take_turns(calls, settings, tell)
+    samples = take_turns(calls, settings, progress)
     rows = []
     for name in list(programs)[:2]:
         row = compare("start", name, samples, name, "python -c pass")

@@ -77,14 +77,14 @@ def main():
         freeze_backbone=options.frozen,
     )
     minutes = (time.perf_counter() - start) / 60
-    asked, contexts, expected = zip(*test, strict=True)
-    answers = model.answer(asked, contexts, verbose=True)
+    to_answer, contexts, expected = zip(*test, strict=True)
+    answers = model.answer(to_answer, contexts, verbose=True)
     pairs = [(a["text"], b["text"]) for a, b in zip(answers, expected, strict=True)]
     exact = sum(words(a) == words(b) for a, b in pairs) / len(pairs)
     overlap = sum(f1(a, b) for a, b in pairs) / len(pairs)
     print(f"\nheld-out exact match {exact:.3f}, F1 {overlap:.3f} of {len(pairs)}")
     print(f"trained on {len(train)} questions in {minutes:.1f} minutes")
-    for question, answer in zip(asked[:3], answers[:3], strict=True):
+    for question, answer in zip(to_answer[:3], answers[:3], strict=True):
         print(f"  {question}\n    {answer['text']} ({answer['score']:.2f})")
 
 

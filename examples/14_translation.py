@@ -151,7 +151,7 @@ def main():
     rows = tokenizer.tokens([translation, source])
     labels = [readable(tokens) for tokens in rows]
     ka.plot_attention(weights, *labels, path="alignment.png")
-    print("drawn: alignment.png")
+    print("written: alignment.png")
 
 
 def readable(tokens):

@@ -29,7 +29,7 @@ def block(kind, name):
     return found
 
 
-def assert_says(text, shown, *, slack):
+def assert_similar(text, shown, *, slack):
     """Compares words exactly, and numbers with a tolerance, relative above 1."""
     words = [" ".join(NUMBER.sub("#", part).split()) for part in (text, shown)]
     assert words[0] == words[1]
@@ -106,7 +106,7 @@ def test_the_readme_shows_what_the_kinds_explain(tmp_path):
     pytest.importorskip("matplotlib")
     name = "01_kinds_on_a_sentence.py"
     said = run(name, "--weights", minilm_folder(), folder=tmp_path)
-    assert_says(said, block("output", name), slack=0.15)
+    assert_similar(said, block("output", name), slack=0.15)
 
 
 def test_masks_are_drawn(tmp_path):
@@ -124,7 +124,7 @@ def test_the_readme_shows_the_layer_that_is_served(tmp_path):
     assert code is not None
     assert textwrap.dedent(code[1]) == block("code", name)
     said = run(name, "--out", tmp_path / "out", folder=tmp_path)
-    assert_says(said, block("output", name), slack=0.25)
+    assert_similar(said, block("output", name), slack=0.25)
     answers = [line[12:].split() for line in said.splitlines()[-3:]]
     for other in answers[1:]:  # printed with four digits
         assert [float(a) for a in other] == pytest.approx(

@@ -43,7 +43,7 @@ def quantize(
     with failing_clearly():
         if min_cosine is not None and (texts is None or tokenizer is None):
             raise ValueError(
-                "--min-cosine is measured on real texts: give --texts and --tokenizer. "
+                "--min-cosine is measured on real texts: pass --texts and --tokenizer. "
                 f"Received: --texts {texts}, --tokenizer {tokenizer}"
             )
         with console.status("Quantising …") as status:

@@ -70,12 +70,12 @@ def test_export_prints_the_table_and_where_the_artifact_is(artifact):
     assert (folder / "serving_default.onnx").is_file()
 
 
-def test_verify_passes_and_says_so_to_programs(artifact):
+def test_verify_passes_and_prints_json_for_programs(artifact):
     result = run("verify", artifact[0], "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.output)
-    assert told["passed"]
-    assert len(told["results"]) == 20
+    printed = json.loads(result.output)
+    assert printed["passed"]
+    assert len(printed["results"]) == 20
 
 
 def test_verify_fails_with_status_1_when_the_tolerance_is_not_met(artifact):
@@ -101,29 +101,29 @@ def test_verify_names_a_damaged_file(artifact, tmp_path):
 def test_info_describes_an_artifact_with_its_axes(artifact):
     result = run("info", artifact[0])
     assert "token_ids: int32 [batch, sequence]" in result.output
-    told = json.loads(run("info", artifact[0], "--json").output)
-    assert told["format"] == "onnx"
-    assert told["signatures"]["serving_default"]["outputs"]["pooled_output"] == (
+    printed = json.loads(run("info", artifact[0], "--json").output)
+    assert printed["format"] == "onnx"
+    assert printed["signatures"]["serving_default"]["outputs"]["pooled_output"] == (
         "float32 [batch, 33]"
     )
-    assert told["verified"].startswith("20 cases")
+    assert printed["verified"].startswith("20 cases")
 
 
 def test_info_describes_a_hugging_face_folder(bert_folder):
-    told = json.loads(run("info", bert_folder, "--json").output)
+    printed = json.loads(run("info", bert_folder, "--json").output)
     model = ka.from_pretrained(bert_folder)
-    assert told["tensors"] == (
+    assert printed["tensors"] == (
         f"{len(model.weights)} with {model.count_params():,} numbers"
     )
-    assert told["config"]["model_type"] == "bert"
+    assert printed["config"]["model_type"] == "bert"
 
 
 def test_info_and_export_take_keras_files(tmp_path):
     path = tmp_path / "model.keras"
     model = small_bert(pooler=False)
     model.save(path)
-    told = json.loads(run("info", path, "--json").output)
-    assert told["class"] == "keras_attention>BertEncoder"
+    printed = json.loads(run("info", path, "--json").output)
+    assert printed["class"] == "keras_attention>BertEncoder"
     result = run("export", path, tmp_path / "out", "-f", "onnx", "--json")
     assert result.exit_code == 0, result.output
     assert all(case["passed"] for case in json.loads(result.output)["verification"])
@@ -163,7 +163,7 @@ def test_an_existing_folder_is_refused_and_stays(artifact, bert_folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_does_all_five_things(tmp_path):
+def test_the_demo_runs_all_five_steps(tmp_path):
     minilm_folder()
     done = subprocess.run(
         [sys.executable, "-m", "keras_attention.cli.main", "demo", "--json"],
@@ -173,24 +173,24 @@ def test_the_demo_does_all_five_things(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["checkpoint"]["read"] == 103
-    for row in told["similarities"]:
+    printed = json.loads(done.stdout)
+    assert printed["checkpoint"]["read"] == 103
+    for row in printed["similarities"]:
         np.testing.assert_allclose(row["here"], row["published"], atol=5e-4)
-    assert set(told["artifacts"]) == {"saved_model", "onnx"}
-    for answer in told["search"]:
+    assert set(printed["artifacts"]) == {"saved_model", "onnx"}
+    for answer in printed["search"]:
         assert len(answer["top"]) == 3
         for top in answer["top"]:
             np.testing.assert_allclose(top["saved_model"], top["onnx"], atol=1e-5)
-    assert told["attention"]["weight"] > 0.3
-    picture = (tmp_path / told["attention"]["picture"]).read_bytes()
+    assert printed["attention"]["weight"] > 0.3
+    picture = (tmp_path / printed["attention"]["picture"]).read_bytes()
     assert picture.startswith(b"\x89PNG")
 
 
-def test_scan_says_what_it_saw_and_refuses_with_status_1(artifact, tmp_path):
-    told = json.loads(run("scan", artifact[0], "--json").output)
-    assert told["checksums"]
-    assert "MatMul" in told["operators"]
+def test_scan_prints_operators_and_refuses_with_status_1(artifact, tmp_path):
+    printed = json.loads(run("scan", artifact[0], "--json").output)
+    assert printed["checksums"]
+    assert "MatMul" in printed["operators"]
     copy = shutil.copytree(artifact[0], tmp_path / "copy")
     (copy / "extra").write_text("x")
     result = run("scan", copy)
@@ -198,12 +198,12 @@ def test_scan_says_what_it_saw_and_refuses_with_status_1(artifact, tmp_path):
     assert "extra is extra" in result.output
 
 
-def test_rollback_and_restore_say_which_version_is_served(tmp_path):
+def test_rollback_and_restore_print_the_version_that_is_served(tmp_path):
     for name in ("2", "3"):
         (tmp_path / name).mkdir()
-    told = json.loads(run("rollback", tmp_path, "--json").output)
-    assert told == {"base": str(tmp_path), "served": 2, "withdrawn": [3]}
+    printed = json.loads(run("rollback", tmp_path, "--json").output)
+    assert printed == {"base": str(tmp_path), "served": 2, "withdrawn": [3]}
     assert (tmp_path / "3.withdrawn").is_dir()
-    told = json.loads(run("restore", tmp_path, "--json").output)
-    assert told == {"base": str(tmp_path), "served": 3, "restored": [3]}
+    printed = json.loads(run("restore", tmp_path, "--json").output)
+    assert printed == {"base": str(tmp_path), "served": 3, "restored": [3]}
     assert run("rollback", tmp_path, "--to", 5).exit_code == 1

@@ -133,7 +133,7 @@ def _controls(size: int, new: int, temperature: Any, top_k: Any, top_p: Any) -> 
 # How the rows of a case are generated: a function of (rows, new tokens).
 _MODES: dict[str, Callable[[int, int], dict]] = {
     "greedy": lambda size, new: _controls(size, new, [0.0], [0], [1.0]),
-    "drawn": lambda size, new: _controls(
+    "sampled": lambda size, new: _controls(
         size, new, [0.75, 0.0, 1.5], [7, 0, 0], [0.875, 1.0, 0.5]
     ),
 }

@@ -91,26 +91,26 @@ def quantize_artifact(
         )
     if min_cosine is not None and not feeds:
         raise ValueError(
-            "`min_cosine` is measured on real inputs: give `feeds` as well, e.g. those "
+            "`min_cosine` is measured on real inputs: pass `feeds` as well, e.g. those "
             f"of `feeds_of_texts`. Received: min_cosine={min_cosine}, feeds={feeds!r}"
         )
     folder = artifact_folder(source)
     manifest = read_manifest(folder)
     _check_source(folder, manifest)
-    tell = on_progress or (lambda stage: None)
+    progress = on_progress or (lambda stage: None)
     with staging(Path(path), needed_bytes=manifest.weights_bytes) as staged:
         in_float32: list[str] = []
         size = 0
         for file in sorted(folder.glob("*.onnx")):
-            tell(f"Quantising {file.stem}")
+            progress(f"Quantising {file.stem}")
             search = None
             if feeds and min_cosine is not None:
-                search = _Search(kind, feeds, min_cosine, tell)
+                search = _Search(kind, feeds, min_cosine, progress)
             model, names = _quantize(file, kind, keep, search)
             in_float32 += names
             size += _save(model, staged / file.name)
         _copy_the_rest(folder, staged)
-        tell("Running the artifact in a fresh process")
+        progress("Running the artifact in a fresh process")
         report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
         about = {"kind": kind, "source": manifest.files, "float32": sorted(in_float32)}
         save_manifest(
@@ -165,7 +165,7 @@ class _Search(NamedTuple):
     kind: str
     feeds: Sequence[Mapping[str, Any]]
     min_cosine: float
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
 
     def tolerated(self, model, nodes):
         """Returns as many products as `min_cosine` allows, the least harmful ones."""
@@ -174,13 +174,13 @@ class _Search(NamedTuple):
             return nodes
         alone = {}
         for number, node in enumerate(nodes):
-            self.tell(f"Measuring weight {number + 1} of {len(nodes)}")
+            self.progress(f"Measuring weight {number + 1} of {len(nodes)}")
             alone[node] = self._cosine(model, [node], expected)
         order = sorted(nodes, key=alone.__getitem__, reverse=True)
         good, bad = 0, len(order)  # quantising the first `good` is good enough
         while bad - good > 1:
             middle = (good + bad) // 2
-            self.tell(f"Trying {middle} of {len(nodes)} weights")
+            self.progress(f"Trying {middle} of {len(nodes)} weights")
             enough = self._cosine(model, order[:middle], expected) >= self.min_cosine
             good, bad = (middle, bad) if enough else (good, middle)
         if not good:

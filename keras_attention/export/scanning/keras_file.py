@@ -55,7 +55,7 @@ def _members(archive: zipfile.ZipFile) -> list[str]:
     for member in archive.infolist():
         name, size = member.filename, member.file_size
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            problems.append(f"member {name!r} lies outside the file")
+            problems.append(f"member {name!r} is outside the file")
         if member.flag_bits & 1:
             problems.append(f"member {name!r} is encrypted")
         if name.endswith(".json") and size > _JSON_BYTES:

@@ -74,11 +74,11 @@ def _external(tensor: Any, folder: Path) -> list[str]:
         return [f"{about} is not there"]
     status = path.stat()
     if status.st_nlink > 1:
-        return [f"{about} is a hard link to a file that may lie elsewhere"]
+        return [f"{about} is a hard link to a file that may be elsewhere"]
     try:
         start, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
     except ValueError:
         return [f"{about} has an offset or length that is no number"]
     if start < 0 or length < 0 or start + length > status.st_size:
-        return [f"{about} ends behind the file"]
+        return [f"{about} ends after the file"]
     return []

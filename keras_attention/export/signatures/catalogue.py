@@ -48,7 +48,7 @@ def signatures_of(
         described: What is known about the inputs of a model that is not ours.
     """
     described = described or Description()
-    for kind, make in _CATALOGUE.items():
+    for kind, make in CATALOGUE.items():
         if isinstance(model, kind):
             described.refuse_for(model)
             return make(model)
@@ -262,7 +262,7 @@ def _image_classifier(model: ImageClassifier) -> list[Signature]:
 
 
 # A model's class -> the function that makes its signatures.
-_CATALOGUE = {
+CATALOGUE = {
     ImageClassifier: _image_classifier,
     Seq2SeqLM: _seq2seq_lm,
     RecurrentSeq2Seq: _encoder_decoder,

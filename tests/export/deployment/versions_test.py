@@ -1,4 +1,4 @@
-"""Publishing, withdrawing and restoring versions never lose or half-show one."""
+"""Publishing, withdrawing and restoring never loses a version or shows half of one."""
 
 import subprocess
 import sys
@@ -31,14 +31,16 @@ def source(tmp_path):
 
 @pytest.fixture
 def agreeing(monkeypatch):
-    """The runtime is another test's matter: here the cases agree, or do not."""
+    """Replaces the verification: its cases agree, or do not."""
     passed = {"now": True}
 
-    def ask(folder, *, tolerance, runtime=None):
+    def verify(folder, *, tolerance, runtime=None):
         result = CaseResult("s", "c", "r", 0.0, 0.0, tolerance, passed["now"], "off")
         return Report(folder, (result,))
 
-    monkeypatch.setattr("keras_attention.export.verification.verify.verify_folder", ask)
+    monkeypatch.setattr(
+        "keras_attention.export.verification.verify.verify_folder", verify
+    )
     return passed
 
 
@@ -117,7 +119,7 @@ def test_rollback_keeps_the_newer_and_restore_brings_it_back(tmp_path):
     assert names(base) == ["1", "11", "2", "5.withdrawn"]
 
 
-def test_what_cannot_be_rolled_back_or_restored_is_said(tmp_path):
+def test_a_rollback_or_restore_that_is_not_possible_is_an_error(tmp_path):
     artifact(tmp_path / "1")
     with pytest.raises(ValueError, match="no older version"):
         ka.rollback(tmp_path)
@@ -142,9 +144,9 @@ def test_racing_publishers_each_get_a_number(source, tmp_path):
     import sys
     from keras_attention.export.deployment import versions
     from keras_attention.export.verification.verify import CaseResult, Report
-    def ask(folder):
+    def verify(folder):
         return Report(folder, (CaseResult("s", "c", "r", 0.0, 0.0, 1e-5, True),))
-    versions.verify_artifact = ask
+    versions.verify_artifact = verify
     for _ in range(5):
         versions.publish({str(source)!r}, {str(tmp_path / "served")!r})
     """

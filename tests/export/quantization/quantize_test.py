@@ -1,4 +1,4 @@
-"""Artifacts in fewer bits: what is quantised, what it costs, what is refused."""
+"""Quantised artifacts: which weights change, the error, and what is refused."""
 
 import json
 
@@ -101,9 +101,9 @@ def test_patterns_are_left_in_float32(source, tmp_path, feeds, kind, operator):
         source, tmp_path / "new", kind, keep=["*/block_0/*", "*/query/*"]
     )
     assert operators(folder).count(operator) == 5
-    kept = read_manifest(folder).quantization["float32"]
-    assert sum("block_0" in path for path in kept) == 6
-    assert len(kept) == 7
+    in_float32 = read_manifest(folder).quantization["float32"]
+    assert sum("block_0" in path for path in in_float32) == 6
+    assert len(in_float32) == 7
     assert worst_cosine(answers(source, feeds), answers(folder, feeds)) > 0.99
 
 
@@ -141,7 +141,7 @@ def test_a_tied_table_is_quantised_where_it_is_a_product(tmp_path):
     [
         ({"kind": "int3"}, "one of int8, int4, dynamic_int8"),
         ({"keep": ["*/block_9/*"]}, "(?s)Nothing in .*block_0.*Received: .*block_9"),
-        ({"min_cosine": 0.99}, "give `feeds` as well"),
+        ({"min_cosine": 0.99}, "pass `feeds` as well"),
     ],
     ids=str,
 )
@@ -151,7 +151,7 @@ def test_bad_requests_are_refused(source, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_too_far_or_no_float32_is_not_kept(source, int8, tmp_path):
+def test_an_artifact_that_is_too_far_or_not_float32_is_refused(source, int8, tmp_path):
     with pytest.raises(VerificationError, match=r"(?s)too far.*off by"):
         ka.quantize_artifact(source, tmp_path / "new", tolerance=1e-6)
     with pytest.raises(ValueError, match=r"Only a float32 ONNX artifact.*quantised"):

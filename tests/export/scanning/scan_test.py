@@ -171,7 +171,7 @@ def test_unknown_operators_of_onnx_are_refused(tmp_path):
         ("symlink", "is a link"),
         ("hard", "hard link"),
         ("none", "is not there"),
-        ("short", "ends behind the file"),
+        ("short", "ends after the file"),
     ],
 )
 def test_weights_outside_the_folder_are_refused(location, reason, tmp_path):

@@ -1,4 +1,4 @@
-"""Lengths that are rounded up in the graph, and what XLA compiles there."""
+"""Lengths that are rounded up in the graph, and graphs that XLA compiles."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def recording(seen):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_model_sees_few_lengths_and_the_caller_its_own(jit_compile):
+def test_the_caller_gets_outputs_of_the_length_of_the_inputs(jit_compile):
     plain = Signature("pairs", recording([]), IDS, PAIRS)
     rounded = prepared(plain, jit_compile=jit_compile, length_buckets=[4, 8])
     shapes = []
@@ -74,7 +74,7 @@ def test_buckets_that_make_no_sense_are_refused(buckets, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_signatures_that_cannot_be_compiled_are_no_silent_success(tmp_path):
+def test_signatures_that_cannot_be_compiled_are_an_error(tmp_path):
     decoder = ka.GPTDecoder(
         11, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=16
     )
@@ -105,7 +105,7 @@ def test_other_formats_have_no_xla(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_artifact_is_compiled_says_so_and_is_proven_in_each_length(tmp_path):
+def test_a_compiled_artifact_is_verified_in_each_length(tmp_path):
     from keras_attention.export.artifact.manifest import read_manifest
 
     model = ka.SentenceEncoder(small_bert(), None)

@@ -1,4 +1,4 @@
-"""The graph that answers questions says what `QuestionAnswerer.answer` says."""
+"""The graph returns the answers of `QuestionAnswerer.answer`."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def answer(model):
     return tf.function(signature.function, autograph=False, reduce_retracing=True)
 
 
-def test_the_graph_answers_what_python_answers(model, answer):
+def test_the_graph_returns_the_answers_of_python(model, answer):
     pairs = [(question, context) for question in QUESTIONS for context in CONTEXTS]
     questions, contexts = zip(*pairs, strict=True)
     expected = model.answer(questions, contexts, verbose=False)
@@ -95,7 +95,7 @@ def test_a_question_without_room_for_the_context_is_a_clear_error(answer):
         answer(question=tf.constant(["who? " * 60]), context=tf.constant([SENTENCE]))
 
 
-def test_characters_are_words_by_the_rule_of_python():
+def test_words_have_the_same_characters_as_in_python():
     from keras_attention.export.signatures.question_answering import word_places
     from keras_attention.tasks._words import word_spans
 
