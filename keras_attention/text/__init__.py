@@ -1,7 +1,7 @@
-"""Tokenizers whose every step is a TensorFlow operation, so that models take text.
+"""Tokenizers made of TensorFlow operations, so that exported models take text.
 
-A leaf of the package: it imports nothing else of `keras_attention`, and TensorFlow
-only when a tokenizer is first named.
+This package imports nothing else of `keras_attention`, and imports TensorFlow only when
+a tokenizer is first used.
 """
 
 import importlib
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     )
 
 _DEFINED_IN = {
-    "BytePairTokenizer": "byte_pair",
-    "SentencePieceTokenizer": "sentence_piece",
-    "WordPieceTokenizer": "wordpiece",
+    "BytePairTokenizer": "byte_pair.tokenizer",
+    "SentencePieceTokenizer": "sentence_piece.tokenizer",
+    "WordPieceTokenizer": "wordpiece.tokenizer",
     "load_tokenizer": "loading",
     "train_byte_pair": "training",
     "train_sentence_piece": "training",
