@@ -245,8 +245,8 @@ class Generator:
         lengths = [len(prompt) for prompt in prompts]
         if not lengths or min(lengths) == 0:
             raise ValueError(
-                "Each prompt must have at least one token; for an empty prompt pass the "
-                "model's start token. Received: "
+                "Each prompt must have at least one token; for an empty prompt pass "
+                "the model's start token. Received: "
                 + (f"prompt {lengths.index(0)} without any" if lengths else "no prompt")
             )
         limit = self.model.max_sequence_length
@@ -261,7 +261,7 @@ class Generator:
     def _check_sources(self, prompts, sources):
         if (sources is None) != (self.model.cache_of_source is None):
             raise ValueError(
-                "A model with an encoder needs `sources`; others take none. "
+                "A model with an encoder needs `sources`, others take none. "
                 f"Received: sources={'None' if sources is None else 'some'}"
             )
         if sources is None:
