@@ -1,1 +1,1 @@
-"""Choosing the next token, and the loops that do it; below models, above ops."""
+"""Chooses the next token, and runs the loops of generation; models import it."""

@@ -1,4 +1,4 @@
-"""Beam search: the steps of Hugging Face's, in shapes that do not change."""
+"""Beam search with the steps of Hugging Face's, in shapes that do not change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,15 +18,16 @@ class Beams(NamedTuple):
     """K running and K ended sequences for each of B prompts, or groups of a prompt.
 
     Attributes:
-        cache: Of `B * K` rows.
-        history: The running ones, `B * K` rows.
-        running_scores: `[B, K]`, sums of log-probabilities.
-        token_ids: `[B, K, L]` of the ended ones, the best first.
-        lengths: `[B, K]`.
-        scores: `[B, K]`, divided by the length penalty.
-        ended: Bool `[B, K]`, slots that hold a sequence that has ended.
-        improvable: Bool `[B, 1]`, whether a running one may still get in.
-        goes_on: Bool scalar.
+        cache: The model's cache of the running sequences, `B * K` rows.
+        history: The running sequences, `B * K` rows.
+        running_scores: `[B, K]`, the running sequences' sums of log-probabilities.
+        token_ids: `[B, K, L]`, the ended sequences, the best first.
+        lengths: `[B, K]`, the ended sequences' lengths.
+        scores: `[B, K]`, the ended sequences' sums, divided by the length penalty.
+        ended: Bool `[B, K]`, whether a slot holds an ended sequence.
+        improvable: Bool `[B, 1]`, whether a running sequence may still become one of
+            the best ended ones.
+        continues: Bool scalar, whether the search continues.
         broken: Bool scalar, whether logits were NaN.
     """
 
@@ -38,24 +39,25 @@ class Beams(NamedTuple):
     scores: Any
     ended: Any
     improvable: Any
-    goes_on: Any
+    continues: Any
     broken: Any
 
 
 class BeamSearch:
-    """Keeps the best beginnings instead of one.
+    """Continues the K best sequences of each prompt instead of one.
 
     Args:
-        model: What to ask for logits.
-        processors: Applied to log-probabilities, in this order.
-        stop_token_ids: Those that end a row.
-        num_beams: K, of all groups together.
-        groups: How many groups of beams there are, each searched for itself, and what
-            a token loses for each beam of the groups before that took it in this step
-            (Vijayakumar et al., 2016, arXiv:1610.02424).
-        length_penalty: Exponent of the length by which scores are divided.
-        early_stopping: `True` ends with K ended sequences; `False` when the best
-            running one would not get in at its length; `"never"` at any length.
+        model: The language model.
+        processors: Functions applied to log-probabilities, in this order.
+        stop_token_ids: The tokens that end a row.
+        num_beams: The number of beams K, over all groups.
+        groups: The number of groups of beams, which are searched one after the other,
+            and the penalty of a token for each beam of the earlier groups that chose it
+            in the same step (Vijayakumar et al., 2016, arXiv:1610.02424).
+        length_penalty: The exponent of the length by which scores are divided.
+        early_stopping: `True` stops at K ended sequences. `False` stops when the best
+            running sequence, at its present length, is not better than the worst ended
+            one; `"never"`, when it could not be at any length.
         compiled: Whether to compile.
     """
 
@@ -75,7 +77,7 @@ class BeamSearch:
         self.processors = tuple(processors)
         self.stop_token_ids = tuple(stop_token_ids)
         self.num_groups, self.diversity_penalty = groups
-        self.num_beams = num_beams // self.num_groups  # of a group
+        self.num_beams = num_beams // self.num_groups  # per group
         self.length_penalty = length_penalty
         self.early_stopping = early_stopping
         self._forward_once: Callable = self._forward
@@ -88,16 +90,16 @@ class BeamSearch:
 
     @property
     def num_traces(self) -> int:
-        """How often anything was compiled."""
+        """The number of compilations so far."""
         parts = self.compiled_steps, self._forward_once
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
     def start(self, state: State) -> Beams:
-        """Beams of a state whose rows stand K times, side by side."""
+        """Returns the beams of a state that has each row K times in succession."""
         size = self.num_beams
         batch = ops.shape(state.finished)[0] // size
         first = first_positions(size)[None] == 0
-        # All beams begin alike: only the first of them counts.
+        # All beams begin equal, so only the first one gets a score.
         scores = ops.where(first, 0.0, BLOCKED) * ops.ones((batch, 1))
         return Beams(
             cache=state.cache,
@@ -108,43 +110,45 @@ class BeamSearch:
             scores=ops.full((batch, size), BLOCKED),
             ended=ops.zeros((batch, size), dtype="bool"),
             improvable=ops.ones((batch, 1), dtype="bool"),
-            goes_on=ops.convert_to_tensor(True),
+            continues=ops.convert_to_tensor(True),
             broken=ops.convert_to_tensor(False),
         )
 
     def _steps(self, beams: Beams, count: Any) -> Beams:
-        def goes_on(done, beams):
-            return (done < count) & beams.goes_on
+        def is_unfinished(done, beams):
+            return (done < count) & beams.continues
 
         def step(done, beams):
             return done + 1, self.choose(beams, *self._forward(beams))
 
-        return ops.while_loop(goes_on, step, (ops.zeros_like(count), beams))[1]
+        start = ops.zeros_like(count), beams
+        return ops.while_loop(is_unfinished, step, start)[1]
 
     def steps_on_host(
         self, beams: Beams, count: Any, ends: Callable[[History], Any] | None = None
     ) -> Beams:
-        """As `steps`, one by one.
+        """Runs the same steps as `steps`, one call of the model at a time.
 
         Args:
-            beams: Of `start`.
-            count: At most so many.
-            ends: Called with candidates; which of them end there, bool a row.
+            beams: The beams of `start`.
+            count: The largest number of steps.
+            ends: A function of the candidates that returns which of them end there,
+                one bool per row.
         """
         for _ in range(int(count)):
-            if not bool(beams.goes_on):
+            if not bool(beams.continues):
                 break
             beams = self.choose(beams, *self._forward_once(beams), ends)
         return beams
 
     def _forward(self, beams: Beams) -> tuple[Any, Any]:
         token_ids = beams.history.before_end(1)[:, None]  # [B * K, 1]
-        keep = ops.ones_like(token_ids, dtype="bool")
-        outputs = self.model.forward(token_ids, keep, beams.cache)
+        padding_mask = ops.ones_like(token_ids, dtype="bool")
+        outputs = self.model.forward(token_ids, padding_mask, beams.cache)
         return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
 
     def choose(self, beams: Beams, logits: Any, cache: Any, ends: Any = None) -> Beams:
-        """One token more on every running beam."""
+        """Returns the beams with one more token on every running one."""
         log_p = ops.log_softmax(logits, axis=-1)
         select = self._select if self.num_groups == 1 else self._select_groups
         beams = beams._replace(cache=None)
@@ -155,7 +159,7 @@ class BeamSearch:
         )
 
     def _select_groups(self, beams, log_p, ends):
-        """Group after group: none takes what those before have taken."""
+        """Selects group after group; tokens of the earlier groups are penalised."""
         count, size = self.num_groups, self.num_beams
         batch = ops.shape(beams.scores)[0] // count
         counts, parts, all_rows = 0.0, [], []
@@ -165,49 +169,49 @@ class BeamSearch:
                 x = ops.reshape(x, (batch, count, -1, *ops.shape(x)[1:]))[:, group]
                 return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
-            scalars = beams._replace(history=None, goes_on=None, broken=None)
+            scalars = beams._replace(history=None, continues=None, broken=None)
             tensors: list[Any] = [x if x is None else of_group(x) for x in scalars]
             part = Beams(*tensors)._replace(
                 history=beams.history.rows(
                     of_group(first_positions(ops.shape(log_p)[0]))
                 ),
-                goes_on=beams.goes_on,
+                continues=beams.continues,
                 broken=beams.broken,
             )
             repeated = ops.repeat(ops.zeros((batch, 1)) + counts, size, axis=0)
             penalty = self.diversity_penalty * repeated  # [B * K, V] or [B * K, 1]
-            done = self._shut(part)
+            done = self._is_closed(part)
             part, rows = self._select(part, of_group(log_p) - penalty, ends)
-            taken = ops.reshape(part.history.before_end(1), (batch, size))
-            taken = ops.one_hot(taken, log_p.shape[-1], dtype="float32")
-            taken = ops.sum(ops.where(done[..., None], 0.0, taken), axis=1)
-            counts = counts + taken  # [B, V]
+            chosen = ops.reshape(part.history.before_end(1), (batch, size))
+            chosen = ops.one_hot(chosen, log_p.shape[-1], dtype="float32")
+            chosen = ops.sum(ops.where(done[..., None], 0.0, chosen), axis=1)
+            counts = counts + chosen  # [B, V]
             parts.append(part)
             rows = rows // size * (size * count) + group * size + rows % size
             all_rows.append(rows)
 
-        def together(values, each=1):
+        def joined(values, each=1):
             values = [ops.reshape(x, (batch, each, *ops.shape(x)[1:])) for x in values]
             both = ops.stack(values, axis=1)
             return ops.reshape(both, (-1, *ops.shape(both)[3:]))
 
         histories = [part.history for part in parts]
         history = beams.history._replace(
-            token_ids=together([x.token_ids for x in histories], size),
-            lengths=together([x.lengths for x in histories], size),
-            prompt_lengths=together([x.prompt_lengths for x in histories], size),
+            token_ids=joined([x.token_ids for x in histories], size),
+            lengths=joined([x.lengths for x in histories], size),
+            prompt_lengths=joined([x.prompt_lengths for x in histories], size),
         )
         names = ("running_scores", "token_ids", "lengths", "scores", "ended")
         merged = {
-            name: together([getattr(part, name) for part in parts])
+            name: joined([getattr(part, name) for part in parts])
             for name in (*names, "improvable")
         }
-        goes_on = ops.any(ops.stack([part.goes_on for part in parts]))
-        beams = beams._replace(history=history, goes_on=goes_on, **merged)
-        return beams, together(all_rows, size)
+        continues = ops.any(ops.stack([part.continues for part in parts]))
+        beams = beams._replace(history=history, continues=continues, **merged)
+        return beams, joined(all_rows, size)
 
     def _select(self, beams, log_p, ends):
-        """The beams with a token more, and which row each continues, `[B * K]`."""
+        """Returns the beams with one more token, and their former rows, `[B * K]`."""
         size, history = self.num_beams, beams.history
         batch = ops.shape(beams.scores)[0]
         log_p = process(self.processors, history, log_p)
@@ -222,7 +226,7 @@ class BeamSearch:
         index = ops.cast(index, "int32")
         rows = index // vocabulary + first_positions(batch)[:, None] * size
         tokens = index % vocabulary
-        candidates = self._continued(history, rows, tokens)
+        candidates = self._candidates(history, rows, tokens)
         over = ops.zeros((batch, count), dtype="bool")
         for token in self.stop_token_ids:
             over = over | (tokens == token)
@@ -239,17 +243,18 @@ class BeamSearch:
         )  # [B * K]
         rows = ops.take(ops.reshape(rows, (-1,)), flat, axis=0)
         ended = ended._replace(history=candidates.rows(flat), running_scores=running)
-        return self._with_end(ended, hits), rows
+        return self._with_continues(ended, hits), rows
 
-    def _shut(self, beams):
-        """Prompts for which no sequence can get in any more, bool `[B, 1]`."""
-        shut = ~beams.improvable
+    def _is_closed(self, beams):
+        """Whether a prompt takes no further ended sequence, bool `[B, 1]`."""
+        is_closed = ~beams.improvable
         if self.early_stopping is True:
-            shut = shut | ops.all(beams.ended, axis=-1, keepdims=True)
-        return shut
+            all_ended = ops.all(beams.ended, axis=-1, keepdims=True)
+            is_closed = is_closed | all_ended
+        return is_closed
 
-    def _continued(self, history, rows, tokens):
-        """The candidates as a history of `B * M` rows."""
+    def _candidates(self, history, rows, tokens):
+        """Returns the candidates as a history of `B * M` rows."""
         history = history.rows(ops.reshape(rows, (-1,)))
         columns = first_positions(ops.shape(history.token_ids)[1])
         here = columns[None] == history.lengths[:, None]
@@ -259,13 +264,13 @@ class BeamSearch:
         return history._replace(token_ids=token_ids, lengths=history.lengths + 1)
 
     def _with_ended(self, beams, candidates, found, hits):
-        """The best K of those that had ended and those that end now."""
+        """Returns the best K of the sequences that had ended and those that end now."""
         size = self.num_beams
         batch, count = ops.shape(found)
         among_best = hits & (first_positions(count)[None] < size)
-        new = candidates.num_new_tokens[:1]  # of all rows
+        new = candidates.num_new_tokens[:1]  # the same in all rows
         scores = found / ops.cast(new, "float32") ** self.length_penalty
-        scores = scores + ops.where(self._shut(beams), BLOCKED, 0.0)
+        scores = scores + ops.where(self._is_closed(beams), BLOCKED, 0.0)
         scores = scores + ops.where(among_best, 0.0, BLOCKED)
         scores = ops.concatenate([beams.scores, scores], axis=1)
         best, index = ops.top_k(scores, size)
@@ -285,8 +290,8 @@ class BeamSearch:
             ended=merged(beams.ended, among_best),
         )
 
-    def _with_end(self, beams, hits):
-        """Whether to go on, as `early_stopping` says."""
+    def _with_continues(self, beams, hits):
+        """Sets whether the search continues, by `early_stopping`."""
         history = beams.history
         length = history.num_new_tokens[0]
         if self.early_stopping == "never" and self.length_penalty > 0:
@@ -297,7 +302,7 @@ class BeamSearch:
         worst = ops.where(beams.ended, worst, BLOCKED)
         better = ops.any(possible > worst, axis=-1, keepdims=True)
         improvable = beams.improvable & better
-        goes_on = ops.any(improvable) & ~ops.all(hits)
+        continues = ops.any(improvable) & ~ops.all(hits)
         if self.early_stopping is True:
-            goes_on = goes_on & ~ops.all(beams.ended)
-        return beams._replace(improvable=improvable, goes_on=goes_on)
+            continues = continues & ~ops.all(beams.ended)
+        return beams._replace(improvable=improvable, continues=continues)

@@ -1,4 +1,4 @@
-"""Contrastive search: likely tokens whose vectors are not those of tokens before."""
+"""Contrastive search: likely tokens whose vectors differ from those before."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_attention.generation.history import History
-from keras_attention.generation.loop import State, empty_cache, read_prompts, taken
+from keras_attention.generation.loop import (
+    State,
+    append_token,
+    empty_cache,
+    read_prompts,
+)
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.processors import process
 from keras_attention.ops.attend import BLOCKED, attention_weights
@@ -14,13 +19,13 @@ from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.positions import first_positions
 
 
-class Known(NamedTuple):
-    """What contrastive search remembers: all tokens are in the cache.
+class ContrastiveCache(NamedTuple):
+    """The cache of contrastive search; it holds all tokens, the last one too.
 
     Attributes:
         layers: The model's caches.
-        vectors: `[B, L, E]` of the tokens so far, of length 1; 0 elsewhere.
-        logits: `[B, V]` float32 behind the last token.
+        vectors: `[B, L, E]`, the tokens' vectors scaled to length 1; 0 elsewhere.
+        logits: `[B, V]` float32, after the last token.
     """
 
     layers: Any
@@ -29,20 +34,20 @@ class Known(NamedTuple):
 
 
 class ContrastiveSearch:
-    """Of the `top_k` likeliest tokens the best by `(1 - alpha) p - alpha s`.
+    """Chooses the best of the `top_k` likeliest tokens by `(1 - alpha) p - alpha s`.
 
-    s is the largest cosine between the token's vector, which the model gives once it
-    has read it, and those of the tokens before.
+    p is the token's probability, and s the largest cosine between its vector, which the
+    model returns when it has read the token, and those of the tokens before.
 
     Reference: Su et al., "A Contrastive Framework for Neural Text Generation", 2022
     (arXiv:2202.06417).
 
     Args:
-        model: What to ask; `forward` must give `sequence_output`.
-        processors: Applied to logits, in this order.
-        stop_token_ids: Those that end a row.
-        penalty_alpha: alpha.
-        top_k: Tokens that are tried in each step.
+        model: The language model; `forward` must return `sequence_output`.
+        processors: Functions applied to logits, in this order.
+        stop_token_ids: The tokens that end a row.
+        penalty_alpha: The weight alpha of the cosine.
+        top_k: The number of candidates in each step.
         compiled: Whether to compile.
     """
 
@@ -70,21 +75,23 @@ class ContrastiveSearch:
 
     @property
     def num_traces(self) -> int:
-        """How often anything was compiled."""
+        """The number of compilations so far."""
         parts = self.prefill, self.compiled_steps, self._forward_once
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
-    def _prefill(self, history: History, width: Any, source: Any = None) -> Known:
+    def _prefill(
+        self, history: History, width: Any, source: Any = None
+    ) -> ContrastiveCache:
         layers = empty_cache(self.model, history, source)
         columns = first_positions(history.token_ids.shape[1])
-        vectors, keep = None, columns[None] < (history.lengths - 1)[:, None]
+        vectors, padding_mask = None, columns[None] < (history.lengths - 1)[:, None]
         if width.shape[0]:
             outputs = read_prompts(self.model, history, width, layers)
             layers = outputs["cache"]
             vectors = _unit(outputs["sequence_output"])  # [B, W, E]
             more = history.token_ids.shape[1] - width.shape[0]
             vectors = ops.pad(vectors, [[0, 0], [0, more], [0, 0]])
-            vectors = ops.where(keep[..., None], vectors, 0.0)
+            vectors = ops.where(padding_mask[..., None], vectors, 0.0)
         last = history.before_end(1)[:, None]
         everywhere = ops.ones_like(last, dtype="bool")
         outputs = self.model.forward(last, everywhere, layers)
@@ -93,17 +100,18 @@ class ContrastiveSearch:
         last = here * _unit(outputs["sequence_output"])
         vectors = last if vectors is None else vectors + last
         logits = ops.cast(outputs["logits"][:, -1], "float32")
-        return Known(outputs["cache"], vectors, logits)
+        return ContrastiveCache(outputs["cache"], vectors, logits)
 
     def _steps(self, state: State, count: Any) -> State:
-        def goes_on(done, state):
+        def is_unfinished(done, state):
             return (done < count) & ~ops.all(state.finished)
 
         def step(done, state):
             chances, tokens = self._candidates(state)
             return done + 1, self._choose(state, chances, self._forward(state, tokens))
 
-        return ops.while_loop(goes_on, step, (ops.zeros_like(count), state))[1]
+        start = ops.zeros_like(count), state
+        return ops.while_loop(is_unfinished, step, start)[1]
 
     def _steps_on_host(self, state: State, count: Any) -> State:
         for _ in range(int(count)):
@@ -114,29 +122,29 @@ class ContrastiveSearch:
         return state
 
     def _candidates(self, state):
-        """Probabilities and ids of the likeliest tokens, each `[B, k]`."""
+        """Returns probabilities and ids of the likeliest tokens, each `[B, k]`."""
         logits = process(self.processors, state.history, state.cache.logits)
         chances, tokens = ops.top_k(attention_weights(scores=logits), self.top_k)
         return chances, ops.cast(tokens, "int32")
 
     def _forward(self, state, tokens):
-        """The candidates, their vectors `[B, k, E]`, logits and caches of `B * k`."""
+        """Returns ids, vectors `[B, k, E]`, logits and caches of the candidates."""
         batch, count = tokens.shape
         rows = first_positions(batch * count) // count
-        keep = ops.take(~state.finished, rows)[:, None]
+        padding_mask = ops.take(~state.finished, rows)[:, None]
         layers = [layer.reorder(rows) for layer in state.cache.layers]
         ids = ops.reshape(tokens, (-1, 1))
-        outputs = self.model.forward(ids, keep, layers)
+        outputs = self.model.forward(ids, padding_mask, layers)
         vectors = _unit(outputs["sequence_output"][:, 0])
         vectors = ops.reshape(vectors, (batch, count, -1))
         logits = ops.cast(outputs["logits"][:, -1], "float32")
         return tokens, vectors, logits, outputs["cache"]
 
-    def _choose(self, state, chances, read):
-        tokens, vectors, logits, layers = read
+    def _choose(self, state, chances, outputs):
+        tokens, vectors, logits, layers = outputs
         batch, count = tokens.shape
-        known, history = state.cache, state.history
-        cosines = ops.matmul(vectors, ops.swapaxes(known.vectors, 1, 2))  # [B, k, L]
+        cache, history = state.cache, state.history
+        cosines = ops.matmul(vectors, ops.swapaxes(cache.vectors, 1, 2))  # [B, k, L]
         cosines = ops.where(history.padding_mask[:, None], cosines, BLOCKED)
         alpha = self.penalty_alpha
         scores = (1 - alpha) * chances - alpha * ops.max(cosines, axis=-1)
@@ -146,16 +154,17 @@ class ContrastiveSearch:
         new = ops.take(ops.reshape(vectors, (batch * count, -1)), rows, axis=0)
         columns = first_positions(history.token_ids.shape[1])
         here = (columns[None] == history.lengths[:, None])[..., None]
-        next_known = Known(
+        next_cache = ContrastiveCache(
             [layer.reorder(rows) for layer in layers],
-            ops.where(here, new[:, None], known.vectors),
+            ops.where(here, new[:, None], cache.vectors),
             ops.take(logits, rows, axis=0),
         )
-        return taken(state, chosen, known.logits, next_known, self.stop_token_ids)
+        ends = self.stop_token_ids
+        return append_token(state, chosen, cache.logits, next_cache, ends)
 
 
 def _unit(vectors: Any) -> Any:
-    """Vectors of length 1, float32."""
+    """Returns the vectors scaled to length 1, float32."""
     vectors = ops.cast(vectors, "float32")
     squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     return vectors * ops.rsqrt(ops.maximum(squares, 1e-24))

@@ -1,7 +1,7 @@
-"""Processors of the distribution itself: temperature, and what is cut off.
+"""Processors that change the distribution: temperature, and filters of tokens.
 
-Numbers may be one for all rows or one a row, `[B]`; what is cut off has `BLOCKED` as
-its logit, and with it the probability 0.
+Each setting is one number for all rows or one per row, `[B]`. A removed token has
+`BLOCKED` as its logit, so its probability is 0.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Temperature:
     """Divides logits: below 1 the likely tokens become more likely.
 
     Args:
-        temperature: Above 0, a number or `[B]`.
+        temperature: The divisor, above 0, a number or `[B]`.
     """
 
     temperature: Any
@@ -29,13 +29,13 @@ class Temperature:
 
 @dataclass(frozen=True)
 class TopK:
-    """Keeps the `k` most likely tokens, and those as likely as the last of them.
+    """Keeps the `k` most likely tokens, and all as likely as the last of these.
 
     Reference: Fan et al., 2018 (arXiv:1805.04833).
 
     Args:
-        k: From 1, a number or `[B]`.
-        min_tokens_to_keep: At least so many are kept.
+        k: The number of tokens, 1 or more, a number or `[B]`.
+        min_tokens_to_keep: The smallest number of tokens that are kept.
     """
 
     k: Any
@@ -55,13 +55,13 @@ class TopK:
 
 @dataclass(frozen=True)
 class TopP:
-    """Keeps the most likely tokens that together have the probability `p`.
+    """Keeps the most likely tokens that together have at least the probability `p`.
 
     Reference: Holtzman et al., 2019 (arXiv:1904.09751).
 
     Args:
-        p: From 0 to 1, a number or `[B]`.
-        min_tokens_to_keep: At least so many are kept.
+        p: The total probability, from 0 to 1, a number or `[B]`.
+        min_tokens_to_keep: The smallest number of tokens that are kept.
     """
 
     p: Any
@@ -71,9 +71,11 @@ class TopP:
         size = logits.shape[-1]
         rising = ops.sort(logits, axis=-1)
         sums = ops.cumsum(attention_weights(scores=rising), axis=-1)
-        gone = ops.sum(ops.cast(sums <= 1 - _of_rows(self.p), "int32"), axis=-1)
-        gone = ops.minimum(gone, size - min(self.min_tokens_to_keep, size))
-        least = ops.take_along_axis(rising, gone[:, None], axis=-1)
+        num_removed = ops.sum(ops.cast(sums <= 1 - _of_rows(self.p), "int32"), axis=-1)
+        num_removed = ops.minimum(
+            num_removed, size - min(self.min_tokens_to_keep, size)
+        )
+        least = ops.take_along_axis(rising, num_removed[:, None], axis=-1)
         return ops.where(logits < least, BLOCKED, logits)
 
 
@@ -84,8 +86,8 @@ class MinP:
     Reference: Nguyen et al., 2024 (arXiv:2407.01082).
 
     Args:
-        p: From 0 to 1, a number or `[B]`.
-        min_tokens_to_keep: At least so many are kept.
+        p: The share of the largest probability, from 0 to 1, a number or `[B]`.
+        min_tokens_to_keep: The smallest number of tokens that are kept.
     """
 
     p: Any
@@ -101,13 +103,13 @@ class MinP:
 
 @dataclass(frozen=True)
 class TypicalP:
-    """Keeps tokens whose surprise is nearest to the expected one, `mass` together.
+    """Keeps the tokens whose surprise is nearest to the expected one (entropy).
 
     Reference: Meister et al., 2022 (arXiv:2202.00666).
 
     Args:
-        mass: From 0 to 1.
-        min_tokens_to_keep: At least so many are kept.
+        mass: The total probability of the tokens kept, from 0 to 1.
+        min_tokens_to_keep: The smallest number of tokens that are kept.
     """
 
     mass: float
@@ -128,13 +130,13 @@ class TypicalP:
 
 
 def least_of_best(logits: Any, count: int) -> Any:
-    """The logit of the last of the `count` most likely tokens, `[B, 1]`."""
+    """Returns the logit of the last of the `count` most likely tokens, `[B, 1]`."""
     values, _ = ops.top_k(logits, min(count, logits.shape[-1]))
     return values[:, -1:]
 
 
 def _of_rows(number: Any) -> Any:
-    """A number for all rows, or `[B]` as `[B, 1]`."""
+    """Returns a number for all rows as it is, or `[B]` as `[B, 1]`."""
     if isinstance(number, int | float):
         return number
     return ops.reshape(ops.convert_to_tensor(number), (-1, 1))

@@ -1,4 +1,4 @@
-"""From prompts to new tokens: shapes in buckets, loops that are compiled once."""
+"""Generates new tokens for prompts, with few shapes and loops compiled once."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from keras_attention.generation.speculative import Speculative
 
 
 class Generated(NamedTuple):
-    """What came of the prompts, `num_return_sequences` rows for each, side by side.
+    """The new tokens: `num_return_sequences` successive rows for each prompt.
 
     Attributes:
-        token_ids: For each row its new tokens, the one that ended it included.
-        log_probabilities: For each row those of its new tokens, by the model and
+        token_ids: The new tokens of each row, with the one that ended it.
+        log_probabilities: The model's log-probabilities of the new tokens of each row,
             before all processors; `None` for beams and with a draft model.
-        scores: Of beams, a float a row; else `None`.
+        scores: The beams' scores, one float per row; else `None`.
     """
 
     token_ids: list[np.ndarray]
@@ -33,23 +33,23 @@ class Generated(NamedTuple):
 
     @classmethod
     def of(cls, state: State) -> "Generated":
-        """That of the last state of a loop."""
-        log_p = _behind_prompts(state.history, state.log_probabilities)
+        """Returns the new tokens of the last state of a loop."""
+        log_p = _after_prompts(state.history, state.log_probabilities)
         return cls(new_tokens(state.history), log_p, None)
 
 
 class Generator:
-    """Generates by one model, and keeps what was compiled for it.
+    """Generates with one model, and keeps the loops that were compiled for it.
 
     Args:
-        model: What to ask for logits.
-        draft: A faster model, whose proposals `generate` lets `model` confirm; callers
-            that follow the steps, and beams, go without it.
-        compiled: Whether to compile. Without, steps take several times as long, but
-            the first one does not wait.
+        model: The language model.
+        draft: A faster model. `generate` uses its proposals if `model` confirms them;
+            `iterate` and beam search do not use it.
+        compiled: Whether to compile. If not, each step takes several times as long, but
+            the first one does not wait for compilation.
     """
 
-    # Each set of settings is compiled anew; the oldest is forgotten.
+    # Each set of settings is compiled separately; the oldest is dropped.
     _MAX_LOOPS = 32
 
     def __init__(
@@ -65,7 +65,7 @@ class Generator:
 
     @property
     def num_traces(self) -> int:
-        """How often anything was compiled."""
+        """The number of compilations so far."""
         return sum(part.num_traces for loop in self._loops.values() for part in loop[1])
 
     def generate(
@@ -76,13 +76,15 @@ class Generator:
         sources: Sequence[Sequence[int]] | None = None,
         ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Generated:
-        """New tokens for prompts.
+        """Generates new tokens for prompts.
 
         Args:
             prompts: Lists of token ids.
-            settings: How.
-            sources: Token ids for the encoder, where there is one: a list a prompt.
-            ends: Called with the new tokens of rows; which end there, bool.
+            settings: The settings of the generation.
+            sources: The encoder's token ids, one list per prompt; `None` for a model
+                without an encoder.
+            ends: A function of the new tokens of rows that returns which rows end
+                there, bool.
         """
         if settings.num_beams > 1:
             return self._beams(prompts, settings, sources, ends)
@@ -104,14 +106,16 @@ class Generator:
         chunk: int = 1,
         ends: Callable[[list[np.ndarray]], np.ndarray] | None = None,
     ) -> Iterator[State]:
-        """The states after each `chunk` of tokens, until all rows have ended.
+        """Yields the state after each `chunk` of tokens, until all rows have ended.
 
         Args:
             prompts: Lists of token ids.
-            settings: How; `num_beams` must be 1.
-            sources: Token ids for the encoder, where there is one: a list a prompt.
-            chunk: Tokens of each row between two states.
-            ends: Called with the new tokens of rows; which end there, bool.
+            settings: The settings of the generation; `num_beams` must be 1.
+            sources: The encoder's token ids, one list per prompt; `None` for a model
+                without an encoder.
+            chunk: The number of tokens of each row between two states.
+            ends: A function of the new tokens of rows that returns which rows end
+                there, bool.
         """
         loop, *_ = self._parts(settings)
         state = self._start(prompts, settings, settings.num_return_sequences, sources)
@@ -144,7 +148,7 @@ class Generator:
             ops.convert_to_numpy(x).reshape(*shape, *x.shape[2:])
             for x in (beams.token_ids, beams.lengths, beams.scores)
         )
-        # The best of all groups, each of which is sorted.
+        # The best of all groups: only within a group they are sorted.
         best = np.argsort(-scores, axis=1, kind="stable")
         best = best[:, : settings.num_return_sequences]
         lengths, scores = (np.take_along_axis(x, best, 1) for x in (lengths, scores))
@@ -168,7 +172,7 @@ class Generator:
         return Generated([np.array(row, "int32") for row in rows], None, None)
 
     def _start(self, prompts, settings, count, sources):
-        """The state after the prompts, each `count` times."""
+        """Returns the state after the prompts, each of them repeated `count` times."""
         self._check_prompts(prompts, settings.max_new_tokens)
         self._check_sources(prompts, sources)
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
@@ -198,7 +202,7 @@ class Generator:
         return start._replace(seeds=seeds_of_rows(settings.seed, rows))
 
     def _parts(self, settings):
-        # What is not listed here is compiled in.
+        # The settings that need no new compilation; all others are part of the graph.
         free = {"max_new_tokens", "num_return_sequences", "seed", "stop_strings"}
         fields = dataclasses.fields(settings)
         key = tuple(
@@ -241,8 +245,8 @@ class Generator:
         lengths = [len(prompt) for prompt in prompts]
         if not lengths or min(lengths) == 0:
             raise ValueError(
-                "Each prompt must have at least one token; begin with the start token "
-                "of the model where there is nothing to say. Received: "
+                "Each prompt must have at least one token; for an empty prompt pass "
+                "the model's start token. Received: "
                 + (f"prompt {lengths.index(0)} without any" if lengths else "no prompt")
             )
         limit = self.model.max_sequence_length
@@ -257,15 +261,15 @@ class Generator:
     def _check_sources(self, prompts, sources):
         if (sources is None) != (self.model.cache_of_source is None):
             raise ValueError(
-                "A model with an encoder generates from `sources`, and no other model "
-                f"does. Received: sources={'None' if sources is None else 'some'}"
+                "A model with an encoder needs `sources`, others take none. "
+                f"Received: sources={'None' if sources is None else 'some'}"
             )
         if sources is None:
             return
         lengths = [len(source) for source in sources]
         if len(lengths) != len(prompts) or min(lengths) == 0:
             raise ValueError(
-                "There must be one source a prompt, of at least one token. Received: "
+                "There must be one source per prompt, of at least one token. Received: "
                 f"{len(prompts)} prompts, sources of {lengths} tokens"
             )
         limit = self.model.max_sequence_length
@@ -286,27 +290,27 @@ class Generator:
 
 
 def new_tokens(history: History) -> list[np.ndarray]:
-    """The new tokens of each row."""
-    return _behind_prompts(history, history.token_ids)
+    """Returns the new tokens of each row."""
+    return _after_prompts(history, history.token_ids)
 
 
 def _padded(rows, size):
-    """Ids `[B, size]` and which of them are real."""
+    """Returns ids `[B, size]` and their padding mask."""
     ids = np.zeros((len(rows), size), "int32")
-    keep = np.zeros((len(rows), size), bool)
+    padding_mask = np.zeros((len(rows), size), bool)
     for index, row in enumerate(rows):
-        ids[index, : len(row)], keep[index, : len(row)] = row, True
-    return ops.convert_to_tensor(ids), ops.convert_to_tensor(keep)
+        ids[index, : len(row)], padding_mask[index, : len(row)] = row, True
+    return ops.convert_to_tensor(ids), ops.convert_to_tensor(padding_mask)
 
 
-def _behind_prompts(history, values):
+def _after_prompts(history, values):
     parts = values, history.prompt_lengths, history.lengths
     rows = zip(*map(ops.convert_to_numpy, parts), strict=True)
     return [row[start:end] for row, start, end in rows]
 
 
 def _frozen(value):
-    """A setting as a part of a key."""
+    """Returns a setting as a hashable part of a key."""
     if isinstance(value, Mapping):
         return tuple((name, _frozen(item)) for name, item in value.items())
     if isinstance(value, np.ndarray):
@@ -317,10 +321,10 @@ def _frozen(value):
 
 
 def _check_numbers(broken):
-    known = ops.convert_to_numpy(broken)
-    if known.any():
+    broken = ops.convert_to_numpy(broken)
+    if broken.any():
         raise ValueError(
-            "The model's logits were NaN, so no token can be chosen: look at its "
-            "weights, and in float16 at its range. Received: NaN in row "
-            f"{int(known.argmax())}"
+            "The model's logits were NaN, so no token can be chosen: check its "
+            "weights, and in float16 the range of its activations. Received: NaN in "
+            f"row {int(broken.argmax())}"
         )

@@ -1,4 +1,4 @@
-"""The tokens so far, as processors see them: packed, without padding."""
+"""The tokens so far, as processors receive them: without padding in between."""
 
 from typing import Any, NamedTuple
 
@@ -8,15 +8,15 @@ from keras_attention.ops.positions import EMPTY, first_positions, positions_of_t
 
 
 class History(NamedTuple):
-    """The tokens of each row, from the left and without padding between them.
+    """The tokens of each row, aligned left and without padding between them.
 
     Shapes do not change while a row grows, so that nothing is compiled twice.
 
     Attributes:
-        token_ids: Int32 `[B, L]`; anything behind the end of a row.
-        lengths: Int32 `[B]`, tokens of each row, those of the prompt included.
-        prompt_lengths: Int32 `[B]`.
-        max_new_tokens: Int32 scalar, after how many a row ends.
+        token_ids: Int32 `[B, L]`; values after the end of a row have no meaning.
+        lengths: Int32 `[B]`, the number of tokens of each row, with the prompt.
+        prompt_lengths: Int32 `[B]`, the number of tokens of each prompt.
+        max_new_tokens: Int32 scalar, the number of new tokens after which a row ends.
     """
 
     token_ids: Any
@@ -32,11 +32,11 @@ class History(NamedTuple):
 
     @property
     def num_new_tokens(self) -> Any:
-        """Tokens behind the prompt, `[B]` int32."""
+        """The number of tokens after the prompt, int32 `[B]`."""
         return self.lengths - self.prompt_lengths
 
     def rows(self, rows: Any) -> "History":
-        """The history of other rows: which one each continues, int `[B']`."""
+        """Returns the history of the rows with these indices, int `[B']`."""
         return History(
             ops.take(self.token_ids, rows, axis=0),
             ops.take(self.lengths, rows, axis=0),
@@ -45,11 +45,11 @@ class History(NamedTuple):
         )
 
     def before_end(self, distance: int) -> Any:
-        """The token `distance` before the end, 1 the last; -1 where there is none."""
+        """Returns the token at a `distance` of 1 or more from the end, or -1."""
         return at(self.token_ids, self.lengths - distance)
 
     def new_token(self, number: int) -> Any:
-        """The new token `number` of each row, from 0; -1 where there is none."""
+        """Returns the new token `number` of each row, from 0; -1 if there is none."""
         column = self.prompt_lengths + number
         return at(self.token_ids, ops.where(column < self.lengths, column, EMPTY))
 
@@ -61,39 +61,39 @@ def history_of(
     prompt_lengths: Any = None,
     max_new_tokens: int = 2**30,
 ) -> History:
-    """A history from ids that may be padded on either side.
+    """Makes a history of ids that may be padded on either side.
 
     Args:
         token_ids: Int `[B, L]`.
         padding_mask: Bool `[B, L]`, `True` at tokens.
-        prompt_lengths: Int `[B]`; all of it is prompt when not given.
-        max_new_tokens: After how many a row ends.
+        prompt_lengths: Int `[B]`; by default all tokens are the prompt's.
+        max_new_tokens: The number of new tokens after which a row ends.
     """
     token_ids = ops.cast(ops.convert_to_tensor(token_ids), "int32")
-    keep = ops.ones_like(token_ids, dtype="bool")
-    if padding_mask is not None:
-        keep = ops.cast(ops.convert_to_tensor(padding_mask), "bool")
-    lengths = ops.sum(ops.cast(keep, "int32"), axis=-1)
+    if padding_mask is None:
+        padding_mask = ops.ones_like(token_ids, dtype="bool")
+    padding_mask = ops.cast(ops.convert_to_tensor(padding_mask), "bool")
+    lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
     if prompt_lengths is None:
         prompt_lengths = lengths
     return History(
-        packed(token_ids, keep),
+        packed(token_ids, padding_mask),
         lengths,
         ops.cast(ops.convert_to_tensor(prompt_lengths), "int32"),
         ops.convert_to_tensor(max_new_tokens, dtype="int32"),
     )
 
 
-def packed(token_ids: Any, keep: Any) -> Any:
-    """Tokens moved to the left, padding behind them; `[B, L]` stays `[B, L]`."""
+def packed(token_ids: Any, padding_mask: Any) -> Any:
+    """Returns ids `[B, L]` with the tokens moved to the left and padding after them."""
     length = ops.shape(token_ids)[1]
-    ranks = positions_of_tokens(keep)
+    ranks = positions_of_tokens(padding_mask)
     order = ops.where(ranks >= 0, ranks, length + first_positions(length)[None])
     order = ops.cast(ops.argsort(order, axis=-1), "int32")
     return ops.take_along_axis(token_ids, order, axis=1)
 
 
 def at(token_ids: Any, columns: Any) -> Any:
-    """`token_ids[b, columns[b]]`, `[B]`; -1 where the column is negative."""
+    """Returns `token_ids[b, columns[b]]`, `[B]`; -1 where the column is negative."""
     found = ops.take_along_axis(token_ids, ops.maximum(columns, 0)[:, None], axis=1)
     return ops.where(columns >= 0, found[:, 0], EMPTY)

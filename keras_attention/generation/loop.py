@@ -1,4 +1,4 @@
-"""Prefill, and steps of one token a row, in shapes that do not change."""
+"""Prefill, and steps of one token per row, in shapes that do not change."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ from keras_attention.ops.positions import first_positions
 
 
 class State(NamedTuple):
-    """Where a generation stands; the last token of a row is not in the cache yet.
+    """The state of a generation; the last token of a row is not in the cache yet.
 
     Attributes:
-        cache: Of the model.
+        cache: The model's cache.
         history: The tokens so far.
-        log_probabilities: `[B, L]`, by the model, of the tokens of `history`; 0 for
-            those of the prompt.
-        finished: Bool `[B]`.
-        broken: Bool `[B]`, rows whose logits were NaN.
-        seeds: Int32 `[B]`.
+        log_probabilities: `[B, L]`, the model's log-probabilities of the tokens of
+            `history`; 0 for those of the prompt.
+        finished: Bool `[B]`, the rows that have ended.
+        broken: Bool `[B]`, the rows whose logits were NaN.
+        seeds: Int32 `[B]`, the seed of each row.
     """
 
     cache: Any
@@ -38,10 +38,10 @@ class Loop:
     """Greedy search or sampling, many tokens in one call of compiled code.
 
     Args:
-        model: What to ask for logits.
-        processors: Applied to them, in this order.
-        stop_token_ids: Those that end a row.
-        do_sample: Whether to draw tokens; otherwise the most likely one is taken.
+        model: The language model.
+        processors: Functions applied to its logits, in this order.
+        stop_token_ids: The tokens that end a row.
+        do_sample: Whether to draw tokens; otherwise the most likely one is chosen.
         compiled: Whether to compile.
     """
 
@@ -67,16 +67,16 @@ class Loop:
 
     @property
     def num_traces(self) -> int:
-        """How often anything was compiled."""
+        """The number of compilations so far."""
         parts = self.prefill, self.compiled_steps, self._forward_once
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
     def _prefill(self, history: History, width: Any, source: Any = None) -> Any:
-        """The cache with all tokens of the prompts but the last ones.
+        """Returns the cache with all tokens of the prompts except the last ones.
 
         Args:
             history: The prompts.
-            width: An array of any values, `[W]`; W tokens are looked at.
+            width: An array `[W]` of any values; the first W tokens are read.
             source: `(ids, mask)` for an encoder, each `[B, S]`; else `None`.
         """
         cache = empty_cache(self.model, history, source)
@@ -85,15 +85,16 @@ class Loop:
         return read_prompts(self.model, history, width, cache)["cache"]
 
     def _steps(self, state: State, count: Any) -> State:
-        """At most `count` tokens more a row; less where all rows have ended."""
+        """Runs at most `count` steps; fewer if all rows have ended."""
 
-        def goes_on(done, state):
+        def is_unfinished(done, state):
             return (done < count) & ~ops.all(state.finished)
 
         def step(done, state):
             return done + 1, self.choose(state, *self._forward(state))
 
-        return ops.while_loop(goes_on, step, (ops.zeros_like(count), state))[1]
+        start = ops.zeros_like(count), state
+        return ops.while_loop(is_unfinished, step, start)[1]
 
     def _steps_on_host(self, state: State, count: Any) -> State:
         for _ in range(int(count)):
@@ -103,28 +104,28 @@ class Loop:
         return state
 
     def _forward(self, state: State) -> tuple[Any, Any]:
-        """Logits `[B, V]` float32 after the last tokens, and the cache with these."""
+        """Returns float32 logits `[B, V]` after the last tokens, and the new cache."""
         token_ids = state.history.before_end(1)[:, None]  # [B, 1]
-        keep = ~state.finished[:, None]
-        outputs = self.model.forward(token_ids, keep, state.cache)
+        padding_mask = ~state.finished[:, None]
+        outputs = self.model.forward(token_ids, padding_mask, state.cache)
         return ops.cast(outputs["logits"][:, -1], "float32"), outputs["cache"]
 
     def choose(self, state: State, logits: Any, cache: Any) -> State:
-        """One token more in the rows that have not ended."""
+        """Chooses a token and appends it to the rows that have not ended."""
         history = state.history
         processed = process(self.processors, history, logits)
         if self.do_sample:
             chosen = sample(processed, state.seeds, history.num_new_tokens)
         else:
             chosen = ops.cast(ops.argmax(processed, axis=-1), "int32")
-        return taken(state, chosen, logits, cache, self.stop_token_ids)
+        return append_token(state, chosen, logits, cache, self.stop_token_ids)
 
 
 def empty_cache(model: LanguageModel, history: History, source: Any) -> Any:
-    """Caches before the prompts.
+    """Returns the model's caches before the prompts are read.
 
     Args:
-        model: Whose.
+        model: The language model.
         history: The prompts.
         source: `(ids, mask)` for an encoder, each `[B, S]`; else `None`.
     """
@@ -132,38 +133,38 @@ def empty_cache(model: LanguageModel, history: History, source: Any) -> Any:
     if source is None:
         return model.empty_cache(batch, capacity)
     assert model.cache_of_source is not None
-    token_ids, keep = source
-    return model.cache_of_source(token_ids, keep, capacity)
+    token_ids, padding_mask = source
+    return model.cache_of_source(token_ids, padding_mask, capacity)
 
 
 def read_prompts(
     model: LanguageModel, history: History, width: Any, cache: Any
 ) -> dict[str, Any]:
-    """What the model gives for all tokens of the prompts but the last ones.
+    """Returns the model's outputs for all tokens of the prompts except the last ones.
 
     Args:
-        model: Called once.
+        model: The language model, which is called once.
         history: The prompts.
-        width: An array of any values, `[W]`; W tokens are looked at.
-        cache: Of `empty_cache`.
+        width: An array `[W]` of any values; the first W tokens are read.
+        cache: The caches of `empty_cache`.
     """
     size = ops.shape(width)[0]
-    keep = first_positions(size)[None] < (history.lengths - 1)[:, None]
-    token_ids = ops.where(keep, history.token_ids[:, :size], 0)
-    return model.forward(token_ids, keep, cache)
+    padding_mask = first_positions(size)[None] < (history.lengths - 1)[:, None]
+    token_ids = ops.where(padding_mask, history.token_ids[:, :size], 0)
+    return model.forward(token_ids, padding_mask, cache)
 
 
-def taken(
+def append_token(
     state: State, chosen: Any, logits: Any, cache: Any, stop_token_ids: Sequence[int]
 ) -> State:
-    """The state with one token more in the rows that have not ended.
+    """Returns the state with one more token in the rows that have not ended.
 
     Args:
         state: The state before.
-        chosen: Int32 `[B]`, the tokens.
-        logits: `[B, V]` float32, by the model.
-        cache: That of the new state.
-        stop_token_ids: Those that end a row.
+        chosen: Int32 `[B]`, the tokens to append.
+        logits: Float32 `[B, V]`, the model's logits.
+        cache: The new state's cache.
+        stop_token_ids: The tokens that end a row.
     """
     history = state.history
     broken = ops.any(ops.isnan(logits), axis=-1) & ~state.finished
@@ -190,7 +191,7 @@ def taken(
 
 
 def repeated(state: State, count: int) -> State:
-    """Each row `count` times, side by side."""
+    """Returns the state with each row repeated `count` times in succession."""
     if count == 1:
         return state
     rows = first_positions(ops.shape(state.finished)[0] * count) // count
@@ -202,5 +203,5 @@ def repeated(state: State, count: int) -> State:
 
 
 def bucket(length: int, *, least: int = 16) -> int:
-    """The next power of 2: few shapes, so that little is compiled."""
+    """Returns the next power of 2, so that few shapes are compiled."""
     return max(least, 1 << max(length - 1, 0).bit_length())

@@ -1,24 +1,25 @@
-"""What a loop needs to know of a model: a few functions and numbers."""
+"""The functions and numbers of a model that the generation loops need."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
 class LanguageModel(NamedTuple):
-    """A model as the loops see it.
+    """A model as the generation loops use it.
 
     Attributes:
-        forward: Called with ids `[B, T]`, a bool mask `[B, T]` and a cache; returns a
-            dict of `logits` `[B, T, V]` and the new `cache`, for contrastive search
-            `sequence_output` `[B, T, E]` too.
-        empty_cache: Called with a batch size and a capacity; a list of caches.
+        forward: A function of ids `[B, T]`, a bool mask `[B, T]` and a cache. It
+            returns a dict of `logits` `[B, T, V]` and the new `cache`, and for
+            contrastive search `sequence_output` `[B, T, E]`.
+        empty_cache: A function of a batch size and a capacity that returns a list of
+            caches.
         variables: The Keras variables that `forward` reads.
-        vocabulary_size: V.
-        max_sequence_length: The most tokens of a row, or `None`.
-        cache_of_source: Of a model with an encoder, in place of `empty_cache`: called
-            with source ids `[B, S]`, a bool mask `[B, S]` and a capacity; caches that
-            hold all that the decoder needs of the source, so that nothing of it is
-            computed again.
+        vocabulary_size: The number of tokens V.
+        max_sequence_length: The largest number of tokens of a row, or `None`.
+        cache_of_source: For a model with an encoder, used instead of `empty_cache`: a
+            function of source ids `[B, S]`, a bool mask `[B, S]` and a capacity. It
+            returns caches with all that the decoder needs of the source, so that the
+            source is computed only once.
     """
 
     forward: Callable[[Any, Any, Any], dict[str, Any]]

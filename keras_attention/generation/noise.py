@@ -1,4 +1,4 @@
-"""Random numbers from a seed, a row and a step: the same on every backend."""
+"""Random numbers from a seed, a row and a step, equal on every backend."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from keras import ops
 
 from keras_attention.ops.positions import first_positions
 
-_FACTORS = (-2048144789, -1028477387)  # of MurmurHash3, as int32
+_FACTORS = (-2048144789, -1028477387)  # MurmurHash3's factors, as int32
 _GOLDEN = -1640531527
 
 
 def sample(logits: Any, seeds: Any, step: Any) -> Any:
-    """One token a row, drawn from the probabilities of the logits.
+    """Draws one token per row from the probabilities of the logits.
 
-    By the smallest of exponential numbers, each divided by a probability, so that no
-    sum over the vocabulary is rounded.
+    An exponential number is drawn for each token and divided by its probability; the
+    token with the smallest quotient is chosen. No sum over the vocabulary is rounded.
 
     Args:
         logits: `[B, V]`.
         seeds: Int32 `[B]`.
-        step: Int32 scalar or `[B]`; other numbers for each.
+        step: Int32 scalar or `[B]`; each step has other random numbers.
 
     Returns:
         Int32 `[B]`.
@@ -30,25 +30,28 @@ def sample(logits: Any, seeds: Any, step: Any) -> Any:
 
 
 def uniform(seeds: Any, step: Any, count: int) -> Any:
-    """Numbers above 0 and below 1, `[B, count]` float32.
+    """Draws numbers above 0 and below 1, float32 `[B, count]`.
 
     Args:
         seeds: Int32 `[B]`.
         step: Int32 scalar or `[B]`.
-        count: Numbers a row.
+        count: The number of numbers per row.
     """
     step = ops.cast(ops.convert_to_tensor(step), "int32")
     key = _mixed(seeds + _mixed(step * _GOLDEN + 1))  # [B]
     column = _mixed(first_positions(count) * _GOLDEN + 7)
     mixed = _mixed(_mixed(column[None] + key[:, None]) ^ _mixed(key + 3)[:, None])
     positive = ops.bitwise_and(mixed, 2**31 - 1)
-    # Fine steps near 0, and never 0 or 1.
+    # Numbers near 0 have fine steps, and none is 0 or 1.
     value = (ops.cast(positive, "float32") + 0.5) * 2.0**-31
     return ops.minimum(value, 1 - 2.0**-24)  # [B, count]
 
 
 def seeds_of_rows(seed: Any, count: int) -> Any:
-    """One seed a row, `[count]` int32; of seeds `[B]` the first row's, with count 1."""
+    """Returns one seed per row, int32 `[count]`.
+
+    If `seed` is `[B]`, `count` must be 1: each of the seeds gives that of a first row.
+    """
     if isinstance(seed, int):
         seed = (seed + 2**31) % 2**32 - 2**31
     start = _mixed(ops.convert_to_tensor(seed, dtype="int32"))
@@ -56,7 +59,7 @@ def seeds_of_rows(seed: Any, count: int) -> Any:
 
 
 def _mixed(x: Any) -> Any:
-    """The last rounds of MurmurHash3; int32 products wrap on every backend."""
+    """Applies MurmurHash3's last rounds; int32 products wrap on every backend."""
     x = x ^ _shifted(x, 16)
     x = x * _FACTORS[0]
     x = x ^ _shifted(x, 13)

@@ -1,9 +1,9 @@
 """Processors of logits: functions of the tokens so far and the logits `[B, V]`.
 
-Each is a small object called with `(history, logits)`. They compose by being called
-one after the other, `process`; a function of yours with the same two arguments is a
-processor too. All but `AllowedTokens` run inside compiled code. Names, meaning and
-order are those of Hugging Face, but for padding, which no processor here sees.
+Each is a small object called with `(history, logits)`. `process` calls several, one
+after the other. A function of yours with the same two arguments is a processor too. All
+except `AllowedTokens` run inside compiled code. Names, meaning and order are those of
+Hugging Face, except that padding is never part of the history.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -45,7 +45,7 @@ __all__ = [
 def process(
     processors: Iterable[Callable[[History, Any], Any]], history: History, logits: Any
 ) -> Any:
-    """Logits through processors, one after the other.
+    """Applies processors to logits, one after the other.
 
     Example:
     >>> processors = ka.processors
@@ -63,12 +63,12 @@ def process(
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Divides positive logits of tokens that came already, multiplies negative ones.
+    """Divides positive logits of tokens in the history, and multiplies negative ones.
 
     Reference: Keskar et al., 2019 (arXiv:1909.05858).
 
     Args:
-        penalty: Above 0; over 1 against repetition.
+        penalty: The factor, above 0; a factor above 1 reduces repetition.
     """
 
     penalty: float
@@ -80,9 +80,9 @@ class RepetitionPenalty:
 
 @dataclass(frozen=True)
 class FrequencyPenalty:
-    """Takes `penalty` from a logit for each time its token was generated.
+    """Subtracts `penalty` from a logit for each time its token was generated.
 
-    As in OpenAI's interface, the prompt does not count.
+    As in OpenAI's API, tokens of the prompt do not count.
     """
 
     penalty: float
@@ -94,32 +94,32 @@ class FrequencyPenalty:
 
 @dataclass(frozen=True)
 class PresencePenalty:
-    """Takes `penalty` from the logits of tokens that were generated already.
+    """Subtracts `penalty` from the logits of tokens that were generated already.
 
-    As in OpenAI's interface, the prompt does not count.
+    As in OpenAI's API, tokens of the prompt do not count.
     """
 
     penalty: float
 
     def __call__(self, history: History, logits: Any) -> Any:
-        there = _counts(history, logits, new=True) > 0
-        return ops.where(there, logits - self.penalty, logits)
+        is_present = _counts(history, logits, new=True) > 0
+        return ops.where(is_present, logits - self.penalty, logits)
 
 
 @dataclass(frozen=True)
 class NoRepeatNGram:
-    """Forbids tokens that would make `size` tokens in a row come a second time."""
+    """Forbids tokens that would repeat a sequence of `size` tokens."""
 
     size: int
 
     def __call__(self, history: History, logits: Any) -> Any:
         before = self.size - 1
-        token_ids, keep = history.token_ids, history.padding_mask
+        token_ids, padding_mask = history.token_ids, history.padding_mask
         length = ops.shape(token_ids)[1] - before
         if isinstance(length, int) and length < 1:
             return logits
         length = length if isinstance(length, int) else ops.maximum(length, 0)
-        same = keep[:, before:]  # [B, L - size + 1]
+        same = padding_mask[:, before:]  # [B, L - size + 1]
         for index in range(before):
             last = history.before_end(before - index)[:, None]
             same = same & (token_ids[:, index : index + length] == last)
@@ -129,26 +129,26 @@ class NoRepeatNGram:
 
 @dataclass(frozen=True)
 class BadWords:
-    """Forbids sequences of tokens: the last one, where those before it stand.
+    """Forbids sequences of tokens: the last one, where the others precede it.
 
     Args:
-        sequences: Token ids, each a list.
+        sequences: The sequences, each a list of token ids.
     """
 
     sequences: Any
 
     def __call__(self, history: History, logits: Any) -> Any:
         bias = {tuple(sequence): BLOCKED for sequence in self.sequences}
-        there = _sequence_bias(bias, history, logits) != 0
-        return ops.where(there, BLOCKED, logits)
+        forbidden = _sequence_bias(bias, history, logits) != 0
+        return ops.where(forbidden, BLOCKED, logits)
 
 
 @dataclass(frozen=True)
 class LogitBias:
-    """Adds to the logits of tokens, or of tokens that complete a sequence.
+    """Adds numbers to the logits of tokens, or of tokens that complete a sequence.
 
     Args:
-        bias: Token id, or tuple of them, to a number.
+        bias: A dict of a token id, or a tuple of them, to a number.
     """
 
     bias: Mapping[Any, float]
@@ -163,7 +163,7 @@ class LogitBias:
 
 @dataclass(frozen=True)
 class SuppressTokens:
-    """Forbids tokens; with `first_only`, as the first new token alone."""
+    """Forbids tokens; with `first_only`, only as the first new token."""
 
     token_ids: Any
     first_only: bool = False
@@ -177,11 +177,11 @@ class SuppressTokens:
 
 @dataclass(frozen=True)
 class MinNewTokens:
-    """Forbids the end before there are `count` new tokens.
+    """Forbids the tokens that end a row before there are `count` new tokens.
 
     Args:
-        count: Number of tokens.
-        stop_token_ids: Those that end a row.
+        count: The smallest number of new tokens.
+        stop_token_ids: The tokens that end a row.
     """
 
     count: int
@@ -205,7 +205,7 @@ class ForcedFirstToken:
 
 @dataclass(frozen=True)
 class ForcedLastToken:
-    """Makes `token_id` the last one where a row reaches `max_new_tokens`."""
+    """Makes `token_id` the last token of a row that reaches `max_new_tokens`."""
 
     token_id: int
 
@@ -216,11 +216,11 @@ class ForcedLastToken:
 
 @dataclass(frozen=True)
 class AllowedSequences:
-    """Only these sequences may follow the prompt; a trie of tokens.
+    """Allows only these sequences after the prompt, as a trie of tokens does.
 
     Args:
-        sequences: Lists of token ids.
-        stop_token_id: What follows a whole sequence.
+        sequences: The sequences, each a list of token ids.
+        stop_token_id: The token that follows a complete sequence.
     """
 
     sequences: Any
@@ -235,20 +235,21 @@ class AllowedSequences:
             new = history.new_token(index)[:, None]  # [B, 1]
             fits = (new == table[None, :, index]) | (index >= count)[:, None]
             same = fits if same is None else same & fits  # [B, S]
-        at = ops.minimum(count, size - 1)
-        following = ops.transpose(ops.take(table, at, axis=1))  # [B, S]
+        column = ops.minimum(count, size - 1)
+        following = ops.transpose(ops.take(table, column, axis=1))  # [B, S]
         allowed = _counted(following, same, logits) > 0
         return _only(allowed, logits)
 
 
 @dataclass(frozen=True)
 class AllowedTokens:
-    """Only the tokens may follow that a Python function names: a grammar.
+    """Allows only the tokens that a Python function returns, such as a grammar.
 
-    It runs between the steps of the model, not inside compiled code.
+    The function runs between the steps of the model, not inside compiled code.
 
     Args:
-        function: Called with the row and its tokens so far, a list; returns ids.
+        function: A function of the row's index and the list of its tokens so far; it
+            returns the ids of the allowed tokens.
     """
 
     function: Callable[[int, list[int]], Iterable[int]]
@@ -259,21 +260,21 @@ class AllowedTokens:
         lengths = ops.convert_to_numpy(history.lengths)
         allowed = np.zeros(tuple(logits.shape), bool)
         for row, (ids, length) in enumerate(zip(token_ids, lengths, strict=True)):
-            names = list(self.function(row, ids[:length].tolist()))
-            if not names:
+            chosen = list(self.function(row, ids[:length].tolist()))
+            if not chosen:
                 raise ValueError(
                     "The function of `AllowedTokens` must allow at least one token, "
-                    f"the end for example. Received: none for row {row}"
+                    f"such as the end token. Received: none for row {row}"
                 )
-            allowed[row, names] = True
+            allowed[row, chosen] = True
         return _only(ops.convert_to_tensor(allowed), logits)
 
 
 def _only(allowed: Any, logits: Any) -> Any:
-    """Other tokens forbidden; where all allowed ones are, these alone are forced."""
-    kept = ops.where(allowed, logits, BLOCKED)
-    none = ops.max(kept, axis=-1, keepdims=True) <= BLOCKED / 2
-    return ops.where(none & allowed, 0.0, kept)
+    """Forbids the other tokens; if all allowed ones were forbidden, allows these."""
+    restricted = ops.where(allowed, logits, BLOCKED)
+    none_left = ops.max(restricted, axis=-1, keepdims=True) <= BLOCKED / 2
+    return ops.where(none_left & allowed, 0.0, restricted)
 
 
 def _forced(token_id: int, rows: Any, logits: Any) -> Any:
@@ -282,7 +283,7 @@ def _forced(token_id: int, rows: Any, logits: Any) -> Any:
 
 
 def _one_of(token_ids: Iterable[int], logits: Any) -> Any:
-    """Bool `[1, V]`, `True` at these tokens."""
+    """Returns bool `[1, V]`, `True` at these tokens."""
     table = np.zeros((1, logits.shape[-1]), bool)
     table[:, _in_vocabulary(token_ids, logits)] = True
     return ops.convert_to_tensor(table)
@@ -300,21 +301,21 @@ def _in_vocabulary(token_ids: Iterable[int], logits: Any) -> list[int]:
 
 
 def _counts(history: History, logits: Any, *, new: bool = False) -> Any:
-    """How often each token came, int32 `[B, V]`."""
-    keep = history.padding_mask
+    """Returns the number of times each token is in the history, int32 `[B, V]`."""
+    is_counted = history.padding_mask
     if new:
         columns = first_positions(ops.shape(history.token_ids)[1])
-        keep = keep & (columns[None] >= history.prompt_lengths[:, None])
-    return _counted(history.token_ids, keep, logits)
+        is_counted = is_counted & (columns[None] >= history.prompt_lengths[:, None])
+    return _counted(history.token_ids, is_counted, logits)
 
 
-def _counted(token_ids: Any, keep: Any, logits: Any) -> Any:
-    """How often each token is among `token_ids` `[B, L]` where `keep`; `[B, V]`."""
+def _counted(token_ids: Any, is_counted: Any, logits: Any) -> Any:
+    """Counts each token in `token_ids` `[B, L]` where `is_counted`; int32 `[B, V]`."""
     batch, size = ops.shape(logits)[0], logits.shape[-1]
     rows = first_positions(batch)[:, None] * size
-    # Behind the end of a row there may be anything.
+    # Ids after the end of a row may have any value.
     flat = ops.reshape(rows + ops.clip(token_ids, 0, size - 1), (-1, 1))
-    values = ops.reshape(ops.cast(keep, "int32"), (-1,))
+    values = ops.reshape(ops.cast(is_counted, "int32"), (-1,))
     return ops.reshape(ops.scatter(flat, values, (batch * size,)), (batch, size))
 
 

@@ -1,4 +1,4 @@
-"""Probabilities of given tokens: long rows in windows, windows in batches."""
+"""Probabilities of given tokens; long rows are read in windows, in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ class Window(NamedTuple):
     """A part of a row that is read at once.
 
     Attributes:
-        row: Number of the row.
-        start: Its first token.
-        end: The one behind its last.
-        counted: How many tokens of the row earlier windows have counted.
+        row: The row's index.
+        start: The index of the window's first token.
+        end: The index after the window's last token.
+        counted: The number of the row's tokens that earlier windows have scored.
     """
 
     row: int
@@ -26,12 +26,12 @@ class Window(NamedTuple):
 
 
 def windows_of(lengths: Sequence[int], window: int, stride: int) -> Iterator[Window]:
-    """Windows over rows; each token but the first of a row is counted in one.
+    """Yields windows over rows; each token except a row's first is scored in one.
 
     Args:
-        lengths: Tokens of each row.
-        window: Tokens of a window, at most.
-        stride: How far each begins behind the one before.
+        lengths: The number of tokens of each row.
+        window: The largest number of tokens of a window.
+        stride: The distance between the starts of two windows.
     """
     for row, length in enumerate(lengths):
         counted = 0
@@ -52,19 +52,20 @@ def log_probabilities(
     batch_size: int,
     tell: Callable[[int, int], Any] = lambda done, total: None,
 ) -> list[np.ndarray]:
-    """Log-probabilities of the tokens of rows, each given those before it.
+    """Computes the log-probability of each token of rows, given those before it.
 
     Args:
-        forward: Called with ids, a bool mask and the ids that follow, each `[B, T]`;
-            returns log-probabilities of the latter, `[B, T]`. Always of one shape.
-        rows: Token ids.
-        window: See `windows_of`.
-        stride: See `windows_of`.
-        batch_size: Windows at a time.
-        tell: Called with how many windows are done, and of how many.
+        forward: A function of ids, a bool mask and the ids that follow, each `[B, T]`.
+            It returns the log-probabilities of the ids that follow, `[B, T]`. All calls
+            have the same shape.
+        rows: Arrays of token ids.
+        window: As in `windows_of`.
+        stride: As in `windows_of`.
+        batch_size: The number of windows in a call.
+        tell: A function called with the number of windows done and of all windows.
 
     Returns:
-        Float32, one number fewer than tokens for each row.
+        A float32 array for each row, with one number fewer than it has tokens.
     """
     found = [np.zeros(max(len(row) - 1, 0), "float32") for row in rows]
     parts = list(windows_of([len(row) for row in rows], window, stride))
@@ -72,14 +73,14 @@ def log_probabilities(
     for first in range(0, len(parts), batch_size):
         batch = parts[first : first + batch_size]
         token_ids, following = np.zeros((2, batch_size, width), "int32")
-        for place, (row, start, end, _) in enumerate(batch):
-            token_ids[place, : end - start] = rows[row][start:end]
-            following[place, : end - start - 1] = rows[row][start + 1 : end]
+        for index, (row, start, end, _) in enumerate(batch):
+            token_ids[index, : end - start] = rows[row][start:end]
+            following[index, : end - start - 1] = rows[row][start + 1 : end]
         sizes = np.zeros(batch_size, int)
         sizes[: len(batch)] = [part.end - part.start for part in batch]
-        keep = np.arange(width) < sizes[:, None]
-        given = (ops.convert_to_tensor(x) for x in (token_ids, keep, following))
-        results = ops.convert_to_numpy(forward(*given))
+        padding_mask = np.arange(width) < sizes[:, None]
+        inputs = map(ops.convert_to_tensor, (token_ids, padding_mask, following))
+        results = ops.convert_to_numpy(forward(*inputs))
         for part, result in zip(batch, results, strict=False):
             new = slice(part.counted - part.start, part.end - part.start - 1)
             found[part.row][part.counted : part.end - 1] = result[new]
@@ -88,7 +89,7 @@ def log_probabilities(
 
 
 def of_following(logits: Any, following: Any) -> Any:
-    """Log-probabilities `[B, T]` that logits give to the ids that follow.
+    """Returns the log-probabilities `[B, T]` of the ids that follow.
 
     Args:
         logits: `[B, T, V]`.

@@ -1,4 +1,4 @@
-"""How to generate, as one value that is checked when it is made."""
+"""The settings of generation, as one value that is checked when it is created."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from keras_attention.generation import processors as p
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """All choices of `generate`, with Hugging Face's meaning.
+    """All settings of `generate`, with the same meaning as in Hugging Face.
 
     Processors are applied in this order: `logit_bias`, the three penalties,
     `no_repeat_ngram_size`, `bad_words`, `min_new_tokens`, the allowed tokens, the
@@ -17,40 +17,44 @@ class GenerationSettings:
     `top_k`, `top_p`, `min_p`, `typical_p`.
 
     Args:
-        max_new_tokens: After how many tokens a row ends.
-        min_new_tokens: Before how many it does not end.
+        max_new_tokens: The number of tokens after which a row ends.
+        min_new_tokens: The number of tokens before which a row does not end.
         do_sample: Whether to draw tokens.
-        temperature: Divides the logits.
-        top_k: How many of the most likely tokens may be drawn.
-        top_p: The probability that those that may be drawn have together.
-        min_p: The least probability, as a share of the largest.
-        typical_p: Of locally typical sampling.
-        repetition_penalty: Over 1 against what came already, the prompt included.
-        presence_penalty: Taken from the logits of tokens generated already.
-        frequency_penalty: The same, times how often.
-        no_repeat_ngram_size: Of n-grams that must not come twice; 0 for none.
-        bad_words: Sequences of token ids that must not come.
-        suppress_tokens: Token ids that must not come.
-        logit_bias: Token id, or a tuple of them, to what is added to its logit.
-        forced_first_token: Token id or `None`.
-        forced_last_token: Token id at the end of a row that reaches `max_new_tokens`.
-        allowed_sequences: Sequences of token ids, one of which must follow.
-        allowed_tokens: A function of a row and its token ids, a list; returns the ids
-            that may follow.
-        processors: More functions of `(history, logits)`; see `ka.processors`.
-        stop_token_ids: What ends a row; `None` for the end token of the tokenizer.
-        stop_strings: Texts that end a row, which holds them.
-        num_return_sequences: Rows of each prompt.
-        num_beams: Over 1 for beam search.
-        num_beam_groups: Of as many beams each, chosen one group after the other.
-        diversity_penalty: Taken from the scores of a token for each beam of the groups
-            before that has chosen it in this step.
-        length_penalty: Exponent of the length by which beam scores are divided.
+        temperature: The number by which logits are divided.
+        top_k: The number of most likely tokens from which one is drawn.
+        top_p: The total probability of the most likely tokens from which one is drawn.
+        min_p: The smallest probability of a drawn token, as a share of the largest.
+        typical_p: The total probability of the tokens of locally typical sampling.
+        repetition_penalty: The factor against tokens of the row, with the prompt; 1 for
+            none.
+        presence_penalty: The number subtracted from the logits of generated tokens.
+        frequency_penalty: The number subtracted for each time a token was generated.
+        no_repeat_ngram_size: The size of n-grams that must not be repeated; 0 for none.
+        bad_words: Sequences of token ids that must not occur.
+        suppress_tokens: Token ids that must not occur.
+        logit_bias: A dict of a token id, or a tuple of them, to the number added to its
+            logit.
+        forced_first_token: The id of the first new token, or `None`.
+        forced_last_token: The id of the last token of a row that reaches
+            `max_new_tokens`, or `None`.
+        allowed_sequences: Sequences of token ids, one of which must follow the prompt.
+        allowed_tokens: A function of a row's index and the list of its token ids; it
+            returns the ids of which one must follow.
+        processors: Further functions of `(history, logits)`; see `ka.processors`.
+        stop_token_ids: The tokens that end a row; `None` for the tokenizer's end token.
+        stop_strings: Texts that end a row; they are part of the answer.
+        num_return_sequences: The number of rows for each prompt.
+        num_beams: The number of beams; 1 for no beam search.
+        num_beam_groups: The number of groups of beams, chosen one group after the
+            other.
+        diversity_penalty: The number subtracted from a token's score for each beam of
+            an earlier group that chose it in the same step.
+        length_penalty: The exponent of the length by which beam scores are divided.
         early_stopping: `True`, `False` or `"never"`, as in Hugging Face.
-        penalty_alpha: Of contrastive search, from 0 to 1: how much it counts that a
-            token's vector is like one before, against its probability. Of the `top_k`
-            most likely tokens.
-        seed: The same seed gives the same tokens.
+        penalty_alpha: The weight, from 0 to 1, that contrastive search gives to the
+            similarity of a token's vector with those before, against its probability,
+            among the `top_k` most likely tokens.
+        seed: The random seed; the same seed gives the same tokens.
 
     Example:
     >>> ka.GenerationSettings(do_sample=True, top_p=0.9).top_p
@@ -119,20 +123,20 @@ class GenerationSettings:
             contrastive = self.penalty_alpha is not None
             for name in sorted(names - ({"top_k"} if contrastive else set())):
                 unset = getattr(self, name) == (1.0 if name == "temperature" else None)
-                self._check(name, "left alone without `do_sample=True`", unset)
+                self._check(name, "left at its default without `do_sample=True`", unset)
             self._check(
                 "num_return_sequences",
-                "at most `num_beams` without `do_sample=True`: all would be the same",
+                "at most `num_beams` without `do_sample=True`, or rows would be equal",
                 self.num_return_sequences <= self.num_beams,
             )
         if self.num_beams == 1:
             plain = self.length_penalty == 1.0 and self.early_stopping is False
             name = "length_penalty" if self.length_penalty != 1.0 else "early_stopping"
-            self._check(name, "left alone without `num_beams` over 1", plain)
+            self._check(name, "left at its default without `num_beams` above 1", plain)
         else:
             self._check(
                 "do_sample",
-                "False with `num_beams` over 1: beams are searched, not drawn",
+                "False with `num_beams` above 1: beams are searched, not drawn",
                 not self.do_sample,
             )
         self._check_other_modes()
@@ -149,13 +153,13 @@ class GenerationSettings:
         )
         self._check(
             "diversity_penalty",
-            "above 0 with `num_beam_groups` over 1, and 0 without",
+            "above 0 with `num_beam_groups` above 1, and 0 without",
             self.diversity_penalty > 0 if grouped else self.diversity_penalty == 0,
         )
         if self.penalty_alpha is not None:
             self._check(
                 "penalty_alpha",
-                "`None` with beams or `do_sample=True`: it is a mode of its own",
+                "`None` with beams or `do_sample=True`: it is a separate mode",
                 self.num_beams == 1 and not self.do_sample,
             )
             self._check(
@@ -169,16 +173,16 @@ class GenerationSettings:
             )
 
     def make_processors(self, stop_token_ids: Sequence[int]) -> list[Callable]:
-        """The processors of these settings, in their order.
+        """Returns the processors of these settings, in their order.
 
         Args:
-            stop_token_ids: What ends a row.
+            stop_token_ids: The tokens that end a row.
         """
         ends = list(stop_token_ids)
         bad_words = [w for w in self.bad_words if list(w) not in [[x] for x in ends]]
         if len(self.allowed_sequences) and not ends:
             raise ValueError(
-                "`allowed_sequences` need a token that ends a row: pass "
+                "`allowed_sequences` needs a token that ends a row: pass "
                 "`stop_token_ids=`. Received: none"
             )
         wanted = [

@@ -1,4 +1,4 @@
-"""Several tokens a step of a large model, proposed by a small one; exact."""
+"""Speculative decoding: a small model proposes tokens, the large one confirms them."""
 
 from typing import Any
 
@@ -13,22 +13,22 @@ from keras_attention.ops.backend.compiled import Compiled
 
 
 class Speculative:
-    """One row, whose tokens a draft model proposes and the model confirms.
+    """Generates one row; a draft model proposes tokens and the model confirms them.
 
-    Greedy tokens are those of the model alone; drawn ones have its probabilities: a
-    proposal x is kept with the probability min(1, p(x) / q(x)), and else one is drawn
-    from what p has over q.
+    Greedy tokens are equal to those of the model alone, and drawn ones have the model's
+    probabilities: a proposal x is accepted with the probability min(1, p(x) / q(x));
+    otherwise a token is drawn from the positive part of p - q.
 
     Reference: Leviathan et al., "Fast Inference from Transformers via Speculative
     Decoding", 2022 (arXiv:2211.17192).
 
     Args:
-        model: Whose tokens are wanted.
-        draft: A faster one with the same vocabulary.
-        processors: Applied to the logits of both.
-        stop_token_ids: Those that end a row.
+        model: The language model.
+        draft: A faster language model with the same vocabulary.
+        processors: Functions applied to the logits of both.
+        stop_token_ids: The tokens that end a row.
         do_sample: Whether to draw tokens.
-        num_proposed: Tokens that the draft proposes a step.
+        num_proposed: The number of tokens that the draft proposes in each step.
         compiled: Whether to compile.
     """
 
@@ -59,17 +59,17 @@ class Speculative:
 
     @property
     def num_traces(self) -> int:
-        """How often anything was compiled."""
+        """The number of compilations so far."""
         parts = self._model_step, self._draft_step
         return sum(getattr(part, "num_traces", 0) for part in parts)
 
     def generate(self, prompt: list[int], max_new_tokens: int, seed: Any = 0) -> list:
-        """New tokens of one prompt.
+        """Generates the new tokens of one prompt.
 
         Args:
-            prompt: Token ids.
-            max_new_tokens: How many at most.
-            seed: Of what is drawn, an int or several.
+            prompt: The prompt's token ids.
+            max_new_tokens: The largest number of new tokens.
+            seed: The random seed, an int or several.
         """
         generator = np.random.default_rng(seed)
         ids, start = list(prompt), len(prompt)
@@ -110,15 +110,15 @@ class Speculative:
         return guesses, proposed, cache
 
     def _accepted(self, wanted, guesses, proposed, generator):
-        """The tokens that are kept, and one of the model's own behind them."""
+        """Returns the accepted tokens, and after them one of the model."""
         tokens = []
         for p, q, token in zip(wanted, guesses, proposed, strict=False):
             if self.do_sample:
-                kept = generator.random() * q[token] < p[token]
+                is_accepted = generator.random() * q[token] < p[token]
                 instead = np.maximum(p - q, 0)
             else:
-                kept, instead = token == p.argmax(), p
-            if not kept:
+                is_accepted, instead = token == p.argmax(), p
+            if not is_accepted:
                 return [*tokens, self._chosen(instead, generator)]
             tokens.append(token)
         return [*tokens, self._chosen(wanted[-1], generator)]
@@ -129,7 +129,7 @@ class Speculative:
         return int(generator.choice(len(weights), p=weights / weights.sum()))
 
     def _weights(self, ids, limits, logits):
-        """Probabilities `[V]` float64; for greedy search the logits will do."""
+        """Returns float64 probabilities `[V]`; for greedy search, the logits."""
         size = bucket(len(ids), least=32)
         row = np.zeros((1, size), "int32")
         row[0, : len(ids)] = ids
@@ -146,21 +146,20 @@ class Speculative:
         return ops.convert_to_numpy(weights)[0].astype("float64")
 
     def _read(self, step, ids, cache, count):
-        """Logits `[count, V]` of the last tokens; all that the cache lacks is read."""
-        held = int(cache[0].lengths[0])
-        new = ids[held:]
+        """Reads the ids that the cache lacks; returns the last logits `[count, V]`."""
+        new = ids[int(cache[0].lengths[0]) :]
         width = bucket(len(new), least=1)
         row = np.zeros((1, width), "int32")
         row[0, : len(new)] = new
-        keep = np.arange(width)[None] < len(new)
-        outputs = step(ops.convert_to_tensor(row), ops.convert_to_tensor(keep), cache)
+        padding_mask = np.arange(width)[None] < len(new)
+        outputs = step(*map(ops.convert_to_tensor, (row, padding_mask)), cache)
         logits = ops.convert_to_numpy(outputs["logits"])[0, : len(new)]
         return logits[-count:].astype("float32"), outputs["cache"]
 
 
 def _step(model, compiled):
-    def forward(token_ids, keep, cache):
-        outputs = model.forward(token_ids, keep, cache)
+    def forward(token_ids, padding_mask, cache):
+        outputs = model.forward(token_ids, padding_mask, cache)
         return {name: outputs[name] for name in ("logits", "cache")}
 
     return Compiled(forward, model.variables) if compiled else forward

@@ -1,4 +1,4 @@
-"""Text that grows with the tokens, in whole characters."""
+"""Streams the text of tokens as they are generated, in whole characters."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,11 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def text_of(tokenizer: Any, token_ids: Any) -> str:
-    """The text of a row of ids.
+    """Returns the text of a row of ids.
 
     Args:
-        tokenizer: Has `detokenize`, of ids `[B, T]`, giving texts or bytes.
+        tokenizer: An object with `detokenize`, which returns the texts, as strings or
+            bytes, of ids `[B, T]`.
         token_ids: A list of ids.
     """
     if not len(token_ids):
@@ -23,35 +24,35 @@ def text_of(tokenizer: Any, token_ids: Any) -> str:
 
 
 class TextStream:
-    """Turns a growing list of ids into pieces that put together are its text.
+    """Yields the text of a growing list of ids in pieces.
 
-    A character of several tokens is held back until it is whole.
+    A character that consists of several tokens is held back until it is complete.
 
     Args:
-        tokenizer: See `text_of`; `None` to give ids instead.
+        tokenizer: As in `text_of`; `None` to yield ids instead.
     """
 
     def __init__(self, tokenizer: Any = None):
         self._tokenizer = tokenizer
         self._ids: Any = ()
-        self._given = 0
+        self._num_yielded = 0
 
     def more(self, token_ids: Any) -> Iterator[Any]:
-        """What is new in all ids so far."""
+        """Yields what is new, given all ids so far."""
         self._ids = token_ids
         if self._tokenizer is None:
-            new = [int(token) for token in token_ids[self._given :]]
-            self._given += len(new)
+            new = [int(token) for token in token_ids[self._num_yielded :]]
+            self._num_yielded += len(new)
             yield from new
             return
         yield from self._piece(text_of(self._tokenizer, token_ids).rstrip(UNKNOWN))
 
     def end(self) -> Iterator[str]:
-        """What was held back."""
+        """Yields the text that was held back."""
         if self._tokenizer is not None:
             yield from self._piece(text_of(self._tokenizer, self._ids))
 
     def _piece(self, text):
-        if len(text) > self._given:
-            yield text[self._given :]
-            self._given = len(text)
+        if len(text) > self._num_yielded:
+            yield text[self._num_yielded :]
+            self._num_yielded = len(text)

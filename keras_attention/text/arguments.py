@@ -1,15 +1,17 @@
-"""Checks of what a tokenizer is given, with errors that say how to repair it."""
+"""Checks of a tokenizer's arguments, with errors that say how to correct them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from keras_attention.text import json_files
+
 _ROLES = ("unk", "cls", "sep", "pad", "mask")
 
 
 def tensorflow_text() -> Any:
-    """The package, or an error that says how to get it."""
+    """Returns the module `tensorflow_text`, or raises how to install it."""
     try:
         import tensorflow_text
     except ImportError as error:
@@ -21,62 +23,79 @@ def tensorflow_text() -> Any:
 
 
 def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
-    """`{token: id}` of a vocabulary without repetitions."""
+    """Returns `{token: id}` of a vocabulary without repetitions."""
     if not vocabulary:
         raise ValueError(
-            "A vocabulary needs tokens, the special ones at least. Give a list of "
+            "A vocabulary needs tokens, at least the special ones. Give a list of "
             "strings or the path of a vocab.txt. Received: an empty vocabulary"
         )
     ids: dict[str, int] = {}
-    for place, token in enumerate(vocabulary):
+    for token_id, token in enumerate(vocabulary):
         if not isinstance(token, str):
             raise ValueError(
-                "A vocabulary is a list of strings, the place of each is its id. "
+                "A vocabulary is a list of strings; the index of each is its id. "
                 "Turn a {token: id} dict into a list sorted by id. "
-                f"Received: {token!r} at place {place}"
+                f"Received: {token!r} at index {token_id}"
             )
         if token in ids:
             raise ValueError(
-                "Each token stands once in a vocabulary, or its id would be "
+                "Each token is in a vocabulary only once, or its id would be "
                 "ambiguous. Rename one of the two, such as '[unused1]'. "
-                f"Received: {token!r} at places {ids[token]} and {place}"
+                f"Received: {token!r} at indices {ids[token]} and {token_id}"
             )
-        ids[token] = place
+        ids[token] = token_id
     return ids
 
 
 def special_tokens(
     given: Mapping[str, str | None], ids: Mapping[str, int]
 ) -> dict[str, str | None]:
-    """The token of each role; `"mask"` may be missing."""
-    unknown = sorted(set(given) - set(_ROLES))
-    if unknown:
-        raise ValueError(
-            f"Special tokens are named by {', '.join(_ROLES)}. Rename or remove the "
-            f"others. Received: special_tokens with {unknown}"
-        )
+    """Returns WordPiece's token of each role; `"mask"` may be missing."""
+    _check_roles(given, _ROLES)
     tokens: dict[str, str | None] = {role: f"[{role.upper()}]" for role in _ROLES}
     if "[MASK]" not in ids:
         tokens["mask"] = None
     tokens.update(given)
     for role, token in tokens.items():
-        if token not in ids and not (role == "mask" and token is None):
-            raise ValueError(
-                f"The vocabulary lacks the special token {token!r} ({role}). Add it, "
-                f"or give the name it has: special_tokens={{{role!r}: …}}. "
-                f"Received: {len(ids)} tokens, the first are {list(ids)[:5]}"
-            )
+        if not (role == "mask" and token is None):
+            _check_in_vocabulary(role, token, ids)
     return tokens
 
 
+def check_special_tokens(given: Mapping[str, str], ids: Mapping[str, int]) -> None:
+    """Refuses unknown roles, and special tokens that the vocabulary lacks."""
+    _check_roles(given, json_files.ROLES)
+    for role, token in given.items():
+        _check_in_vocabulary(role, token, ids)
+
+
+def _check_roles(given: Mapping[str, Any], roles: Sequence[str]) -> None:
+    unknown = sorted(set(given) - set(roles))
+    if unknown:
+        raise ValueError(
+            f"Special tokens are named by {', '.join(roles)}. Rename or remove the "
+            f"others. Received: special_tokens with {unknown}"
+        )
+
+
+def _check_in_vocabulary(role: str, token: Any, ids: Mapping[str, int]) -> None:
+    if token not in ids:
+        raise ValueError(
+            f"The vocabulary lacks the special token {token!r} ({role}). Add it, "
+            f"or give the name it has: special_tokens={{{role!r}: …}}. "
+            f"Received: {len(ids)} tokens, the first are {list(ids)[:5]}"
+        )
+
+
 def added_tokens(given: Sequence[str], ids: Mapping[str, int]) -> list[str]:
-    """Tokens to find in raw text: in the vocabulary, and none overlaps another."""
+    """Returns the tokens to find in raw text; refuses unknown or overlapping ones."""
     tokens = list(dict.fromkeys(given))
     for token in tokens:
         if not token or token not in ids:
             raise ValueError(
-                "Added tokens are tokens of the vocabulary. Add it to the vocabulary "
-                f"or take it off the list. Received: added_tokens with {token!r}"
+                "Added tokens are tokens of the vocabulary. Add this one to the "
+                "vocabulary or remove it from the list. "
+                f" Received: added_tokens with {token!r}"
             )
     for one in tokens:
         for other in tokens:
@@ -84,14 +103,14 @@ def added_tokens(given: Sequence[str], ids: Mapping[str, int]) -> list[str]:
             if any(len(one) - n < len(other) for n in shared):
                 raise ValueError(
                     "Added tokens must not overlap: the end of one is the start of "
-                    "another, so that a text could be cut in two ways. Leave one of "
-                    f"them out of added_tokens. Received: {one!r} and {other!r}"
+                    "another, so a text could be split in two ways. Remove one of "
+                    f"them from added_tokens. Received: {one!r} and {other!r}"
                 )
     return tokens
 
 
 def check_lengths(max_length: Any, max_input_chars_per_word: Any) -> None:
-    """Both lengths are integers with room for what has to go in."""
+    """Refuses lengths that are not integers or are too small."""
     least = {"max_length": 3, "max_input_chars_per_word": 1}
     values = {
         "max_length": 3 if max_length is None else max_length,
@@ -107,7 +126,7 @@ def check_lengths(max_length: Any, max_input_chars_per_word: Any) -> None:
 
 
 def strings(texts: Any, name: str) -> tf.Tensor:
-    """Texts as a string tensor `[B]`."""
+    """Returns texts as a string tensor `[B]`."""
     if isinstance(texts, str | bytes):
         _refuse_scalar(name, repr(texts))
     tensor: Any = texts
@@ -116,8 +135,8 @@ def strings(texts: Any, name: str) -> tf.Tensor:
             tensor = tf.convert_to_tensor(texts, tf.string)
         except (TypeError, ValueError, UnicodeError) as error:
             raise ValueError(
-                f"The tokenizer takes {name} as strings [B], one a row: a list of str "
-                "or a string tensor. Token ids go to the model directly. "
+                f"The tokenizer takes {name} as strings [B], one per row: a list of "
+                "str or a string tensor. Token ids go to the model directly. "
                 f"Received: {name}={_shortened(texts)} ({type(texts).__name__})"
             ) from error
     if tensor.dtype != tf.string:
@@ -129,18 +148,21 @@ def strings(texts: Any, name: str) -> tf.Tensor:
         _refuse_scalar(name, "a scalar string tensor")
     if isinstance(tensor, tf.RaggedTensor) or tensor.shape.rank not in (1, None):
         raise ValueError(
-            f"The tokenizer takes {name} as strings [B], one a row. Flatten it first, "
-            f"such as with tf.reshape({name}, [-1]); for two texts a row use "
+            f"The tokenizer takes {name} as strings [B], one per row. Flatten it, for "
+            f"example with tf.reshape({name}, [-1]); for two texts per row use "
             f"texts_pair. Received: {name} with shape={tensor.shape}"
         )
     return tensor
 
 
 def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:
-    """The second texts, as many as the first: known at once, or when the graph runs."""
+    """Returns the second texts; refuses another number of them than of the first.
+
+    The numbers are compared at once if they are known, else when the graph runs.
+    """
     message = (
-        "Each row needs both texts: texts and texts_pair must be equally many. Give "
-        "two lists of one length. Received:"
+        "Each row needs both texts: texts and texts_pair must have the same length. "
+        "Give two lists of the same length. Received:"
     )
     counts = texts.shape[0], texts_pair.shape[0]
     if None not in counts and counts[0] != counts[1]:
@@ -148,19 +170,19 @@ def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:
     check = tf.debugging.assert_equal(
         tf.size(texts), tf.size(texts_pair), message=message
     )
-    # Without the dependency another operation may fail first, and say less.
+    # Without the dependency another operation may fail first, with a worse error.
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(texts_pair)
 
 
 def id_rows(ids: Any) -> Any:
-    """Ids `[B, T]`, dense or ragged, as ragged rows."""
+    """Returns ids `[B, T]`, dense or ragged, as ragged rows."""
     if isinstance(ids, tf.RaggedTensor):
         return ids
     ids = tf.convert_to_tensor(ids)
     if ids.shape.rank != 2 or not ids.dtype.is_integer:
         raise ValueError(
-            "detokenize takes integer ids [B, T], one row a text. Put a "
+            "detokenize takes integer ids [B, T], one row per text. Put a "
             "single row into a list. "
             f"Received: shape={ids.shape}, dtype={ids.dtype.name}"
         )
@@ -169,7 +191,7 @@ def id_rows(ids: Any) -> Any:
 
 def _refuse_scalar(name: str, received: str) -> None:
     raise ValueError(
-        f"The tokenizer takes {name} as strings [B], one a row, and got a single one. "
+        f"The tokenizer takes {name} as strings [B], one per row, not a single one. "
         f"Wrap it in a list: [text]. Received: {name}={received}"
     )
 

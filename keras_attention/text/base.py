@@ -1,4 +1,4 @@
-"""What all tokenizers do alike once texts are split into tokens."""
+"""The base class of all tokenizers: what follows once texts are split into tokens."""
 
 import abc
 import functools
@@ -12,11 +12,11 @@ from keras_attention.text import arguments, framing, writing
 
 
 class Tokenizer(abc.ABC):
-    """The interface of every tokenizer; a kind says how a text is split and joined.
+    """The interface of every tokenizer; a subclass splits and joins texts.
 
-    A kind sets `_vocabulary`, `_ids`, `_special_tokens`, `_template`, `_limits` and
-    `_config` (the constructor's arguments but the vocabulary) and defines `_pieces`
-    and `detokenize`.
+    A subclass sets `_vocabulary`, `_ids`, `_special_tokens`, `_template`, `_limits` and
+    `_config` (the constructor's arguments without the vocabulary) and defines
+    `_pieces`, `_files` and `detokenize`.
     """
 
     _vocabulary: tuple[str, ...]
@@ -28,21 +28,22 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
-        """The tokens of each text, neither cut nor framed."""
+        """Returns the tokens of each text, not truncated, without special tokens."""
 
     @abc.abstractmethod
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
-        """Texts `[B]` of ids `[B, T]`."""
+        """Returns the texts `[B]` of ids `[B, T]`."""
 
     @abc.abstractmethod
     def _files(self) -> dict[str, Any]:
-        """Name to content of the files that make this tokenizer again."""
+        """Returns name to content of the files from which this tokenizer is loaded."""
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the files that `load_tokenizer` and transformers open.
+        """Writes the files that `load_tokenizer` and transformers read.
 
         Args:
-            folder: Made if it is not there; files of the same names are replaced.
+            folder: The path of the folder, which is created if it does not exist.
+                Files of the same names are replaced.
         """
         writing.write(folder, self._files())
 
@@ -52,11 +53,11 @@ class Tokenizer(abc.ABC):
     def encode_with_offsets(
         self, texts: Any, texts_pair: Any = None
     ) -> dict[str, tf.Tensor]:
-        """As a call, with `starts` and `ends` `[B, T]` (int32) beside the ids.
+        """As a call, and also returns `starts` and `ends` `[B, T]` (int32).
 
-        They count characters of the text that was given (code points, as Python does),
-        so that `text[start:end]` is what a token stands for; 0 and 0 for special tokens
-        and padding. Equal to Hugging Face's `Encoding.offsets`.
+        They count characters of the given text (code points, as Python does), so that
+        `text[start:end]` is the part of the text that a token represents; they are 0
+        for special tokens and padding. Equal to Hugging Face's `Encoding.offsets`.
         """
         return self._run(texts, texts_pair, True)
 
@@ -71,7 +72,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def _compiled(self) -> dict[tuple[bool, int], Any]:
-        """The call as one graph: a hundred operations one by one take 30 ms."""
+        """The call as compiled graphs: run one by one, its operations take 30 ms."""
         strings = tf.TensorSpec([None], tf.string)
         return {
             (with_offsets, number): tf.function(
@@ -96,7 +97,7 @@ class Tokenizer(abc.ABC):
         return framing.frame(first, second, self._template, self._limits)
 
     def encode_whole(self, texts: Any) -> dict[str, tf.Tensor]:
-        """As a call, but no text is cut, however long: for prompts and for scoring."""
+        """As a call, but no text is truncated: for prompts and for scoring."""
         texts = arguments.strings(texts, "texts")
         eager = tf.executing_eagerly()
         return self._whole_compiled(texts) if eager else self._whole(texts)
@@ -114,28 +115,29 @@ class Tokenizer(abc.ABC):
     def frame_pairs(
         self, first: framing.Pieces, second: framing.Pieces
     ) -> dict[str, tf.Tensor]:
-        """As a call with pairs, of texts that are tokens: padded right, never cut."""
+        """As a call with pairs of token lists: padded on the right, never truncated."""
         limits = self._limits._replace(max_length=None, padding_side="right")
         return framing.frame(first, second, self._template, limits)
 
     def encode_words(self, rows: Sequence[Sequence[str]]) -> dict[str, tf.Tensor]:
-        """Encode texts that are already lists of words, as for tagging.
+        """Encodes texts that are already lists of words, as for tagging.
 
-        The same as a call, and `word_ids` `[B, T]` (int32): for each token the place of
-        its word in the row, −1 for special tokens and padding. Words are split each by
-        itself, as Hugging Face's `is_split_into_words=True` does. Not for graphs.
+        Returns the same as a call, and `word_ids` `[B, T]` (int32): for each token the
+        index of its word in the row, −1 for special tokens and padding. Each word is
+        split separately, as Hugging Face's `is_split_into_words=True` does. Cannot be
+        used inside a graph.
         """
         rows = [list(row) for row in rows]
         words = [word for row in rows for word in row]
         split = self._words_compiled(tf.constant(words, tf.string, [len(words)]))
         counts = tf.constant([len(row) for row in rows], tf.int64, [len(rows)])
         bounds = tf.concat([[0], tf.cumsum(counts)], 0)
-        place = tf.ragged.range(counts).values
+        word_ids = tf.ragged.range(counts).values
         sizes = split.row_splits[1:] - split.row_splits[:-1]
         pieces = framing.Pieces(
             split.ids,
             tf.gather(split.row_splits, bounds),
-            {"word_ids": tf.repeat(place, sizes)},
+            {"word_ids": tf.repeat(word_ids, sizes)},
         )
         return framing.frame(pieces, None, self._template, self._limits)
 
@@ -148,7 +150,10 @@ class Tokenizer(abc.ABC):
         )
 
     def tokenize(self, texts: Any) -> tf.RaggedTensor:
-        """Token ids `[B, None]` of each text (int32), neither cut nor framed."""
+        """Returns the token ids `[B, None]` of each text (int32).
+
+        They are not truncated, and there are no special tokens around them.
+        """
         pieces = self._pieces(arguments.strings(texts, "texts"), False)
         return tf.RaggedTensor.from_row_splits(
             pieces.ids, pieces.row_splits, validate=False
@@ -157,7 +162,7 @@ class Tokenizer(abc.ABC):
     def tokenize_with_offsets(
         self, texts: Any
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """Token ids, starts and ends, each `[B, None]`; see `encode_with_offsets`."""
+        """Returns ids, starts and ends, each `[B, None]`; see `encode_with_offsets`."""
         pieces = self._pieces(arguments.strings(texts, "texts"), True)
         ids, starts, ends = (
             tf.RaggedTensor.from_row_splits(
@@ -168,56 +173,56 @@ class Tokenizer(abc.ABC):
         return ids, starts, ends
 
     def tokens(self, texts: Any, texts_pair: Any = None) -> list[list[str]]:
-        """The tokens of each row as Python strings: labels for a plot.
+        """Returns the tokens of each row as Python strings, such as labels for a plot.
 
-        They stand where a call puts their ids, special tokens included, without the
-        padding. Not for graphs.
+        They are in the order of a call's ids, with special tokens, without padding.
+        Cannot be used inside a graph.
         """
         batch = self(texts, texts_pair)
         rows = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"])
         return [[self._vocabulary[i] for i in row] for row in rows.to_list()]
 
     def id_to_token(self, token_id: int) -> str:
-        """The token with this id."""
+        """Returns the token with this id."""
         if not 0 <= token_id < self.vocabulary_size:
             raise ValueError(
-                f"Token ids go from 0 to {self.vocabulary_size - 1}. Ask for one of "
+                f"Token ids are from 0 to {self.vocabulary_size - 1}. Pass one of "
                 f"them. Received: token_id={token_id!r}"
             )
         return self._vocabulary[token_id]
 
     def token_to_id(self, token: str) -> int:
-        """The id of this token of the vocabulary."""
+        """Returns the id of this token."""
         if token not in self._ids:
             raise ValueError(
-                "The vocabulary has no such token. A text is split by tokenize(); "
-                f"here give one token. Received: token={token!r}"
+                "The vocabulary has no such token. Pass one token; to split a text, "
+                f"call tokenize(). Received: token={token!r}"
             )
         return self._ids[token]
 
     @property
     def resources(self) -> list[Any]:
-        """What a SavedModel must track beside the tokenizer."""
+        """The TensorFlow resources that a SavedModel with this tokenizer must track."""
         return []
 
     @property
     def vocabulary(self) -> list[str]:
-        """The tokens; the place of each is its id."""
+        """The tokens; the index of each is its id."""
         return list(self._vocabulary)
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self._vocabulary)
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens in a row, special tokens included; `None`: no limit."""
+        """The most tokens in a row, with special tokens; `None` if unlimited."""
         return self._limits.max_length
 
     @property
     def padding_side(self) -> str:
-        """`"right"` or `"left"`: where the shorter rows of a batch are filled."""
+        """`"right"` or `"left"`: the side on which shorter rows are padded."""
         return self._limits.padding_side
 
     @property
@@ -232,7 +237,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def unk_token_id(self) -> int | None:
-        """The id of the token for what has no other; `None` if there is none."""
+        """The id of the token for unknown text; `None` if there is none."""
         return self._special_id("unk")
 
     @property
@@ -247,7 +252,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def pad_token_id(self) -> int | None:
-        """The id that fills the shorter rows of a batch; `None` if there is none."""
+        """The id with which shorter rows are padded; `None` if there is none."""
         return self._special_id("pad")
 
     @property
@@ -259,10 +264,10 @@ class Tokenizer(abc.ABC):
         return self._ids.get(self._special_tokens.get(role, ""))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, with the vocabulary as a list."""
+        """Returns the constructor's arguments, with the vocabulary as a list."""
         return {"vocabulary": self.vocabulary, **self._config}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The tokenizer that `get_config` was called on."""
+        """Returns a tokenizer with the arguments that `get_config` returned."""
         return cls(**config)

@@ -1,7 +1,7 @@
-"""From the tokens of each text to one batch: cut, special tokens, padding.
+"""Makes one batch of the tokens of each text: truncation, special tokens, padding.
 
-Nothing here knows a kind of tokenizer. Rows are built of places in one pool of tokens,
-so that ids, offsets and word numbers are all gathered by the same index.
+Nothing here depends on the kind of tokenizer. Rows are built of indices into one pool
+of tokens, so that ids, offsets and word numbers are all gathered by the same index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ STRATEGIES = ("longest_first", "only_first", "only_second")
 
 
 class Pieces(NamedTuple):
-    """The tokens of a batch, `[N]` each but `row_splits` `[B + 1]`.
+    """The tokens of a batch: ids `[N]` and row splits `[B + 1]`.
 
-    `extras` are further columns, such as `starts` and `ends`, 0 for special tokens.
+    `extras` are further columns `[N]`, such as `starts` and `ends`, which are 0 for
+    special tokens.
     """
 
     ids: tf.Tensor
@@ -25,7 +26,7 @@ class Pieces(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The ids before, between and after texts.
+    """The special token ids before, between and after texts.
 
     A row is `start text end`, and a pair `start text middle pair end`. If
     `has_segments`, the second text and its end have segment 1.
@@ -38,7 +39,7 @@ class Template(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where and how rows are cut and filled."""
+    """How rows are truncated and padded."""
 
     max_length: int | None
     pad_id: int
@@ -48,7 +49,7 @@ class Limits(NamedTuple):
 
 
 def check_limits(limits: Limits, template: Template) -> None:
-    """Names are known ones, and the special tokens of a pair fit."""
+    """Refuses unknown names, and a length with no room for a pair's special tokens."""
     for name, value, allowed in (
         ("padding_side", limits.padding_side, SIDES),
         ("truncation_side", limits.truncation_side, SIDES),
@@ -73,18 +74,18 @@ def check_limits(limits: Limits, template: Template) -> None:
 def frame(
     first: Pieces, second: Pieces | None, template: Template, limits: Limits
 ) -> dict[str, tf.Tensor]:
-    """One batch `[B, T]` as long as its longest row."""
+    """Returns one batch `[B, T]`, which is as long as its longest row."""
     start, middle, end = (list(ids) for ids in template[:3])
     special = [limits.pad_id, *start, *middle, *end]
     texts = [first] if second is None else [first, second]
     rows = []
     begin = len(special)
     for one in texts:
-        places = tf.range(tf.size(one.ids, tf.int64)) + begin
+        index = tf.range(tf.size(one.ids, tf.int64)) + begin
         splits = tf.cast(one.row_splits, tf.int64)
-        rows.append(tf.RaggedTensor.from_row_splits(places, splits, validate=False))
+        rows.append(tf.RaggedTensor.from_row_splits(index, splits, validate=False))
         begin = begin + tf.size(one.ids, tf.int64)
-    rows = _cut(rows, template, limits)
+    rows = _truncate(rows, template, limits)
     num_rows = rows[0].nrows()
     parts: list[Any] = [_constant_rows(num_rows, 1, len(start)), rows[0]]
     if second is not None:
@@ -92,20 +93,20 @@ def frame(
     parts.append(_constant_rows(num_rows, 1 + len(start) + len(middle), len(end)))
     joined: Any = tf.concat(parts, 1)  # [B, None]
     index = joined.to_tensor(0)  # [B, T]
-    place = tf.range(tf.shape(index, tf.int64)[1])[None]  # [1, T]
+    position = tf.range(tf.shape(index, tf.int64)[1])[None]  # [1, T]
     lengths = joined.row_lengths()[:, None]  # [B, 1]
     if limits.padding_side == "left":
-        place -= tf.shape(index, tf.int64)[1] - lengths  # [B, T]
-        index = tf.gather(index, tf.maximum(place, 0), batch_dims=1)
-        index = tf.where(place >= 0, index, 0)
-    padding_mask = (place >= 0) & (place < lengths)  # [B, T]
+        position -= tf.shape(index, tf.int64)[1] - lengths  # [B, T]
+        index = tf.gather(index, tf.maximum(position, 0), batch_dims=1)
+        index = tf.where(position >= 0, index, 0)
+    padding_mask = (position >= 0) & (position < lengths)  # [B, T]
     batch = {
         "token_ids": _gather([one.ids for one in texts], special, index),
         "padding_mask": padding_mask,
     }
     if template.has_segments:
         boundary = len(start) + rows[0].row_lengths() + len(middle)
-        in_second = padding_mask & (place >= boundary[:, None])
+        in_second = padding_mask & (position >= boundary[:, None])
         is_pair = second is not None
         segments = tf.cast(in_second & is_pair, tf.int32)
         batch["segment_ids"] = segments
@@ -116,8 +117,8 @@ def frame(
 
 
 def _constant_rows(num_rows: tf.Tensor, first: int, count: int) -> tf.Tensor:
-    places = tf.range(first, first + count, dtype=tf.int64)[None]
-    return tf.tile(places, [num_rows, 1])
+    index = tf.range(first, first + count, dtype=tf.int64)[None]
+    return tf.tile(index, [num_rows, 1])
 
 
 def _gather(columns: list[tf.Tensor], special: list[int], index: Any) -> tf.Tensor:
@@ -125,7 +126,7 @@ def _gather(columns: list[tf.Tensor], special: list[int], index: Any) -> tf.Tens
     return tf.gather(tf.concat([tf.constant(special, tf.int32), *columns], 0), index)
 
 
-def _cut(rows: list[Any], template: Template, limits: Limits) -> list[Any]:
+def _truncate(rows: list[Any], template: Template, limits: Limits) -> list[Any]:
     if limits.max_length is None:
         return rows
     num_special = len(template.start) + len(template.end)
@@ -134,27 +135,27 @@ def _cut(rows: list[Any], template: Template, limits: Limits) -> list[Any]:
     room = tf.constant(limits.max_length - num_special, tf.int64)
     lengths = [row.row_lengths() for row in rows]
     if limits.truncation == "longest_first":
-        kept = [room] if len(rows) == 1 else _longest_first(lengths, room)
+        counts = [room] if len(rows) == 1 else _longest_first(lengths, room)
     else:
-        kept = _only(lengths, room, limits.truncation)
+        counts = _only(lengths, room, limits.truncation)
     return [
-        _keep(row, count, limits.truncation_side)
-        for row, count in zip(rows, kept, strict=True)
+        _at_most(row, count, limits.truncation_side)
+        for row, count in zip(rows, counts, strict=True)
     ]
 
 
-def _keep(row: Any, count: tf.Tensor, side: str) -> Any:
-    """At most `count` tokens of each row."""
+def _at_most(row: Any, count: tf.Tensor, side: str) -> Any:
+    """Returns at most `count` tokens of each row."""
     lengths = tf.minimum(row.row_lengths(), count)
     starts = row.row_starts()
     if side == "left":
         starts = starts + row.row_lengths() - lengths
-    places = tf.ragged.range(starts, starts + lengths)
-    return places.with_values(tf.gather(row.values, places.values))
+    index = tf.ragged.range(starts, starts + lengths)
+    return index.with_values(tf.gather(row.values, index.values))
 
 
 def _longest_first(lengths: list[Any], room: tf.Tensor) -> list[tf.Tensor]:
-    """Cut the longer text to the shorter one's length, then both."""
+    """Shortens the longer text to the shorter one's length, then both alike."""
     first, second = lengths
     shorter = tf.minimum(first, second)
     is_too_long = first + second > room
@@ -173,7 +174,7 @@ def _longest_first(lengths: list[Any], room: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _only(lengths: list[Any], room: tf.Tensor, strategy: str) -> list[Any]:
-    """Cut one of the texts; an error where that does not help."""
+    """Shortens one of the two texts; raises where the other alone is too long."""
     if len(lengths) == 1:
         return [room]
     chosen = ("only_first", "only_second").index(strategy)
@@ -182,12 +183,12 @@ def _only(lengths: list[Any], room: tf.Tensor, strategy: str) -> list[Any]:
     check = tf.debugging.assert_equal(
         tf.reduce_any(is_too_long & (left <= 0)),
         False,
-        message=f"truncation={strategy!r} cuts one text of a pair, and the other "
+        message=f"truncation={strategy!r} shortens one text of a pair, and the other "
         "alone is too long. Choose truncation='longest_first' or a larger "
         "max_length. Received: a text of max_length tokens or more",
     )
     with tf.control_dependencies([check] if check is not None else []):
         left = tf.identity(left)
-    kept = [lengths[0], lengths[1]]
-    kept[chosen] = tf.maximum(left, 0)
-    return kept
+    counts = [lengths[0], lengths[1]]
+    counts[chosen] = tf.maximum(left, 0)
+    return counts

@@ -1,308 +1,24 @@
-"""Reads Hugging Face's tokenizer files into the arguments of `WordPieceTokenizer`.
+"""Reads the files that the tokenizer folders of every kind have: JSON and plain text.
 
-Whatever in them would change a token and is not supported is refused by its name.
-Truncation and padding lengths are defaults of Hugging Face's call, not part of the
-tokenizer, and are left out: `max_length` and the batch decide here.
+What only one kind of tokenizer has is read in its own folder, in `files.py` there.
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 Path = str | os.PathLike[str]
 
-# Tokenizers that do with a vocab.txt what BERT does, special tokens included.
-_BERT_CLASSES = frozenset(
-    {
-        "BertTokenizer",
-        "DistilBertTokenizer",
-        "ElectraTokenizer",
-        "MobileBertTokenizer",
-        "ConvBertTokenizer",
-        "RetriBertTokenizer",
-        "DPRQuestionEncoderTokenizer",
-        "DPRContextEncoderTokenizer",
-    }
-)
-_NOT_READ = ("version", "truncation", "padding", "decoder", "added_tokens")
-_SECTIONS = ("normalizer", "pre_tokenizer", "post_processor", "model")
-_ABSURD_LENGTH = 10**6  # transformers writes 1e30 for "no limit"
-
-
-def read_vocabulary(path: Path) -> list[str]:
-    """The tokens of a `vocab.txt`: one on a line, the line number is the id."""
-    text = read_text(path, "a vocab.txt with one token a line")
-    lines = text.split("\n")  # not splitlines(): a token may be U+2028 or U+0085
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def read_tokenizer_json(path: Path) -> dict[str, Any]:
-    """The arguments that make the tokenizer a `tokenizer.json` describes."""
-    data = read_json(path)
-    for name in data:
-        if name not in (*_NOT_READ, *_SECTIONS):
-            _refuse(f"the section '{name}'", "the sections of tokenizers 0.23", name)
-    model = _read_model(data.get("model"))
-    prefix = model["continuing_subword_prefix"]
-    _check_type(data.get("pre_tokenizer"), "pre_tokenizer", "BertPreTokenizer")
-    if data.get("decoder") is not None:
-        _check_type(data["decoder"], "decoder", "WordPiece")
-        if data["decoder"].get("prefix", "##") != prefix:
-            _refuse("the decoder's prefix", f"the model's, {prefix!r}", data["decoder"])
-    _check_directions(data)
-    classifier, separator, ids = _read_post_processor(data.get("post_processor"))
-    padding = data.get("padding") or {}
-    vocab = model.pop("vocab")
-    num_in_model = len(vocab)
-    vocabulary, added = _add_tokens(vocab, data.get("added_tokens") or [])
-    for token, token_id in ids.items():
-        if token_id >= len(vocabulary) or vocabulary[token_id] != token:
-            _refuse(f"the id of {token!r} in the post_processor", "the model's", ids)
-    options = _read_normalizer(data.get("normalizer"))
-    _check_unreachable(vocabulary[num_in_model:], prefix, options)
-    special_tokens = {
-        "unk": model.pop("unk_token"),
-        "cls": classifier,
-        "sep": separator,
-        "pad": padding.get("pad_token", "[PAD]"),
-    }
-    return {
-        "vocabulary": vocabulary,
-        "added_tokens": added,
-        "special_tokens": special_tokens,
-        **model,
-        **options,
-    }
-
-
-def read_folder(folder: Path) -> dict[str, Any]:
-    """The arguments for a folder: `tokenizer.json`, or `vocab.txt`, and the settings.
-
-    `tokenizer_config.json` may be absent. Where it contradicts `tokenizer.json`,
-    libraries differ in which of the two they follow, so that is an error.
-    """
-    folder = pathlib.Path(folder)
-    settings_path = folder / "tokenizer_config.json"
-    settings = read_json(settings_path) if settings_path.exists() else {}
-    if (folder / "tokenizer.json").exists():
-        arguments = read_tokenizer_json(folder / "tokenizer.json")
-        _check_agreement(arguments, settings)
-    elif (folder / "vocab.txt").exists():
-        arguments = _read_old_folder(folder, settings)
-    else:
-        raise FileNotFoundError(
-            "A tokenizer folder holds a tokenizer.json or a vocab.txt; this one holds "
-            "neither. Give the folder of a downloaded model. "
-            f"Received: folder={str(folder)!r}"
-        )
-    for side in ("padding_side", "truncation_side"):
-        arguments[side] = settings.get(side) or "right"
-    special_tokens = arguments.setdefault("special_tokens", {})
-    special_tokens.update(_special_tokens(settings))
-    length = settings.get("model_max_length") or _ABSURD_LENGTH + 1
-    arguments["max_length"] = None if length > _ABSURD_LENGTH else int(length)
-    return arguments
-
-
-def _read_old_folder(
-    folder: pathlib.Path, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    kind = settings.get("tokenizer_class") or "BertTokenizer"
-    if kind.removesuffix("Fast") not in _BERT_CLASSES:
-        _refuse("'tokenizer_class'", f"one of {sorted(_BERT_CLASSES)}", kind)
-    if not settings.get("do_basic_tokenize", True):
-        _refuse("'do_basic_tokenize'", "true", False)
-    if settings.get("never_split"):
-        _refuse("'never_split'", "null", settings["never_split"])
-    if (folder / "added_tokens.json").exists():
-        _refuse("added_tokens.json", "a tokenizer.json beside it", str(folder))
-    vocabulary = read_vocabulary(folder / "vocab.txt")
-    named = {"[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"}
-    for token_id, token in (settings.get("added_tokens_decoder") or {}).items():
-        _check_added_token(token)
-        if int(token_id) >= len(vocabulary):
-            _refuse("an added token outside vocab.txt", "a tokenizer.json", token)
-        named.add(token["content"])
-    named.update(_special_tokens(settings).values())
-    return {
-        "vocabulary": vocabulary,
-        "added_tokens": [token for token in vocabulary if token in named],
-        **_normalizer_settings(settings),
-    }
-
-
-def _normalizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The normaliser's part of a `tokenizer_config.json`, under our names."""
-    names = {
-        "do_lower_case": "lowercase",
-        "strip_accents": "strip_accents",
-        "tokenize_chinese_chars": "handle_chinese_chars",
-        "clean_text": "clean_text",
-    }
-    return {ours: settings[name] for name, ours in names.items() if name in settings}
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    for role in ("unk", "cls", "sep", "pad", "mask"):
-        token = settings.get(f"{role}_token")
-        if isinstance(token, Mapping):  # an AddedToken, written out
-            token = token.get("content")
-        if token is not None:
-            found[role] = token
-    return found
-
-
-def _check_agreement(arguments: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    for name, value in _normalizer_settings(settings).items():
-        ours, theirs = arguments[name], value
-        if name == "strip_accents":  # null follows `lowercase`
-            ours = arguments["lowercase"] if ours is None else ours
-            theirs = arguments["lowercase"] if theirs is None else theirs
-        if ours != theirs:
-            raise ValueError(
-                "tokenizer.json and tokenizer_config.json contradict each other in "
-                f"'{name}', and libraries differ in which one they follow. Correct "
-                "one of the files, or choose one: from_tokenizer_json(path) or "
-                "from_vocabulary_file(path, lowercase=…). Received: "
-                f"{ours!r} in tokenizer.json, {theirs!r} in tokenizer_config.json"
-            )
-
-
-def _read_model(model: Any) -> dict[str, Any]:
-    _check_type(model, "model", "WordPiece")
-    defaults = {
-        "unk_token": "[UNK]",
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 100,
-    }
-    unknown = set(model) - set(defaults) - {"type", "vocab"}
-    if unknown or not isinstance(model.get("vocab"), Mapping):
-        _refuse("the model", "a WordPiece model with its vocab", sorted(model))
-    return {**defaults, **{name: model[name] for name in model if name != "type"}}
-
-
-def _add_tokens(
-    vocab: Mapping[str, int], added: list[dict[str, Any]]
-) -> tuple[list[str], list[str]]:
-    """The vocabulary as a list, and the tokens to match in the text."""
-    ids = dict(vocab)
-    for token in added:
-        _check_added_token(token)
-        if ids.setdefault(token["content"], token["id"]) != token["id"]:
-            _refuse(f"the id of {token['content']!r}", "one id for each token", token)
-    vocabulary = sorted(ids, key=ids.__getitem__)
-    if [ids[token] for token in vocabulary] != list(range(len(ids))):
-        _refuse("the ids of the vocabulary", "0, 1, 2, … without gaps", len(ids))
-    return vocabulary, [token["content"] for token in added]
-
-
-def _check_unreachable(tokens: list[str], prefix: str, options: dict[str, Any]) -> None:
-    """Added tokens that WordPiece does not know must not be parts of words.
-
-    Here one vocabulary serves both, which is the same as long as such a token ("[X]")
-    is never what the pre-tokenizer makes of other text.
-    """
-    if not tokens:
-        return
-    from keras_attention.text.wordpiece.words import BertWords
-
-    chosen = dict(options)
-    if chosen["strip_accents"] is None:
-        chosen["strip_accents"] = chosen["lowercase"]
-    words = BertWords(**chosen)
-    for token in tokens:
-        if words.is_one_word(token.removeprefix(prefix)):
-            _refuse(
-                "an added token that the model's vocab lacks",
-                "one that contains punctuation, such as '[X]'",
-                token,
-            )
-
-
-def _check_added_token(token: Mapping[str, Any]) -> None:
-    # `lstrip` and `rstrip` swallow white space, which never makes a token here.
-    wanted = {"special": True, "normalized": False, "single_word": False}
-    for name, value in wanted.items():
-        if token.get(name, value) != value:
-            _refuse(
-                f"'{name}' of the added token {token['content']!r}",
-                f"{value}: added tokens are matched in the raw text, inside words too",
-                token[name],
-            )
-
-
-def _read_normalizer(normalizer: Any) -> dict[str, Any]:
-    names = ("lowercase", "strip_accents", "handle_chinese_chars", "clean_text")
-    if normalizer is None:
-        return dict.fromkeys(names, False)
-    _check_type(normalizer, "normalizer", "BertNormalizer")
-    if set(normalizer) - {"type"} != set(names):
-        _refuse("the normalizer", f"{names} and no others", sorted(normalizer))
-    return {name: normalizer[name] for name in names}
-
-
-def _read_post_processor(section: Any) -> tuple[str, str, dict[str, int]]:
-    """The tokens before and after a text, if it is `[CLS] A [SEP] B [SEP]`."""
-    _check_type(section, "post_processor", "BertProcessing", "TemplateProcessing")
-    if section["type"] == "BertProcessing":
-        classifier, separator = section["cls"], section["sep"]
-        return classifier[0], separator[0], dict([classifier, separator])
-    single, pair = (_read_template(section.get(name)) for name in ("single", "pair"))
-    ids = {}
-    for token in (section.get("special_tokens") or {}).values():
-        if token["tokens"] != [token["id"]] or len(token["ids"]) != 1:
-            _refuse("a special token of several tokens", "one token", token)
-        ids[token["id"]] = token["ids"][0]
-    classifier, separator = (single[0][0], single[-1][0]) if single else ("", "")
-    first = [(classifier, 0), ("A", 0), (separator, 0)]
-    second = [("B", 1), (separator, 1)]
-    if single != first or pair != first + second or {classifier, separator} - set(ids):
-        _refuse("the template of the post_processor", "[CLS] A [SEP] B [SEP]", section)
-    return classifier, separator, ids
-
-
-def _read_template(template: Any) -> list[tuple[str, int]]:
-    return [
-        (piece["id"], piece["type_id"])
-        for part in template or []
-        for piece in part.values()
-    ]
-
-
-def _check_directions(data: Mapping[str, Any]) -> None:
-    for name in ("padding", "truncation"):
-        section = data.get(name) or {}
-        if section.get("direction", "Right") != "Right":
-            _refuse(f"'direction' of the {name}", "'Right'", section["direction"])
-    strategy = (data.get("truncation") or {}).get("strategy", "LongestFirst")
-    if strategy != "LongestFirst":
-        _refuse("'strategy' of the truncation", "'LongestFirst'", strategy)
-
-
-def _check_type(section: Any, name: str, *types: str) -> None:
-    found = section.get("type") if isinstance(section, Mapping) else section
-    if found not in types:
-        _refuse(f"the {name}", " or ".join(types), found)
-
-
-def _refuse(what: str, expected: str, received: Any) -> None:
-    text = repr(received)
-    text = text if len(text) <= 300 else text[:300] + "…"
-    raise ValueError(
-        f"This tokenizer cannot be reproduced exactly because of {what}; supported: "
-        f"{expected}. Use a BERT tokenizer (WordPiece, BertNormalizer, "
-        "BertPreTokenizer), or pass token ids that its own library made. "
-        f"Received: {text}"
-    )
+SETTINGS_FILE = "tokenizer_config.json"
+ROLES = ("bos", "eos", "unk", "cls", "sep", "pad", "mask")
+_LONGEST = 10**6  # transformers writes 1e30 for "no limit"
+_MOST_CHARACTERS = 300  # of a value in an error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Returns the object in a JSON file."""
     text = read_text(path, "a JSON file that Hugging Face's tokenizers wrote")
     try:
         data = json.loads(text)
@@ -320,8 +36,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, or an empty one if there is no such file."""
+    return read_json(path) if pathlib.Path(path).is_file() else {}
+
+
 def read_text(path: Path, expected: str) -> str:
-    """The text of a file in UTF-8."""
+    """Returns the text of a UTF-8 file.
+
+    Args:
+        path: The path of the file.
+        expected: What the file should be, for the errors.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -335,3 +61,58 @@ def read_text(path: Path, expected: str) -> str:
             f"A tokenizer file is not UTF-8 ({error}); expected {expected}. Convert "
             f"it to UTF-8. Received: path={str(path)!r}"
         ) from error
+
+
+def special_tokens(
+    settings: Mapping[str, Any], roles: Iterable[str] = ROLES
+) -> dict[str, str]:
+    """Returns the special token of each role that a `tokenizer_config.json` names."""
+    found = {}
+    for role in roles:
+        token = settings.get(f"{role}_token")
+        if isinstance(token, Mapping):  # an AddedToken, written out
+            token = token.get("content")
+        if token is not None:
+            found[role] = token
+    return found
+
+
+def limits(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the maximal length and the sides that a `tokenizer_config.json` names."""
+    length = settings.get("model_max_length") or _LONGEST + 1
+    return {
+        "max_length": None if length > _LONGEST else int(length),
+        "padding_side": settings.get("padding_side") or "right",
+        "truncation_side": settings.get("truncation_side") or "right",
+    }
+
+
+def tokens_by_id(ids: Mapping[str, int]) -> list[str]:
+    """Returns the tokens of a `{token: id}` dict as a list sorted by id."""
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] != list(range(len(ids))):
+        refuse("the ids of the vocabulary", "0, 1, 2, … without gaps", len(ids))
+    return tokens
+
+
+def refuse(
+    what: str,
+    expected: str,
+    received: Any,
+    remedy: str = "Pass token ids that its own library made.",
+) -> NoReturn:
+    """Raises the error about a part of a file that would change tokens.
+
+    Args:
+        what: The part that is not supported.
+        expected: What is supported instead.
+        received: The part's value.
+        remedy: A sentence that says what to do.
+    """
+    text = repr(received)
+    if len(text) > _MOST_CHARACTERS:
+        text = text[:_MOST_CHARACTERS] + "…"
+    raise ValueError(
+        f"This tokenizer cannot be reproduced exactly because of {what}; supported: "
+        f"{expected}. {remedy} Received: {text}"
+    )

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, whatever its kind."""
+"""Loads the tokenizer of a model folder, of any kind."""
 
 import pathlib
 from typing import Any, Literal
@@ -11,14 +11,15 @@ def load_tokenizer(
     *,
     max_length: int | Literal["from_config"] | None = "from_config",
 ) -> Any:
-    r"""The tokenizer of a Hugging Face folder, of the class its files ask for.
+    r"""Loads the tokenizer of a Hugging Face folder; its files decide the class.
 
     Args:
-        folder: holds a `tokenizer.json` (WordPiece or byte-level BPE), a `vocab.txt`,
-            a `vocab.json` and a `merges.txt`, or a `.model` or `.spm` file of
-            SentencePiece; and mostly a `tokenizer_config.json`.
-        max_length: int or `None`. Most tokens in a row. By default `model_max_length`
-            of `tokenizer_config.json`.
+        folder: The path of a folder that holds a `tokenizer.json` (WordPiece or
+            byte-level BPE), a `vocab.txt`, a `vocab.json` and a `merges.txt`, or a
+            `.model` or `.spm` file of SentencePiece; and usually a
+            `tokenizer_config.json`.
+        max_length: int or `None`. The most tokens in a row. By default
+            `model_max_length` of `tokenizer_config.json`.
 
     Returns:
         A `WordPieceTokenizer`, `BytePairTokenizer` or `SentencePieceTokenizer`.
@@ -33,12 +34,12 @@ def load_tokenizer(
     [['[CLS]', 'hello', '[SEP]']]
     """
     from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
-    from keras_attention.text.sentence_piece.files import FILES, model_file
+    from keras_attention.text.sentence_piece.files import MODEL_FILES, model_file
     from keras_attention.text.sentence_piece.tokenizer import SentencePieceTokenizer
     from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
     path = pathlib.Path(folder)
-    if model_file(path) is not None:  # what a tokenizer.json beside it was made from
+    if model_file(path) is not None:  # a tokenizer.json next to it was made from it
         return SentencePieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "tokenizer.json").exists():
         model = json_files.read_json(path / "tokenizer.json").get("model") or {}
@@ -48,8 +49,8 @@ def load_tokenizer(
             raise ValueError(
                 "This tokenizer cannot be reproduced exactly because of its model; "
                 f"supported: {', '.join(classes)}, and SentencePiece by its .model "
-                "file. Put that into the folder. Received: a tokenizer.json with the "
-                f"model {kind!r} in {path}"
+                "file. Add that file to the folder. Received: a tokenizer.json with "
+                f"the model {kind!r} in {path}"
             )
         return classes[kind].from_folder(path, max_length=max_length)
     if (path / "vocab.txt").exists():
@@ -58,6 +59,6 @@ def load_tokenizer(
         return BytePairTokenizer.from_folder(path, max_length=max_length)
     raise FileNotFoundError(
         "A tokenizer folder holds a tokenizer.json, a vocab.txt, a vocab.json and a "
-        f"merges.txt, or one of {', '.join(FILES)}; this one holds none of them. Give "
+        f"merges.txt, or one of {', '.join(MODEL_FILES)}; this one holds none. Give "
         f"the folder of a downloaded model. Received: folder={str(folder)!r}"
     )

@@ -1,4 +1,4 @@
-"""Vocabularies of one's own, trained by `tokenizers` and `sentencepiece`."""
+"""Trains vocabularies on texts, by `tokenizers` and `sentencepiece`."""
 
 import importlib
 import io
@@ -24,14 +24,14 @@ def train_word_piece(
     max_length: int | None = 512,
     verbose: bool = False,
 ) -> WordPieceTokenizer:
-    """A WordPiece vocabulary of texts, in a tokenizer like BERT's.
+    """Trains a WordPiece vocabulary on texts; returns a tokenizer like BERT's.
 
     Args:
-        texts: What to learn from; read once.
-        vocabulary_size: The most tokens, special ones included.
+        texts: The training texts, which are iterated over once.
+        vocabulary_size: The largest number of tokens, with the special ones.
         lowercase: As in `WordPieceTokenizer`.
         strip_accents: As in `WordPieceTokenizer`.
-        min_frequency: How often a pair must come to become a token.
+        min_frequency: The number of times a pair must occur to become a token.
         max_length: As in `WordPieceTokenizer`.
         verbose: Whether to show a progress bar.
 
@@ -71,13 +71,15 @@ def train_byte_pair(
     max_length: int | None = None,
     verbose: bool = False,
 ) -> BytePairTokenizer:
-    """A byte-level BPE vocabulary of texts, in a tokenizer like GPT-2's.
+    """Trains a byte-level BPE vocabulary on texts; returns a tokenizer like GPT-2's.
 
     Args:
-        texts: What to learn from; read once.
-        vocabulary_size: The most tokens, the 256 bytes and special ones included.
-        special_tokens: The first of them begins and ends texts and stands for padding.
-        min_frequency: How often a pair must come to become a token.
+        texts: The training texts, which are iterated over once.
+        vocabulary_size: The largest number of tokens, with the 256 bytes and the
+            special ones.
+        special_tokens: The special tokens. The first one begins and ends texts and is
+            used for padding.
+        min_frequency: The number of times a pair must occur to become a token.
         max_length: As in `BytePairTokenizer`.
         verbose: Whether to show a progress bar.
 
@@ -121,16 +123,19 @@ def train_sentence_piece(
     verbose: bool = False,
     **options: Any,
 ) -> SentencePieceTokenizer:
-    """A SentencePiece model of texts, in a tokenizer that ends each with `</s>`.
+    """Trains a SentencePiece model on texts; returns a tokenizer with it.
+
+    The tokenizer puts `</s>` after each text.
 
     Args:
-        texts: What to learn from; read once.
-        vocabulary_size: The number of pieces; fewer where the texts have no more.
+        texts: The training texts, which are iterated over once.
+        vocabulary_size: The number of pieces; fewer if the texts have fewer.
         kind: `"unigram"` or `"bpe"`.
-        byte_fallback: Whether what has no piece is written in bytes.
+        byte_fallback: Whether characters without a piece are encoded as bytes.
         max_length: As in `SentencePieceTokenizer`.
-        verbose: Whether the library tells what it does.
-        **options: More of `sentencepiece.SentencePieceTrainer.train`.
+        verbose: Whether the library prints its progress.
+        **options: Further arguments of
+            `sentencepiece.SentencePieceTrainer.train`.
 
     Example:
     >>> tokenizer = train_sentence_piece(["hug pug pun bun hugs"] * 99, 20)
@@ -156,8 +161,8 @@ def train_sentence_piece(
         )
     except RuntimeError as error:
         raise ValueError(
-            "sentencepiece could not train on these texts: give more of them, or ask "
-            f"for another `vocabulary_size`. Received: {vocabulary_size}, {error}"
+            "sentencepiece could not train on these texts: give more of them, or "
+            f"another `vocabulary_size`. Received: {vocabulary_size}, {error}"
         ) from error
     end = {"middle": ["</s>"], "end": ["</s>"]}
     return SentencePieceTokenizer(file.getvalue(), template=end, max_length=max_length)
@@ -181,6 +186,6 @@ def _by_id(learned: Any) -> list[str]:
 def _check_size(size: int, least: int) -> None:
     if size <= least:
         raise ValueError(
-            f"`vocabulary_size` must be more than {least}: so many tokens there are "
-            f"before any is learned. Received: vocabulary_size={size}"
+            f"`vocabulary_size` must be more than {least}, the number of tokens before "
+            f"any is learned. Received: vocabulary_size={size}"
         )

@@ -1,16 +1,15 @@
-"""What BERT's normaliser and pre-tokenizer know about each Unicode code point.
+"""The properties of Unicode code points that BERT's tokenizer needs.
 
-Hugging Face's Rust crate, ICU (TensorFlow) and RE2 follow different editions of
+Hugging Face's Rust crate, ICU (TensorFlow) and RE2 follow different versions of
 Unicode, so none of TensorFlow's own character classes gives the same words. These
-tables were read out of the `tokenizers` crate (0.23) by asking it about every code
-point; `tests/text/make_unicode_sets.py` writes everything below the line
-"generated", and `tests/text/wordpiece/tokenizer_test.py` compares all code points
-again.
+tables were made by running the `tokenizers` crate (0.23) on every code point;
+`tests/text/make_unicode_sets.py` writes everything below the line "generated", and
+`tests/text/wordpiece/tokenizer_test.py` compares all code points again.
 
 Sets are written as hexadecimal ranges, `21-2f 3a`. Mappings are written as
-`start/step>target,target`: sources are start, start + step, … ("/1" is left out), a
+`start/step>target,target`: sources are start, start + step, … ("/1" is omitted), a
 target is one code point or several joined by "+", `41*6` is the same target six
-times, `61^26` are 26 targets that climb in steps of the sources.
+times, `61^26` are 26 targets that increase by the sources' step.
 """
 
 import numpy as np
@@ -20,22 +19,22 @@ _HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
 
 
 def controls() -> np.ndarray:
-    """Code points that `clean_text` removes; NUL and U+FFFD are among them."""
+    """Code points that `clean_text` removes, with NUL and U+FFFD."""
     return read_set(_CONTROLS)
 
 
 def whitespace() -> np.ndarray:
-    """Code points that end a word and vanish."""
+    """Code points that separate words and belong to none."""
     return read_set(_WHITESPACE)
 
 
 def punctuation() -> np.ndarray:
-    """Code points that are a word of their own."""
+    """Code points that are always a separate word."""
     return read_set(_PUNCTUATION)
 
 
 def chinese() -> np.ndarray:
-    """Code points that `handle_chinese_chars` makes words of their own."""
+    """Code points that `handle_chinese_chars` makes separate words."""
     return read_set(_CHINESE)
 
 
@@ -50,12 +49,12 @@ def starter_marks() -> np.ndarray:
 
 
 def kept_nonstarters() -> dict[int, int]:
-    """`{code point: combining class}` of what is reordered but not removed."""
+    """`{code point: combining class}` of marks that are reordered and not removed."""
     return {code: target[0] for code, target in _read_mapping(_KEPT_NONSTARTERS)}
 
 
 def decomposed() -> dict[int, tuple[int, ...]]:
-    """What `strip_accents` leaves of each code point that decomposes."""
+    """`{code point: what strip_accents makes of it}` of those that decompose."""
     found = dict(_read_mapping(_DECOMPOSED))
     for code in _HANGUL_SYLLABLES:  # Unicode 3.12, arithmetic instead of a table
         lead_and_vowel, tail = divmod(code - _HANGUL_SYLLABLES.start, 28)
@@ -66,12 +65,12 @@ def decomposed() -> dict[int, tuple[int, ...]]:
 
 
 def lowered() -> dict[int, tuple[int, ...]]:
-    """The lower case of each code point that has one, without looking at others."""
+    """`{code point: lower case}` of those that have one, regardless of neighbours."""
     return dict(_read_mapping(_LOWERED))
 
 
 def read_set(text: str) -> np.ndarray:
-    """The set that hexadecimal ranges such as `21-2f 3a` write, `[0x110000]` bool."""
+    """Reads hexadecimal ranges such as `21-2f 3a` as a set, bool `[0x110000]`."""
     members = np.zeros(NUM_CODE_POINTS, bool)
     for word in text.split():
         first, _, last = word.partition("-")

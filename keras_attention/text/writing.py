@@ -1,4 +1,4 @@
-"""Writes tokenizers as the files of Hugging Face that `text` reads again."""
+"""Writes tokenizers as files of Hugging Face, which this package reads again."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from keras_attention.text.byte_pair.words import GPT2_PATTERN
 def byte_level_json(
     ids: Mapping[str, int], config: Mapping[str, Any], added: Sequence[Mapping]
 ) -> dict[str, Any]:
-    """The `tokenizer.json` of byte-level BPE, which `byte_files` reads.
+    """Returns the `tokenizer.json` of byte-level BPE, as `byte_pair.files` reads it.
 
     Args:
-        ids: Token to id.
-        config: Of a `BytePairTokenizer`.
-        added: Its added tokens, dicts of their settings.
+        ids: A dict of token to id.
+        config: The config of a `BytePairTokenizer`.
+        added: Its added tokens, each a dict of settings.
     """
     trims = {"add_prefix_space": config["add_prefix_space"]}
     trims["trim_offsets"] = config["trim_offsets"]
@@ -52,11 +52,11 @@ def byte_level_json(
 def word_piece_json(
     ids: Mapping[str, int], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The `tokenizer.json` of WordPiece, which `hugging_face` reads.
+    """Returns the `tokenizer.json` of WordPiece, as `wordpiece.files` reads it.
 
     Args:
-        ids: Token to id.
-        config: Of a `WordPieceTokenizer`.
+        ids: A dict of token to id.
+        config: The config of a `WordPieceTokenizer`.
     """
     tokens, prefix = config["special_tokens"], config["continuing_subword_prefix"]
     names = ("lowercase", "strip_accents", "handle_chinese_chars", "clean_text")
@@ -81,11 +81,11 @@ def word_piece_json(
 
 
 def settings_json(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What all kinds write into `tokenizer_config.json`.
+    """Returns the entries of `tokenizer_config.json` that all kinds of tokenizers have.
 
     Args:
         kind: The name of the class of transformers that reads it.
-        config: Of any of our tokenizers.
+        config: The config of any tokenizer of this package.
     """
     tokens = sorted(config["special_tokens"].items())
     return {
@@ -98,11 +98,11 @@ def settings_json(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: str | os.PathLike, files: Mapping[str, Any]) -> None:
-    """Writes bytes, texts and what becomes JSON; each file is whole or not there.
+    """Writes files; each one appears only when it is complete.
 
     Args:
-        folder: Made if it is not there.
-        files: Name to content.
+        folder: The path of the folder, which is created if it does not exist.
+        files: A dict of name to content: bytes, a string, or a value to write as JSON.
     """
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,14 @@ def _head(ids, added):
 
 
 def _post_processor(ids, template, level):
-    """Trimmed offsets, and the special tokens around texts."""
+    """Returns the section that trims offsets and adds the special tokens."""
     if not any(template.values()):
         return level
     return {"type": "Sequence", "processors": [level, _framing(ids, template)]}
 
 
 def _framing(ids, template, segment=0):
-    """The special tokens around one text and around two."""
+    """Returns the section that adds the special tokens to one text and to a pair."""
 
     def special(part, segment=0):
         return [{"SpecialToken": {"id": t, "type_id": segment}} for t in template[part]]

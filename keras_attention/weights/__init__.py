@@ -1,1 +1,1 @@
-"""Other libraries' checkpoints, read into our variables and written back."""
+"""Reads other libraries' checkpoints into our variables, and writes them."""

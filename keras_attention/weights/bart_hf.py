@@ -1,4 +1,4 @@
-"""BART as Hugging Face writes it: config.json and the names of its tensors."""
+"""BART's checkpoints in Hugging Face's format: config.json and tensor names."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -12,9 +12,9 @@ MODEL_TYPES = ("bart",)
 PREFIXES = ("model.",)
 OUTSIDE = ("final_logits_bias",)
 IGNORED = {
-    "encoder.embed_tokens.weight": "the shared table once more",
-    "decoder.embed_tokens.weight": "the shared table once more",
-    "lm_head.weight": "the shared table once more",
+    "encoder.embed_tokens.weight": "a copy of the shared table",
+    "decoder.embed_tokens.weight": "a copy of the shared table",
+    "lm_head.weight": "a copy of the shared table",
 }
 # config.json entry -> constructor argument.
 ARGUMENTS = {
@@ -34,8 +34,8 @@ DECODER = {
     "decoder_attention_heads": "num_heads",
     "decoder_ffn_dim": "intermediate_dim",
 }
-# Options that change the numbers, with the one value that is computed. Files of today
-# have the first only; the others are in those of the first years.
+# Options that change the numbers, with the only value that is supported. New files have
+# only the first one; old files have the others too.
 COMPUTED = {
     "tie_word_embeddings": True,
     "normalize_before": False,
@@ -44,7 +44,7 @@ COMPUTED = {
     "static_position_embeddings": False,
     "extra_pos_embeddings": 2,
 }
-# What BART is beyond the sizes of a config.
+# The arguments of BART that are not in a config.
 SHAPE = {
     "positions": "learned",
     "position_offset": 2,
@@ -60,17 +60,17 @@ def writes(model: Seq2SeqTransformer) -> bool:
 
 
 def build(config: dict, names: Collection[str]) -> Seq2SeqTransformer:
-    """The model of a config.json; with a bias of logits if the tensors have one."""
+    """Builds the model of a config.json, with a logits bias if the tensors have one."""
     configs.refuse_others(config, COMPUTED)
     return Seq2SeqTransformer(**arguments(config, names), **SHAPE, name="bart")
 
 
 def arguments(config: dict, names: Collection[str]) -> dict[str, Any]:
-    """What BART and Marian read alike.
+    """Returns the arguments that BART and Marian read from a config in the same way.
 
     Args:
         config: The parsed config.json.
-        names: Of the tensors.
+        names: The names of the tensors.
     """
     return {
         **configs.take(config, ARGUMENTS),
@@ -81,17 +81,17 @@ def arguments(config: dict, names: Collection[str]) -> dict[str, Any]:
 
 
 def config_of(model: Seq2SeqTransformer) -> dict[str, Any]:
-    """The config.json of a model: `build` read backwards."""
+    """Returns the config.json of a model, the inverse of `build`."""
     kind = "ForConditionalGeneration" if model.use_logits_bias else "Model"
     entries = {"architectures": [f"Bart{kind}"], "model_type": "bart"}
     return {**entries, **entries_of(model)}
 
 
 def entries_of(model: Seq2SeqTransformer) -> dict[str, Any]:
-    """`arguments` read backwards.
+    """Returns the config's entries for a model, the inverse of `arguments`.
 
     Args:
-        model: Of BART's or of Marian's shape.
+        model: A model with BART's or Marian's structure.
     """
     ours = model.get_config()
     if model.attention_dropout is None:
@@ -106,7 +106,7 @@ def entries_of(model: Seq2SeqTransformer) -> dict[str, Any]:
 
 
 def rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     sides = {"encoder": model.encoder_parts, "decoder": model.decoder_parts}
     for side, parts in sides.items():
         table = parts["position"].embeddings
@@ -116,7 +116,7 @@ def rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
 
 
 def shared_rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
-    """What BART and Marian call alike: all but positions and their normalisation.
+    """Yields the rules that BART and Marian share: all except those of positions.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""BERT as Hugging Face writes it: config.json and the names of its tensors."""
+"""BERT's checkpoints in Hugging Face's format: config.json and tensor names."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -27,7 +27,7 @@ ARGUMENTS = {
     "attention_probs_dropout_prob": "attention_dropout",
     "layer_norm_eps": "layer_norm_epsilon",
 }
-# Options that change the numbers, with the one value this encoder computes.
+# Options that change the numbers, with the only value that is supported.
 COMPUTED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -36,7 +36,7 @@ COMPUTED = {
 
 
 def build(config: dict, names: Collection[str]) -> BertEncoder:
-    """The encoder of a config.json; with a pooler if the tensors have one."""
+    """Builds the encoder of a config.json, with a pooler if the tensors have one."""
     configs.refuse_others(config, COMPUTED)
     return BertEncoder(
         **configs.take(config, ARGUMENTS),
@@ -47,7 +47,7 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
 
 
 def config_of(model: BertEncoder) -> dict[str, Any]:
-    """The config.json of an encoder: `build` read backwards."""
+    """Returns the config.json of an encoder, the inverse of `build`."""
     ours = model.get_config()
     if model.attention_dropout is None:
         ours["attention_dropout"] = model.dropout
@@ -61,7 +61,7 @@ def config_of(model: BertEncoder) -> dict[str, Any]:
 
 
 def rules(model: BertEncoder) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     tables = {
         "word_embeddings": model.token_embedding,
         "position_embeddings": model.position_embedding,

@@ -1,9 +1,9 @@
-"""Entries of a config.json: taken, or refused by name. Needs no Keras."""
+"""Reads entries of a config.json, or refuses them by name. Does not import Keras."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# Hugging Face's name of an activation -> ours; "gelu" is the exact one on both sides.
+# Hugging Face's name of an activation -> ours; "gelu" is the exact one in both.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -16,14 +16,14 @@ ACTIVATIONS = {
 
 
 def take(config: Mapping[str, Any], arguments: Mapping[str, str]) -> dict[str, Any]:
-    """Constructor arguments that a config.json must have.
+    """Returns the constructor arguments of entries that a config.json must have.
 
     Args:
         config: The parsed file.
-        arguments: Entry to the name of the argument.
+        arguments: A dict of an entry to the name of its argument.
 
     Raises:
-        ValueError: If entries are missing; all of them are named.
+        ValueError: If entries are missing; the error names all of them.
     """
     require(config, arguments)
     return {ours: config[theirs] for theirs, ours in arguments.items()}
@@ -35,42 +35,42 @@ def require(config: Mapping[str, Any], entries: Any) -> None:
     if missing:
         family = config.get("model_type")
         raise ValueError(
-            f"config.json lacks entries that a model of type {family!r} is built "
-            f"from. Received: a config without {', '.join(missing)}"
+            f"config.json lacks entries that a model of type {family!r} needs. Fetch "
+            f"the file again. Received: a config without {', '.join(missing)}"
         )
 
 
 def refuse_others(config: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
-    """Refuses options that change the numbers and are not computed here.
+    """Refuses options that change the numbers and are not supported here.
 
     Args:
         config: The parsed file.
-        supported: Entry to the value it may have (and has when it is absent), or a
-            tuple of values.
+        supported: A dict of an entry to its supported value, or a tuple of them.
+            An entry that is absent has a supported value.
     """
     for name, values in supported.items():
         allowed = values if isinstance(values, tuple) else (values,)
         if name in config and config[name] not in allowed:
             known = ", ".join(map(repr, allowed))
             raise ValueError(
-                f"config.json asks for {name}={config[name]!r}, which is not computed "
+                f"config.json has {name}={config[name]!r}, which is not supported "
                 f"here; supported: {known}. Received: {name}={config[name]!r}"
             )
 
 
 def activation(config: Mapping[str, Any], entry: str) -> str:
-    """Our name of the activation that an entry names."""
+    """Returns our name of the activation that an entry names."""
     name = config.get(entry)
     if name not in ACTIVATIONS:
         raise ValueError(
-            "config.json asks for an activation that is not known here. Supported: "
+            "config.json has an activation that is not supported here. Supported: "
             f"{', '.join(ACTIVATIONS)}. Received: {entry}={name!r}"
         )
     return ACTIVATIONS[name]
 
 
 def activation_name(ours: Any) -> str:
-    """Hugging Face's name of one of our activations."""
+    """Returns Hugging Face's name of one of our activations."""
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if ours not in names:
         raise ValueError(
@@ -83,12 +83,12 @@ def activation_name(ours: Any) -> str:
 def head_of(
     config: Mapping[str, Any], names: Collection[str], *, tied: bool
 ) -> str | None:
-    """A decoder's `head`: a file that has none, untied, is of a backbone only.
+    """Returns a decoder's `head`; `None` for a file of only a backbone.
 
     Args:
         config: The parsed file.
-        names: Of the tensors.
-        tied: What a config without "tie_word_embeddings" means.
+        names: The names of the tensors.
+        tied: Whether the head is tied if a config has no "tie_word_embeddings".
     """
     if config.get("tie_word_embeddings", tied):
         return "tied"

@@ -1,4 +1,4 @@
-"""DistilBERT as Hugging Face writes it: config.json and the names of its tensors."""
+"""DistilBERT's checkpoints in Hugging Face's format: config.json and tensor names."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -22,17 +22,17 @@ ARGUMENTS = {
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }
-EPSILON = 1e-12  # written in DistilBERT's code, in no config
+EPSILON = 1e-12  # a constant of DistilBERT's code; no config has it
 
 
 def writes(model: BertEncoder) -> bool:
-    """Whether there are no segments."""
+    """Whether the encoder has no segments, as a DistilBERT."""
     return model.num_segments == 0
 
 
 def build(config: dict, names: Collection[str]) -> BertEncoder:
-    """The encoder of a config.json."""
-    # The vectors of sinusoidal positions are in the checkpoint too: nothing differs.
+    """Builds the encoder of a config.json."""
+    # Sinusoidal positions are stored in the checkpoint as learned ones are.
     return BertEncoder(
         **configs.take(config, ARGUMENTS),
         num_segments=0,
@@ -44,7 +44,7 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
 
 
 def config_of(model: BertEncoder) -> dict[str, Any]:
-    """The config.json of an encoder: `build` read backwards."""
+    """Returns the config.json of an encoder, the inverse of `build`."""
     ours = model.get_config()
     wanted = {"layer_norm_epsilon": EPSILON, "pooler": False, "position_offset": None}
     for name, value in wanted.items():
@@ -64,7 +64,7 @@ def config_of(model: BertEncoder) -> dict[str, Any]:
 
 
 def rules(model: BertEncoder) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     yield Rule("embeddings.word_embeddings.weight", model.token_embedding.embeddings)
     table = model.position_embedding.embeddings
     yield Rule("embeddings.position_embeddings.weight", table)

@@ -1,18 +1,18 @@
-"""Which module reads which family of checkpoints; imported when it is needed.
+"""The families of checkpoints: which module reads and which module writes them.
 
-A family is a module of this folder with
+A family is a module of this folder, imported when it is needed, with
 
-    MODEL_TYPES   values of "model_type" in a config.json that it reads
-    PREFIXES      taken off the names of tensors where a file has them ("bert.")
-    IGNORED       name (or pattern) of a tensor -> the reason it holds no weight
-    build(config, names) -> the backbone, of a config and the tensors' names
-    config_of(model)     -> the config.json of a backbone: `build` read backwards
+    MODEL_TYPES   the values of "model_type" in a config.json that it reads
+    PREFIXES      removed from the names of tensors in files that have them ("bert.")
+    IGNORED       name (or pattern) of a tensor -> the reason why it holds no weight
+    build(config, names) -> the backbone of a config and of the tensors' names
+    config_of(model)     -> the config.json of a backbone, the inverse of `build`
     rules(model)         -> one rule for every tensor and every variable
 
-and, where it needs them,
+and, if it needs them,
 
-    OUTSIDE         names of `rules` that never carry the prefix ("lm_head.weight")
-    writes(model)   whether it writes this model, where several families share a class
+    OUTSIDE         names in `rules` that never have the prefix ("lm_head.weight")
+    writes(model)   whether it writes this model, if several families share a class
 """
 
 import fnmatch
@@ -41,7 +41,7 @@ MODULES = {
     "vit": "vit_hf",
     "xlm-roberta": "roberta_hf",
 }
-# Class of a backbone -> the modules that may write it, the first that `writes` it does.
+# Class of a backbone -> modules that may write it; the first whose `writes` is true.
 WRITERS = {
     "BertEncoder": ("roberta_hf", "distilbert_hf", "bert_hf"),
     "GPTDecoder": ("gpt2_hf", "llama_hf"),
@@ -52,23 +52,23 @@ WRITERS = {
 
 
 def family_of_config(config: Mapping[str, Any], source: Any) -> ModuleType:
-    """The family of a config.json.
+    """Returns the family of a config.json.
 
     Args:
         config: The parsed file.
-        source: Where it was read, for messages.
+        source: The path of the file, for errors.
     """
     name = config.get("model_type") if isinstance(config, Mapping) else None
     if name not in MODULES:
         raise ValueError(
-            f"No model of this family here. Supported: {', '.join(sorted(MODULES))}. "
-            f"Received: model_type={name!r} in {source}"
+            f"This family of models is not supported. Supported: "
+            f"{', '.join(sorted(MODULES))}. Received: model_type={name!r} in {source}"
         )
     return _module(MODULES[name])
 
 
 def family_of_model(model: Any) -> ModuleType | None:
-    """The family that writes a backbone, or `None` if there is none."""
+    """Returns the family that writes a backbone, or `None` if there is none."""
     for kind in type(model).__mro__:
         for name in WRITERS.get(kind.__name__, ()):
             module = _module(name)
@@ -78,7 +78,7 @@ def family_of_model(model: Any) -> ModuleType | None:
 
 
 def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
-    """Names of a file without the family's prefix -> the names as they stand there."""
+    """Returns a dict of names without the family's prefix to the names in the file."""
     names = list(names)
     for prefix in family.PREFIXES:
         if any(name.startswith(prefix) for name in names):
@@ -87,33 +87,33 @@ def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
 
 
 def stem(architecture: str) -> str:
-    """`"Bert"` of `"BertModel"`, `"BertForMaskedLM"` and `"BertLMHeadModel"`."""
+    """Returns `"Bert"` for `"BertModel"`, `"BertForMaskedLM"`, `"BertLMHeadModel"`."""
     return re.sub(r"(For[A-Z]\w*|(LMHead|MT)?Model)$", "", architecture)
 
 
 def prefixed(family: ModuleType, rule: Rule) -> Rule:
-    """A backbone's rule as its tensor is called in a file that has a head too."""
+    """Returns a backbone's rule with its tensor's name in a file with a head."""
     if rule.tensor in getattr(family, "OUTSIDE", ()) or not family.PREFIXES:
         return rule
     return replace(rule, tensor=family.PREFIXES[0] + rule.tensor)
 
 
 def ignored(family: ModuleType, names: Mapping[str, str]) -> dict[str, str]:
-    """Tensors that are no weight of the backbone, with the reason.
+    """Returns the tensors that are no weight of the backbone, with the reason.
 
     Args:
         family: The family's module.
-        names: Of `without_prefix`.
+        names: The names that `without_prefix` returned.
     """
     found = {}
     if any(name != stored for name, stored in names.items()):
-        reason = "of a task head, not part of the backbone"
+        reason = "part of a task head, not of the backbone"
         found = {n: reason for n, stored in names.items() if n == stored}
     return {**found, **matching(family.IGNORED, names)}
 
 
 def matching(patterns: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """The names that match a pattern, with the reason that stands beside it."""
+    """Returns the names that match a pattern, with the reason of the pattern."""
     return {
         name: reason
         for name in names

@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder. Needs neither TensorFlow nor Keras."""
+"""Reads the files of a checkpoint folder. Imports neither TensorFlow nor Keras."""
 
 import json
 import math
@@ -23,7 +23,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file, or says which one is damaged and where."""
+    """Reads a JSON file; the error about a damaged one says where."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def require_file(folder: Path, name: str) -> Path:
-    """The path of a file of a folder, or what is there instead."""
+    """Returns the path of a file; the error about a missing one lists the folder."""
     path = folder / name
     if path.is_file():
         return path
@@ -66,16 +66,16 @@ def require_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file, read when `np.asarray` asks for it.
+    """A tensor of a safetensors file, which `np.asarray` reads.
 
-    It is read with plain input, not mapped: a mapped file counts as memory in use for
-    as long as it is open, once more beside the model.
+    It is read with plain input and not memory-mapped: the pages of a mapped file count
+    as memory in use, in addition to the model's.
 
     Attributes:
-        path: The file.
-        shape: Its shape.
-        dtype: Name of its dtype.
-        start: First byte in the file.
+        path: The path of the file.
+        shape: The tensor's shape.
+        dtype: The name of its dtype.
+        start: The offset of its first byte in the file.
     """
 
     path: Path
@@ -91,11 +91,11 @@ class Tensor:
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's model.safetensors or shards, none of them read.
+    """Returns the tensors of model.safetensors or of its shards, without reading them.
 
     Raises:
         FileNotFoundError: If the file or a shard is missing.
-        ValueError: If one is damaged or the index does not fit them.
+        ValueError: If a file is damaged or does not fit the index.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).is_file() or not index.is_file():
@@ -103,14 +103,14 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(
-            f"{INDEX} must say in `weight_map` which file holds which tensor. Fetch "
-            f"it again. Received: weight_map={places!r} in {index}"
+            f"{INDEX} must name the file of each tensor in `weight_map`. Fetch it "
+            f"again. Received: weight_map={places!r} in {index}"
         )
     shards = sorted(set(places.values()))
     missing = [name for name in shards if not (folder / Path(name).name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"The weights are in {len(shards)} files, and some of them are not there. "
+            f"The weights are in {len(shards)} files, and some of them are missing. "
             f"Nothing was loaded; fetch them too. Received: {folder} without "
             f"{', '.join(missing)}"
         )
@@ -120,7 +120,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
         expected = {name for name, place in places.items() if place == shard}
         if differing := sorted(expected ^ set(found)):
             raise ValueError(
-                f"{INDEX} and {shard} do not name the same tensors: they are of "
+                f"{INDEX} and {shard} do not name the same tensors: they are from "
                 f"different downloads. Nothing was loaded. Received: {folder} with "
                 f"{', '.join(differing[:8])} in only one of them"
             )
@@ -129,12 +129,12 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, by its header."""
+    """Returns the tensors of one safetensors file, from its header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise _damaged(path, "its header is not all there")
+            raise _damaged(path, "its header is incomplete")
         try:
             header = json.loads(file.read(length).decode("utf-8"))
             header.pop("__metadata__", None)
@@ -149,7 +149,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         default=8 + length,
     )
     if end != size:
-        raise _damaged(path, f"its header speaks of {end} bytes")
+        raise _damaged(path, f"its header describes {end} bytes")
     return tensors
 
 
@@ -180,11 +180,11 @@ def _damaged(path: Path, reason: str) -> ValueError:
 
 
 def plan_shards(sizes: Iterable[tuple[str, int]], limit: int) -> list[list[str]]:
-    """Names of tensors, in order, cut into files of at most `limit` bytes.
+    """Divides the names of tensors, in order, into files of at most `limit` bytes.
 
     Args:
-        sizes: Name and bytes of each tensor.
-        limit: A tensor larger than this gets a file of its own.
+        sizes: The name and the number of bytes of each tensor.
+        limit: The largest number of bytes. A larger tensor gets a separate file.
     """
     shards, room = [[]], limit
     for name, size in sizes:

@@ -1,4 +1,7 @@
-"""GPT-2 as Hugging Face writes it: kernels [inputs, outputs], q, k and v in one."""
+"""GPT-2's checkpoints in Hugging Face's format: config.json and tensor names.
+
+Kernels are [inputs, outputs], and one tensor holds queries, keys and values.
+"""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -20,8 +23,8 @@ PREFIXES = ("transformer.",)
 OUTSIDE = ("lm_head.weight",)
 IGNORED = {
     "h.*.attn.bias": "a buffer, the causal mask",
-    "h.*.attn.masked_bias": "a buffer, the score of what is hidden",
-    "lm_head.weight": "the table of the tokens once more",
+    "h.*.attn.masked_bias": "a buffer, the score of hidden keys",
+    "lm_head.weight": "a copy of the token table",
 }
 # config.json entry -> constructor argument.
 ARGUMENTS = {
@@ -32,7 +35,7 @@ ARGUMENTS = {
     "n_positions": "max_sequence_length",
     "layer_norm_epsilon": "layer_norm_epsilon",
 }
-# Options that change the numbers, with the one value this decoder computes.
+# Options that change the numbers, with the only value that is supported.
 COMPUTED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -41,7 +44,7 @@ COMPUTED = {
 
 
 def build(config: dict, names: Collection[str]) -> GPTDecoder:
-    """The decoder of a config.json."""
+    """Builds the decoder of a config.json."""
     configs.refuse_others(config, COMPUTED)
     arguments = configs.take(config, ARGUMENTS)
     dropout = config.get("resid_pdrop", 0.1)
@@ -58,7 +61,7 @@ def build(config: dict, names: Collection[str]) -> GPTDecoder:
 
 
 def writes(model: GPTDecoder) -> bool:
-    """Whether a decoder has GPT-2's shape."""
+    """Whether a decoder has GPT-2's structure."""
     return (
         model.rotary is None
         and model.normalization == "layer"
@@ -71,7 +74,7 @@ def writes(model: GPTDecoder) -> bool:
 
 
 def config_of(model: GPTDecoder) -> dict[str, Any]:
-    """The config.json of a decoder: `build` read backwards."""
+    """Returns the config.json of a decoder, the inverse of `build`."""
     ours, dropout = model.get_config(), model.attention_dropout
     return {
         "architectures": ["GPT2Model" if model.head is None else "GPT2LMHeadModel"],
@@ -87,7 +90,7 @@ def config_of(model: GPTDecoder) -> dict[str, Any]:
 
 
 def rules(model: GPTDecoder) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     assert model.position_embedding is not None
     yield Rule("wte.weight", model.token_embedding.embeddings)
     yield Rule("wpe.weight", model.position_embedding.embeddings)

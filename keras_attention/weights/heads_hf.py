@@ -1,7 +1,7 @@
-"""Task heads of Hugging Face's files: `BertForSequenceClassification` and the like.
+"""Task heads of Hugging Face's files, such as `BertForSequenceClassification`.
 
-One `Head` a task. `from_pretrained` looks for the one whose `suffix` the first of
-config.json's "architectures" ends with, or whose `task` was asked for.
+There is one `Head` per task. `from_pretrained` uses the one with the given `task`, or
+the one whose `suffix` ends the first of config.json's "architectures".
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,18 +27,19 @@ class Head:
     """A task on a backbone.
 
     Attributes:
-        suffix: End of the name of an architecture, `"ForSequenceClassification"`.
-        task: What `from_pretrained(task=…)` calls it, `"text_classifier"`.
-        build: `(backbone, tokenizer or None, config, names)` to the task model.
-        matches: Whether a model is of this task.
-        rules: `(task model)` to the rules of the head only; names as they stand in
-            the file, without the backbone's prefix.
-        config_of: `(task model)` to entries beside those of the backbone's
-            config.json.
-        ignored: Name or pattern of a tensor of the head to the reason it holds no
+        suffix: The end of an architecture's name, `"ForSequenceClassification"`.
+        task: Its name in `from_pretrained(task=…)`, `"text_classifier"`.
+        build: A function of (backbone, tokenizer or `None`, config, names) that returns
+            the task model.
+        matches: A function of a model that returns whether it is of this task.
+        rules: A function of the task model that yields the rules of the head, with the
+            names in the file, which have no prefix of the backbone.
+        config_of: A function of the task model that returns the entries that it adds
+            to the backbone's config.json.
+        ignored: A dict of a tensor's name or pattern to the reason why it holds no
             weight.
-        in_backbone: Whether the backbone holds the head already, and its config.json
-            names the architecture.
+        in_backbone: Whether the head is a part of the backbone, whose config.json names
+            the architecture.
     """
 
     suffix: str
@@ -51,13 +52,13 @@ class Head:
     in_backbone: bool = False
 
 
-# Family -> (activation of a hidden layer, its tensors, the last map's tensors).
+# Family -> (the hidden layer's activation, its tensors, the last layer's tensors).
 CLASSIFIERS = {
     "bert": (None, None, "classifier"),
     "roberta": ("tanh", "classifier.dense", "classifier.out_proj"),
     "distilbert": ("relu", "pre_classifier", "classifier"),
 }
-# Family -> tensors of the masked-token head: layer, normalisation, bias.
+# Family -> tensors of the masked-token head: layer, normalization, bias.
 MASKED = {
     "bert": (
         "cls.predictions.transform.dense",
@@ -67,20 +68,20 @@ MASKED = {
     "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
 }
-TIED = "the table of the token vectors, or its bias, once more"
+TIED = "a copy of the token table or of its bias"
 
 
 def _labels(config: Mapping[str, Any]) -> list[str]:
     names = config.get("id2label") or {}
     number = len(names) or config.get("num_labels", 2)
-    by_id = {int(place): name for place, name in names.items()}
-    return [by_id.get(place, f"LABEL_{place}") for place in range(number)]
+    by_id = {int(index): name for index, name in names.items()}
+    return [by_id.get(index, f"LABEL_{index}") for index in range(number)]
 
 
 def _label_config(model: Any) -> dict[str, Any]:
     return {
-        "id2label": {str(place): name for place, name in enumerate(model.labels)},
-        "label2id": {name: place for place, name in enumerate(model.labels)},
+        "id2label": {str(index): name for index, name in enumerate(model.labels)},
+        "label2id": {name: index for index, name in enumerate(model.labels)},
     }
 
 
@@ -106,7 +107,7 @@ def _of_family(config: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
     name = config.get("model_type", "")
     if name not in table:
         raise ValueError(
-            f"No such head for this family here. Supported: {', '.join(table)}. "
+            f"This family has no such head here. Supported: {', '.join(table)}. "
             f"Received: model_type={name!r}"
         )
     return table[name]
@@ -123,7 +124,7 @@ def _text_classifier(backbone, tokenizer, config, names):
     one = len(labels) == 1 and problem is None
     if problem == "regression" or one:
         raise ValueError(
-            "A model that predicts a number is no classifier; load it with "
+            "A model that predicts one number is not a classifier; load it with "
             "task='backbone'. Supported: 'single_label_classification', "
             "'multi_label_classification'. "
             f"Received: problem_type={problem!r}, {len(labels)} labels"
@@ -144,7 +145,7 @@ def _text_classifier_rules(model):
     pooling = "first" if activation else "pooled"
     if (model.hidden_activation, model.pooling) != (activation, pooling):
         raise ValueError(
-            "transformers computes this family's classifier in another way: "
+            "transformers computes this family's classifier with "
             f"pooling={pooling!r}, hidden_activation={activation!r}. Save the model "
             f"as .keras. Received: pooling={model.pooling!r}, "
             f"hidden_activation={model.hidden_activation!r}"
@@ -192,7 +193,7 @@ def _image_classifier(backbone, tokenizer, config, names):
     return ImageClassifier(backbone, _labels(config))
 
 
-# What transformers takes where a config does not say it.
+# The defaults of transformers for entries that a config lacks.
 _TOKENS: dict[str, dict[str, int]] = {
     "bart": {
         "decoder_start_token_id": 2,
@@ -209,7 +210,8 @@ def _seq2seq_lm(backbone, tokenizer, config, names):
     words = config.get("bad_words_ids") or []
     if any(len(word) != 1 for word in words):
         raise ValueError(
-            "bad_words_ids of several tokens belong in `GenerationSettings`. "
+            "config.json must not have bad_words_ids of several tokens; remove them "
+            "and pass them as `GenerationSettings(bad_words=…)`. "
             f"Received: bad_words_ids={words}"
         )
     return Seq2SeqLM(
@@ -317,7 +319,7 @@ HEADS: tuple[Head, ...] = (
         **_MASKED_LM,
         ignored={
             **_TIED,
-            "cls.seq_relationship.*": "next sentence: ask for task='next_sentence'",
+            "cls.seq_relationship.*": "next sentence: pass task='next_sentence'",
         },
     ),
     Head(
@@ -327,7 +329,7 @@ HEADS: tuple[Head, ...] = (
         _is(NextSentence),
         _last("cls.seq_relationship"),
         lambda model: {},
-        {"cls.predictions.*": "masked tokens: ask for task='masked_lm'"},
+        {"cls.predictions.*": "masked tokens: pass task='masked_lm'"},
     ),
     Head(
         "ForImageClassification",
@@ -341,7 +343,7 @@ HEADS: tuple[Head, ...] = (
 
 
 def of_config(config: Mapping[str, Any]) -> Head | None:
-    """The head of a config.json's architecture; `None` for a backbone."""
+    """Returns the head of a config.json's architecture; `None` for a backbone."""
     architectures = config.get("architectures") or [""]
     for head in HEADS:
         if architectures[0].endswith(head.suffix):
@@ -350,17 +352,17 @@ def of_config(config: Mapping[str, Any]) -> Head | None:
 
 
 def of_task(task: str) -> Head:
-    """The head of that name, or an error that names all."""
+    """Returns the head of that name; the error about an unknown one names all."""
     for head in HEADS:
         if head.task == task:
             return head
     known = ", ".join(repr(name) for name in ["backbone", *(h.task for h in HEADS)])
     raise ValueError(
-        f"No task of this name. Supported: {known}, and None for what the files say. "
+        f"There is no such task. Supported: {known}, and None for the files' own. "
         f"Received: task={task!r}"
     )
 
 
 def of_model(model: Any) -> Head | None:
-    """The head that a task model has; `None` for a backbone."""
+    """Returns the head of a task model; `None` for a backbone."""
     return next((head for head in HEADS if head.matches(model)), None)

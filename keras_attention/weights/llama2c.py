@@ -1,8 +1,8 @@
 """llama2.c's `.bin` files, version 0: seven numbers, then one array after another.
 
-Read as Llama in Hugging Face's form: pairs of rotated features, neighbours in these
-files, are put half a head apart, so that `save_pretrained` writes what transformers
-opens.
+They are read as Llama in Hugging Face's format, so that `save_pretrained` writes files
+for transformers. The two features that are rotated together are adjacent here; Hugging
+Face has them half a head apart.
 """
 
 import math
@@ -35,10 +35,10 @@ IGNORED = {
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config of a file and its tensors, none of them read.
+    """Returns the config of a file and its tensors, without reading these.
 
     Raises:
-        ValueError: If the file is not of version 0, or not all there.
+        ValueError: If the file is not of version 0, or incomplete.
     """
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", len(HEADER)).tolist()
@@ -46,10 +46,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             "The file is not one of llama2.c in version 0: the first seven numbers "
             "must be its sizes. Later versions begin with a magic number and are not "
-            f"read. Received: {path} of {size} bytes with {header}"
+            f"supported. Received: {path} of {size} bytes with {header}"
         )
     config: dict[str, Any] = dict(zip(HEADER, header, strict=True))
-    shared = header[5] > 0  # a negative vocabulary says that the head is its own
+    shared = header[5] > 0  # a negative vocabulary means that the head is untied
     config["vocab_size"] = abs(header[5])
     tensors, start = {}, 4 * len(HEADER)
     for name, shape in _shapes(config, shared):
@@ -100,7 +100,7 @@ def _shapes(config, shared):
 
 
 def _of_layers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Arrays of all layers as one tensor a layer, `"layers.0.wq"`."""
+    """Returns one tensor per layer, `"layers.0.wq"`, of arrays of all layers."""
     found = {}
     for name, tensor in tensors.items():
         if name not in _NAMES:
@@ -116,7 +116,7 @@ def _of_layers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 build = llama_hf.build
 config_of = llama_hf.config_of
-# Name in these files -> in Hugging Face's, of each layer and of the others.
+# Names in these files -> Hugging Face's, of tensors of a layer.
 _NAMES = {
     "attention_norm": "input_layernorm.weight",
     "wq": "self_attn.q_proj.weight",
@@ -128,6 +128,7 @@ _NAMES = {
     "w2": "mlp.down_proj.weight",
     "w3": "mlp.up_proj.weight",
 }
+# Hugging Face's names -> those in these files, of the other tensors.
 _OTHERS = {
     "embed_tokens.weight": "token_embedding",
     "norm.weight": "norm",
@@ -136,7 +137,7 @@ _OTHERS = {
 
 
 def rules(model: GPTDecoder) -> Iterator[Rule]:
-    """Llama's table under these names, neighbouring pairs put apart."""
+    """Yields Llama's rules with the names and the order of features of these files."""
     theirs = {theirs: ours for ours, theirs in _NAMES.items()}
     for rule in llama_hf.rules(model):
         layer, _, name = rule.tensor.partition(".")[2].partition(".")
@@ -146,23 +147,23 @@ def rules(model: GPTDecoder) -> Iterator[Rule]:
         ours = theirs[name]
         layout = rule.layout
         if ours in ("wq", "wk"):
-            layout = _apart(layout, model.key_dim)
+            layout = _reordered(layout, model.key_dim)
         yield Rule(f"layers.{layer}.{ours}", rule.variable, layout)
 
 
-def _apart(layout: Layout, key_dim: int) -> Layout:
-    """A layout whose rows are first sorted from neighbours to halves of a head."""
+def _reordered(layout: Layout, key_dim: int) -> Layout:
+    """Returns a layout that first moves adjacent pairs of rows half a head apart."""
 
     def halves(x):
         heads = x.reshape(-1, key_dim // 2, 2, x.shape[-1])
         return heads.swapaxes(1, 2).reshape(x.shape)
 
-    def neighbours(x):
+    def adjacent(x):
         heads = x.reshape(-1, 2, key_dim // 2, x.shape[-1])
         return heads.swapaxes(1, 2).reshape(x.shape)
 
     return Layout(
-        "pairs apart, transposed",
+        "reordered pairs, transposed",
         lambda x, shape: layout.read(halves(x), shape),
-        lambda x: neighbours(layout.write(x)),
+        lambda x: adjacent(layout.write(x)),
     )

@@ -1,4 +1,7 @@
-"""Llama, Mistral and Qwen2 as Hugging Face writes them: one shape, three configs."""
+"""Checkpoints of Llama, Mistral and Qwen2 in Hugging Face's format.
+
+The three have one structure and three kinds of config.json.
+"""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -15,7 +18,7 @@ OUTSIDE = ("lm_head.weight",)
 IGNORED = {
     "rotary_emb.inv_freq": "a buffer, the angles",
     "layers.*.self_attn.rotary_emb.inv_freq": "a buffer, the angles",
-    "lm_head.weight": "the table of the tokens once more",
+    "lm_head.weight": "a copy of the token table",
 }
 # config.json entry -> constructor argument.
 ARGUMENTS = {
@@ -31,7 +34,7 @@ STEMS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 
 
 def build(config: dict, names: Collection[str]) -> GPTDecoder:
-    """The decoder of a config.json."""
+    """Builds the decoder of a config.json."""
     kind, arguments = config["model_type"], configs.take(config, ARGUMENTS)
     heads = arguments["num_heads"]
     groups = config.get("num_key_value_heads")
@@ -65,7 +68,7 @@ def _biases(kind: str, config: dict) -> tuple[str, ...]:
 
 
 def _windows(kind: str, config: dict) -> Any:
-    """Mistral has one window; Qwen2 maybe from one layer on, or layer by layer."""
+    """Returns Mistral's window, or those of Qwen2, which may differ between layers."""
     window = config.get("sliding_window", 4096)
     if kind == "llama" or window is None:
         return None
@@ -87,12 +90,12 @@ def _windows(kind: str, config: dict) -> Any:
 
 
 def writes(model: GPTDecoder) -> bool:
-    """Whether a decoder has Llama's shape."""
+    """Whether a decoder has Llama's structure."""
     return model.rotary is not None and model.normalization == "rms" and model.gated
 
 
 def config_of(model: GPTDecoder) -> dict[str, Any]:
-    """The config.json of a decoder: `build` read backwards."""
+    """Returns the config.json of a decoder, the inverse of `build`."""
     ours, dropout = model.get_config(), model.attention_dropout
     assert model.rotary is not None
     kind, own = _kind(model)
@@ -112,7 +115,7 @@ def config_of(model: GPTDecoder) -> dict[str, Any]:
 
 
 def _kind(model: GPTDecoder) -> tuple[str, dict[str, Any]]:
-    """Which of the three a decoder is, with the entries only that one has."""
+    """Returns the decoder's family of the three, and the entries of only this one."""
     windows = windows_of_layers(model.sliding_window, model.num_layers)
     sizes = {window for window in windows if window is not None}
     if model.use_bias == BIASES[:1] and len(sizes) <= 1:
@@ -132,7 +135,7 @@ def _kind(model: GPTDecoder) -> tuple[str, dict[str, Any]]:
 
 
 def rules(model: GPTDecoder) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     yield Rule("embed_tokens.weight", model.token_embedding.embeddings)
     for index, block in enumerate(model.blocks):
         yield from _block(f"layers.{index}", block)

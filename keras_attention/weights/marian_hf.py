@@ -1,4 +1,4 @@
-"""Marian's translators (OPUS-MT) as Hugging Face writes them."""
+"""Checkpoints of Marian's translators (OPUS-MT) in Hugging Face's format."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -23,7 +23,7 @@ COMPUTED = {
     "add_final_layer_norm": False,
     "static_position_embeddings": True,
 }
-# What Marian is beyond the sizes of a config.
+# The arguments of Marian that are not in a config.
 SHAPE = {
     "positions": "concatenated",
     "position_offset": 0,
@@ -34,12 +34,12 @@ SHAPE = {
 
 def writes(model: Seq2SeqTransformer) -> bool:
     """Whether the options are those of Marian."""
-    sized = model.max_sequence_length is not None  # Marian's config says one
+    sized = model.max_sequence_length is not None  # Marian's config has it
     return sized and all(getattr(model, k) == value for k, value in SHAPE.items())
 
 
 def build(config: dict, names: Collection[str]) -> Seq2SeqTransformer:
-    """The model of a config.json; with a bias of logits if the tensors have one."""
+    """Builds the model of a config.json, with a logits bias if the tensors have one."""
     configs.refuse_others(config, COMPUTED)
     size = config.get("vocab_size")
     configs.refuse_others(config, {"decoder_vocab_size": (size, None)})
@@ -49,7 +49,7 @@ def build(config: dict, names: Collection[str]) -> Seq2SeqTransformer:
 
 
 def config_of(model: Seq2SeqTransformer) -> dict[str, Any]:
-    """The config.json of a model: `build` read backwards."""
+    """Returns the config.json of a model, the inverse of `build`."""
     kind = "MTModel" if model.use_logits_bias else "Model"
     padding = model.vocabulary_size - 1  # Marian's converter puts it last
     return {
@@ -65,5 +65,5 @@ def config_of(model: Seq2SeqTransformer) -> dict[str, Any]:
 
 
 def rules(model: Seq2SeqTransformer) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     return bart_hf.shared_rules(model)

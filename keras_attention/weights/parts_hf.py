@@ -1,4 +1,4 @@
-"""Rules of the parts that many of Hugging Face's models share."""
+"""Rules for the parts that many of Hugging Face's models share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,12 @@ from keras_attention.weights.rules import FLAT, LINEAR, LINEAR_OF_HEADS, SAME, R
 
 
 def linear(name: str, projection: Any, layout: Any = LINEAR) -> Iterator[Rule]:
-    """A linear map, its bias where it has one.
+    """Yields the rules of a linear layer, with its bias if it has one.
 
     Args:
-        name: In the checkpoint, without `.weight`.
+        name: The layer's name in the checkpoint, without `.weight`.
         projection: The `Projection`.
-        layout: Of the kernel.
+        layout: The kernel's layout.
     """
     yield Rule(f"{name}.weight", projection.kernel, layout)
     if projection.bias is not None:
@@ -20,10 +20,10 @@ def linear(name: str, projection: Any, layout: Any = LINEAR) -> Iterator[Rule]:
 
 
 def norm(name: str, layer: Any) -> Iterator[Rule]:
-    """A layer normalisation.
+    """Yields the rules of a layer normalization.
 
     Args:
-        name: In the checkpoint, without `.weight`.
+        name: The layer's name in the checkpoint, without `.weight`.
         layer: The `LayerNormalization`.
     """
     yield Rule(f"{name}.weight", layer.gamma, SAME)
@@ -31,11 +31,11 @@ def norm(name: str, layer: Any) -> Iterator[Rule]:
 
 
 def attention(layer: Any, **names: str) -> Iterator[Rule]:
-    """The four maps of a `MultiHeadAttention`.
+    """Yields the rules of the four projections of a `MultiHeadAttention`.
 
     Args:
-        layer: The attention.
-        **names: Of `query`, `key`, `value` and `output` in the checkpoint.
+        layer: The attention layer.
+        **names: The names of `query`, `key`, `value` and `output` in the checkpoint.
     """
     for part in ("query", "key", "value"):
         yield from linear(names[part], getattr(layer, f"{part}_projection"))

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, safetensors and tokenizer files."""
+"""Loads and saves Hugging Face folders: config.json, safetensors, tokenizer files."""
 
 import contextlib
 from pathlib import Path
@@ -25,32 +25,33 @@ def from_pretrained(
 ) -> keras.Model:
     """Loads a model from a folder in Hugging Face's format, or one of the others.
 
-    The config decides the model: a backbone, or the task its architecture names
-    (`CausalLM` for `…ForCausalLM`, `Seq2SeqLM` for `…ForConditionalGeneration`); a
-    folder of sentence-transformers (with a modules.json) gives a `SentenceEncoder`.
-    Every tensor of the file and every variable of the model is accounted for (see
-    `model.load_report`), or there is no model. Configs, names, shapes and the
-    tokenizer are checked before the first weight is read; weights are read one tensor
-    at a time.
+    The config decides the model: a backbone, or the task that its architecture names
+    (`CausalLM` for `…ForCausalLM`, `Seq2SeqLM` for `…ForConditionalGeneration`). A
+    folder of sentence-transformers (with a modules.json) becomes a `SentenceEncoder`.
+    Every tensor of the file must have a variable of the model and every variable a
+    tensor, or no model is returned (see `model.load_report`). Configs, names, shapes
+    and the tokenizer are checked before the first weight is read. Weights are read one
+    tensor at a time.
 
     Args:
-        folder: With config.json and model.safetensors (or its shards); the tokenizer's
-            files if the model takes text (see `load_tokenizer`). What is no folder
-            here is an id of the hub, `"org/name"`. Also a folder of Google's first
-            BERT or OpenAI's GPT-2 (TensorFlow checkpoints), or a `.bin` file of
+        folder: The path of a folder with config.json and model.safetensors (or its
+            shards), and with the tokenizer's files if the model takes text (see
+            `load_tokenizer`). If there is no such folder, it is an id on the hub,
+            `"org/name"`, which is downloaded. It can also be a folder of Google's first
+            BERT or of OpenAI's GPT-2 (TensorFlow checkpoints), or a `.bin` file of
             llama2.c.
-        task: `"backbone"` for the model without its head; the name of a task to get
-            that one, with a fresh head where the files have none; what the files say
-            when `None`.
-        dtype: Dtype policy of the model; Keras' current one when `None`.
-        revision: Branch, tag or commit on the hub.
+        task: `"backbone"` for the model without its head, or a task's name for a model
+            of that task, with a new head if the files have none. By default the files
+            decide.
+        dtype: The model's dtype policy; by default Keras' current one.
+        revision: The branch, tag or commit on the hub.
 
     Returns:
-        The model, its weights loaded.
+        The model with its weights.
 
     Raises:
         FileNotFoundError: If the folder or one of the files is missing.
-        ValueError: If a file is damaged, does not fit the others, or asks for what
+        ValueError: If a file is damaged, does not fit the others, or has an option that
             is not supported.
 
     Example:
@@ -82,7 +83,7 @@ def from_pretrained(
     variables = backbone.weights
     if head is not None:
         of_head = list(head.rules(model))
-        # Half a head is an error; no head at all may be asked for, to be trained.
+        # A part of a head is an error; with `task`, a file without one gets a new head.
         if task is None or any(rule.tensor in names for rule in of_head):
             rules, variables = rules + of_head, model.weights
             ignored = families.matching({**family.IGNORED, **head.ignored}, names)
@@ -95,10 +96,10 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     """Writes a model as a folder that transformers and `from_pretrained` read.
 
     Args:
-        model: A backbone of a family that can be read, a task on one, or a
-            `SentenceEncoder`, of which the encoder is written.
-        folder: Must not hold a model.safetensors yet. Weights beyond 5 GB are written
-            in several files.
+        model: A backbone of a supported family, a task with one, or a
+            `SentenceEncoder`, of which only the encoder is written.
+        folder: The path of a folder, which must not hold a model.safetensors. Weights
+            of more than 5 GB are written to several files.
     """
     head = heads_hf.of_model(model)
     backbone = model
@@ -110,7 +111,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     if family is None:
         raise ValueError(
             "`save_pretrained` writes a backbone of a known family "
-            f"({', '.join(families.WRITERS)}), a task on one, or a SentenceEncoder. "
+            f"({', '.join(families.WRITERS)}), a task with one, or a SentenceEncoder. "
             f"Received: model={model!r}"
         )
     config = family.config_of(backbone)
@@ -131,7 +132,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def _policy(dtype):
-    """Keras' dtype policy for the models built inside."""
+    """Sets Keras' dtype policy for the models that are built inside."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(before if dtype is None else dtype)
     try:

@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-R as Hugging Face writes them: BERT's tensors, other positions."""
+"""Checkpoints of RoBERTa, XLM-R and CamemBERT: BERT's tensors, other positions."""
 
 from collections.abc import Collection
 from typing import Any
@@ -19,12 +19,12 @@ rules = bert_hf.rules
 
 
 def writes(model: BertEncoder) -> bool:
-    """Whether positions are counted over real tokens."""
+    """Whether the encoder counts positions over non-padding tokens, as RoBERTa."""
     return model.position_offset is not None and model.num_segments > 0
 
 
 def build(config: dict, names: Collection[str]) -> BertEncoder:
-    """The encoder of a config.json; with a pooler if the tensors have one."""
+    """Builds the encoder of a config.json, with a pooler if the tensors have one."""
     configs.refuse_others(config, bert_hf.COMPUTED)
     configs.require(config, ("max_position_embeddings", "pad_token_id"))
     offset = config["pad_token_id"] + 1
@@ -39,7 +39,7 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
 
 
 def config_of(model: BertEncoder) -> dict[str, Any]:
-    """The config.json of an encoder: `build` read backwards."""
+    """Returns the config.json of an encoder, the inverse of `build`."""
     offset = model.position_offset or 0
     return {
         **bert_hf.config_of(model),

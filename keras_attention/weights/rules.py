@@ -1,8 +1,8 @@
-"""One table a model family: each tensor of a checkpoint, each variable of a model.
+"""The rules of a model family: which tensor of a checkpoint is which variable.
 
-A rule pairs a tensor's name with a variable and says how the one becomes the other;
-read backwards, the same table writes the checkpoint. Nothing is skipped in silence:
-a tensor or a variable that no rule accounts for is an error.
+A rule has a tensor's name, a variable and the conversion between both. The same rules
+read a checkpoint and write it. Nothing is skipped: a tensor or a variable without a
+rule is an error.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,12 +15,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor of a checkpoint is laid out, and back.
+    """The conversion between a tensor of a checkpoint and a variable.
 
     Attributes:
-        name: For the report.
-        read: Checkpoint array to variable array, given the variable's shape.
-        write: Variable array to checkpoint array.
+        name: The layout's name.
+        read: A function of the tensor and the variable's shape that returns the
+            variable's value.
+        write: A function of the variable's value that returns the tensor.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Layout:
 
 SAME = Layout("as it is", lambda x, shape: x.reshape(shape), lambda x: x)
 
-# PyTorch's Linear keeps [outputs, inputs]; ours is [inputs, *output axes].
+# PyTorch's Linear has [outputs, inputs]; ours has [inputs, *output axes].
 LINEAR = Layout(
     "transposed",
     lambda x, shape: x.T.reshape(shape),
@@ -63,14 +64,14 @@ KERNEL_OF_HEADS = Layout(
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of a checkpoint and the variable it becomes.
+    """A tensor of a checkpoint and its variable.
 
     Attributes:
-        tensor: Name in the checkpoint.
-        variable: The model's variable; or a tuple of variables that lie side by side
-            in the tensor, as queries, keys and values do in GPT-2.
-        layout: How one becomes the other; of each part where there are several.
-        axis: Of the tensor, along which several variables lie.
+        tensor: The tensor's name in the checkpoint.
+        variable: The model's variable; or a tuple of variables that are concatenated
+            in the tensor, such as queries, keys and values in GPT-2.
+        layout: The conversion of the tensor, or of the part of each variable.
+        axis: The axis of the tensor along which variables are concatenated.
     """
 
     tensor: str
@@ -87,7 +88,7 @@ class Rule:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor must have."""
-        # Layouts only move numbers: one number that is repeated shows the shape.
+        # Layouts only move numbers, so an array without memory shows the shape.
         parts = [
             self.layout.write(np.broadcast_to(np.int8(0), tuple(variable.shape))).shape
             for variable in self.variables
@@ -98,7 +99,7 @@ class Rule:
         return tuple(whole)
 
     def read(self, array: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        """Each variable with its value out of the tensor."""
+        """Yields each variable with its value in the tensor."""
         start = 0
         for variable in self.variables:
             shape, part = tuple(variable.shape), array
@@ -111,7 +112,7 @@ class Rule:
             yield variable, self.layout.read(part, shape)
 
     def write(self) -> np.ndarray:
-        """The tensor of the variables' values."""
+        """Returns the tensor of the variables' values."""
         parts = [
             self.layout.write(keras.ops.convert_to_numpy(variable))
             for variable in self.variables
@@ -121,11 +122,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor of a checkpoint.
+    """A report on every tensor of a checkpoint.
 
     Attributes:
-        loaded: `(tensor name, variable path, shape)` of each tensor read.
-        ignored: Tensor name to the reason it holds no weight.
+        loaded: `(tensor name, variable path, shape)` of each tensor that was read.
+        ignored: A dict of a tensor's name to the reason why it holds no weight.
     """
 
     loaded: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -133,7 +134,7 @@ class LoadReport:
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters read."""
+        """The number of parameters that were read."""
         return sum(int(np.prod(shape)) for _, _, shape in self.loaded)
 
     def __str__(self) -> str:
@@ -156,22 +157,23 @@ def load(
 ) -> LoadReport:
     """Reads a checkpoint into a model, one tensor at a time.
 
-    Names and shapes are all compared before the first tensor is read.
+    All names and shapes are compared before the first tensor is read.
 
     Args:
-        rules: The table.
-        tensors: Name to something with `.shape` that `np.asarray` reads.
+        rules: The rules of the model.
+        tensors: A dict of a name to an object with `.shape` that `np.asarray` reads.
         variables: All weights of the model.
-        ignored: Tensors that hold no weight, with the reason; a rule comes first.
-        source: Where the tensors come from, for messages.
+        ignored: A dict of tensors that hold no weight to the reason. A tensor with a
+            rule is read all the same.
+        source: The path of the checkpoint, for errors.
 
     Returns:
-        What became of each tensor.
+        The report on every tensor.
 
     Raises:
-        ValueError: If a tensor or a variable is not accounted for or a shape is
-            wrong: no variable is changed then. If a value is NaN or infinite: the
-            model is then not to be used.
+        ValueError: If a tensor or a variable has no rule or a shape is wrong; then no
+            variable was changed. Or if a value is NaN or infinite; then the model must
+            not be used.
     """
     rules = list(rules)
     _account(rules, tensors, variables, ignored, source)
@@ -190,13 +192,13 @@ def load(
         )
         for rule in rules
     )
-    taken = {rule.tensor for rule in rules}
-    left = {k: v for k, v in ignored.items() if k in tensors and k not in taken}
-    return LoadReport(loaded, left)
+    read = {rule.tensor for rule in rules}
+    not_read = {k: v for k, v in ignored.items() if k in tensors and k not in read}
+    return LoadReport(loaded, not_read)
 
 
 def dump(rules: Iterable[Rule]) -> dict[str, np.ndarray]:
-    """The checkpoint of a model: the table read backwards."""
+    """Returns the tensors of a model's checkpoint by name, the inverse of `load`."""
     return {rule.tensor: rule.write() for rule in rules}
 
 
@@ -207,16 +209,17 @@ def _account(rules, tensors, variables, ignored, source):
     covered = {id(variable) for rule in rules for variable in rule.variables}
     empty = sorted(v.path for v in variables if id(v) not in covered)
     problems = [
-        (missing, "the model needs tensors that are not there"),
-        (unknown, "there are tensors that this model has no place for"),
-        (empty, "variables of the model get no tensor"),
+        (missing, "the model needs tensors that are missing"),
+        (unknown, "there are tensors for which this model has no variable"),
+        (empty, "there are variables without a tensor"),
     ]
     for names, what in problems:
         if names:
             raise ValueError(
-                f"The checkpoint does not fit the model: {what}. The file may be "
-                "incomplete, of another model, or its config.json of another file. "
-                f"Nothing was loaded. Received: {source} with {len(names)} such: "
+                f"The checkpoint does not fit the model: {what}. Fetch all files "
+                "again: the weights may be incomplete, or of another model than "
+                f"config.json. Nothing was loaded. Received: {source} with "
+                f"{len(names)} such: "
                 f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
             )
 
@@ -225,14 +228,16 @@ def _check_shape(rule: Rule, shape: tuple[int, ...], source: str) -> None:
     if shape != rule.shape:
         paths = ", ".join(variable.path for variable in rule.variables)
         raise ValueError(
-            f"Tensor '{rule.tensor}' must have shape {rule.shape} to become "
+            f"Tensor '{rule.tensor}' must have shape {rule.shape} for the variable "
             f"'{paths}'. Nothing was loaded. Received: shape {shape} in {source}"
         )
 
 
 def _check_finite(rule: Rule, array: np.ndarray, source: str) -> None:
     flat = array.reshape(-1)
-    for start in range(0, flat.size, _CHUNK):  # a whole mask would be a quarter more
+    for start in range(
+        0, flat.size, _CHUNK
+    ):  # a mask of all values would take a quarter more memory
         part = flat[start : start + _CHUNK]
         if not np.isfinite(part.astype("float32", copy=False)).all():
             raise ValueError(

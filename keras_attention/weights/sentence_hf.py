@@ -1,11 +1,11 @@
-"""How sentence-transformers says that a folder is a sentence encoder."""
+"""Reads the settings of a sentence-transformers folder."""
 
 from pathlib import Path
 from typing import Any
 
 from keras_attention.weights.files import read_json, read_object, require_file
 
-# Entry of the pooling's config -> what `SentenceEncoder` calls it.
+# Entry of the pooling's config -> its name in `SentenceEncoder`.
 POOLINGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
@@ -15,7 +15,7 @@ POOLINGS = {
 
 
 def sentence_settings(folder: Path) -> dict[str, Any] | None:
-    """`normalize`, `max_length`, `pooling`; `None` if the folder is not one of its."""
+    """Returns `normalize`, `max_length` and `pooling`; `None` for another folder."""
     path = folder / "modules.json"
     if not path.exists():
         return None
@@ -23,7 +23,7 @@ def sentence_settings(folder: Path) -> dict[str, Any] | None:
     kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ValueError(
-            "Supported are sentence models of Transformer, Pooling and maybe "
+            "Supported are sentence models of Transformer, Pooling and optionally "
             f"Normalize. Received: {' -> '.join(kinds)} in {path}"
         )
     pooling = read_object(require_file(folder, f"{modules[1]['path']}/config.json"))

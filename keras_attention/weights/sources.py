@@ -1,4 +1,4 @@
-"""The forms a checkpoint comes in: what its config says and where its tensors are."""
+"""Opens checkpoints of all formats: returns their config, family and tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ _OF_GENERATION = (
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint whose tensors are not read yet.
+    """A checkpoint whose tensors have not been read yet.
 
     Attributes:
-        config: As Hugging Face's config.json would say it.
-        family: The module (or class) that builds the model and has its table.
-        tensors: Name to something with `.shape` that `np.asarray` reads.
+        config: The config with the entries of Hugging Face's config.json.
+        family: The module (or class) that builds the model and has its rules.
+        tensors: A dict of a name to an object with `.shape` that `np.asarray` reads.
     """
 
     config: dict[str, Any]
@@ -34,10 +34,10 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """What a path holds.
+    """Opens the checkpoint at a path.
 
     Args:
-        path: A folder of Hugging Face, of Google's BERT or of OpenAI's GPT-2; or a
+        path: A folder of Hugging Face, of Google's BERT or of OpenAI's GPT-2, or a
             `.bin` file of llama2.c.
     """
     if path.is_file():
@@ -55,7 +55,7 @@ def open_source(path: Path) -> Source:
     file = require_file(path, "config.json")
     config = read_object(file)
     if (path / _GENERATION).is_file():
-        # Today's transformers writes there which tokens begin and end a text.
+        # New versions of transformers write the start and end tokens to this file.
         found = read_object(path / _GENERATION)
         known = {name: found[name] for name in _OF_GENERATION if name in found}
         config = {**config, **known}

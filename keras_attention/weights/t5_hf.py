@@ -1,4 +1,4 @@
-"""T5, T5 1.1 and FLAN as Hugging Face writes them."""
+"""Checkpoints of T5, T5 1.1 and FLAN-T5 in Hugging Face's format."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from keras_attention.weights.rules import LINEAR, Rule
 MODEL_TYPES = ("t5",)
 PREFIXES: tuple[str, ...] = ()
 IGNORED = {
-    "encoder.embed_tokens.weight": "the shared table once more",
-    "decoder.embed_tokens.weight": "the shared table once more",
+    "encoder.embed_tokens.weight": "a copy of the shared table",
+    "decoder.embed_tokens.weight": "a copy of the shared table",
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": (
-        "left over in old files; T5 has no positions there"
+        "unused in old files; T5 has no positions there"
     ),
 }
 # config.json entry -> constructor argument.
@@ -32,9 +32,9 @@ ARGUMENTS = {
 
 
 def build(config: dict, names: Collection[str]) -> T5EncoderDecoder:
-    """The model of a config.json; with a head of its own if the tensors have one."""
+    """Builds the model of a config.json, with an untied head if there is one."""
     configs.refuse_others(config, {"is_decoder": False})
-    # An old config says by an untied head that the head's input is not scaled.
+    # In an old config an untied head means that the head's input is not scaled.
     scaled = config.get("tie_word_embeddings", True) is not False
     kind = config.get("feed_forward_proj", "relu")
     gate, _, name = kind.rpartition("-")
@@ -55,13 +55,13 @@ _GATES = ("", "gated")
 
 
 def _activation(kind: str, name: str) -> str:
-    # "gated-gelu" was meant to be the approximation.
+    # "gated-gelu" means the approximation by tanh.
     entry = {"feed_forward_proj": "gelu_new" if kind == "gated-gelu" else name}
     return configs.activation(entry, "feed_forward_proj")
 
 
 def config_of(model: T5EncoderDecoder) -> dict[str, Any]:
-    """The config.json of a model: `build` read backwards."""
+    """Returns the config.json of a model, the inverse of `build`."""
     ours = model.get_config()
     kind = configs.activation_name(model.activation)
     if model.gated:
@@ -69,7 +69,8 @@ def config_of(model: T5EncoderDecoder) -> dict[str, Any]:
     if kind == "gated-gelu" and model.activation == "gelu":
         raise ValueError(
             "In Hugging Face's config 'gated-gelu' is the approximation by tanh, and "
-            "the exact one has no name. Received: activation='gelu', gated=True"
+            "the exact one has no name. Save the model as .keras. "
+            "Received: activation='gelu', gated=True"
         )
     return {
         "architectures": ["T5ForConditionalGeneration"],
@@ -88,7 +89,7 @@ def config_of(model: T5EncoderDecoder) -> dict[str, Any]:
 
 
 def rules(model: T5EncoderDecoder) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     yield Rule("shared.weight", model.token_embedding.embeddings)
     for side in ("encoder", "decoder"):
         name = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"

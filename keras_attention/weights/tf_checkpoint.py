@@ -1,6 +1,6 @@
-"""TensorFlow checkpoints of the first authors: Google's BERT and OpenAI's GPT-2.
+"""TensorFlow checkpoints of the original authors: Google's BERT and OpenAI's GPT-2.
 
-The only module of `weights` that imports TensorFlow, to read its own file format.
+This is the only module of `weights` that imports TensorFlow, which reads the format.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ from keras_attention.weights.rules import (
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of a TensorFlow checkpoint, read when `np.asarray` asks for it.
+    """A tensor of a TensorFlow checkpoint, which `np.asarray` reads.
 
     Attributes:
-        reader: Of `tf.train.load_checkpoint`.
-        name: Its name there.
-        shape: Its shape.
+        reader: The reader that `tf.train.load_checkpoint` returned.
+        name: The tensor's name in the checkpoint.
+        shape: The tensor's shape.
     """
 
     reader: Any
@@ -49,20 +49,20 @@ class CheckpointTensor:
 
 
 def open_checkpoint(folder: Path) -> dict[str, CheckpointTensor]:
-    """The tensors of the one checkpoint of a folder, none of them read."""
+    """Returns the tensors of the only checkpoint of a folder, without reading them."""
     import tensorflow as tf
 
     found = sorted(folder.glob("*.ckpt*.index"))
     if len(found) != 1:
         there = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise FileNotFoundError(
-            "The folder must hold one TensorFlow checkpoint, *.ckpt.index beside "
+            "The folder must hold one TensorFlow checkpoint, *.ckpt.index with "
             f"*.ckpt.data-00000-of-00001. Received: {folder} with {there}"
         )
     prefix = found[0].with_suffix("")
     if not list(folder.glob(f"{prefix.name}.data-*")):
         raise FileNotFoundError(
-            "The checkpoint has an index and no data. Fetch the file "
+            "The checkpoint has an index but no data. Fetch the file "
             f"{prefix.name}.data-00000-of-00001 too. Received: {folder}"
         )
     try:
@@ -80,7 +80,7 @@ def open_checkpoint(folder: Path) -> dict[str, CheckpointTensor]:
 
 
 class GoogleBert:
-    """BERT of 2018: bert_config.json beside bert_model.ckpt."""
+    """BERT of 2018: bert_config.json with bert_model.ckpt."""
 
     CONFIG = "bert_config.json"
     PREFIXES = ("bert/",)
@@ -88,25 +88,25 @@ class GoogleBert:
         "*/adam_m": "of the optimizer",
         "*/adam_v": "of the optimizer",
         "global_step": "of the optimizer",
-        "cls/*": "of the task heads it was trained with",
+        "cls/*": "of the task heads of its training",
     }
 
     @staticmethod
     def config(entries: dict[str, Any]) -> dict[str, Any]:
-        """A config.json of Hugging Face that says the same."""
+        """Returns the config with Hugging Face's entries."""
         fixed = {"model_type": "bert", "layer_norm_eps": 1e-12}
         return {**fixed, **entries}
 
     @staticmethod
     def build(config: dict, names: Any) -> Any:
-        """The encoder."""
+        """Builds the encoder."""
         pooler = "pooler.dense.weight"
         there = {pooler} if "pooler/dense/kernel" in names else set()
         return bert_hf.build(config, there)
 
     @staticmethod
     def rules(model: Any) -> Iterator[Rule]:
-        """Hugging Face's table under Google's names."""
+        """Yields the rules of Hugging Face's BERT with Google's names."""
         for rule in bert_hf.rules(model):
             name = rule.tensor.replace("encoder.layer.", "encoder/layer_")
             stem, _, last = name.replace(".", "/").rpartition("/")
@@ -116,12 +116,12 @@ class GoogleBert:
                 name = stem
             else:
                 name = f"{stem}/{'kernel' if last == 'weight' else 'bias'}"
-            layout = _UNTURNED.get(rule.layout.name, lambda layout: layout)
+            layout = _NOT_TRANSPOSED.get(rule.layout.name, lambda layout: layout)
             yield Rule(name, rule.variable, layout(rule.layout))
 
 
 class OpenAiGpt2:
-    """GPT-2 of 2019: hparams.json beside model.ckpt."""
+    """GPT-2 of 2019: hparams.json with model.ckpt."""
 
     CONFIG = "hparams.json"
     PREFIXES = ("model/",)
@@ -129,20 +129,20 @@ class OpenAiGpt2:
 
     @staticmethod
     def config(entries: dict[str, Any]) -> dict[str, Any]:
-        """A config.json of Hugging Face that says the same."""
+        """Returns the config with Hugging Face's entries."""
         names = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
-        taken = {names.get(name, name): value for name, value in entries.items()}
+        given = {names.get(name, name): value for name, value in entries.items()}
         fixed = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
-        return {"model_type": "gpt2", **fixed, **taken}
+        return {"model_type": "gpt2", **fixed, **given}
 
     @staticmethod
     def build(config: dict, names: Any) -> Any:
-        """The decoder."""
+        """Builds the decoder."""
         return gpt2_hf.build(config, names)
 
     @staticmethod
     def rules(model: Any) -> Iterator[Rule]:
-        """Hugging Face's table under OpenAI's names; kernels are [1, in, out]."""
+        """Yields the rules of Hugging Face's GPT-2 with OpenAI's names and shapes."""
         for rule in gpt2_hf.rules(model):
             stem, _, last = rule.tensor.removeprefix("h.").rpartition(".")
             stem = stem.replace(".", "/")
@@ -159,17 +159,17 @@ class OpenAiGpt2:
                 yield Rule(f"{stem}/w", rule.variable, _stacked(rule.layout))
 
 
-def _unturned(layout: Layout) -> Layout:
+def _not_transposed(layout: Layout) -> Layout:
     return KERNEL_OF_HEADS if layout is LINEAR_OF_HEADS else KERNEL
 
 
-_UNTURNED: dict[str, Callable[[Layout], Layout]] = {LINEAR.name: _unturned}
+_NOT_TRANSPOSED: dict[str, Callable[[Layout], Layout]] = {LINEAR.name: _not_transposed}
 
 
 def _stacked(layout: Layout) -> Layout:
-    """The same behind an axis of size 1: a convolution of width 1."""
+    """Returns the layout with a first axis of size 1: a convolution of width 1."""
     return Layout(
-        f"{layout.name}, in a stack of one",
+        f"{layout.name}, with an axis of 1",
         lambda x, shape: layout.read(np.squeeze(x, 0), shape),
         lambda x: layout.write(x)[None],
     )

@@ -1,23 +1,24 @@
-"""The tokenizer of a checkpoint's folder, fitted to its model."""
+"""Loads the tokenizer of a checkpoint's folder and checks that it fits the model."""
 
 from pathlib import Path
 from typing import Any
 
-from keras_attention.text.sentence_piece import files as sentence_piece_files
+from keras_attention.text.sentence_piece.files import MODEL_FILES
 
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *sentence_piece_files.FILES)
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *MODEL_FILES)
 
 
 def load_tokenizer(folder: Path, backbone: Any, max_length: int | None = None) -> Any:
-    """The tokenizer of a folder.
+    """Loads the tokenizer of a folder.
 
     Args:
-        folder: With the files that `ka.load_tokenizer` reads.
-        backbone: The model it must fit.
-        max_length: Tokens a text is cut to, at most those the model has positions for.
+        folder: A folder with files that `ka.load_tokenizer` reads.
+        backbone: The model that the tokenizer must fit.
+        max_length: The most tokens in a row, and never more than the model has
+            positions.
 
     Raises:
-        ValueError: If its vocabulary is not the model's.
+        ValueError: If its vocabulary has another size than the model's.
     """
     from keras_attention.text import loading
     from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer

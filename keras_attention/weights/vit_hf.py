@@ -1,4 +1,4 @@
-"""ViT as Hugging Face writes it: config.json and the names of its tensors."""
+"""ViT's checkpoints in Hugging Face's format: config.json and tensor names."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -12,7 +12,9 @@ from keras_attention.weights.rules import FLAT, Layout, Rule
 
 MODEL_TYPES = ("vit",)
 PREFIXES = ("vit.",)
-IGNORED = {"embeddings.mask_token": "of masked image modelling, not computed here"}
+IGNORED = {
+    "embeddings.mask_token": "of masked image modelling, which is not supported here"
+}
 # config.json entry -> constructor argument.
 ARGUMENTS = {
     "image_size": "image_size",
@@ -26,17 +28,17 @@ ARGUMENTS = {
     "attention_probs_dropout_prob": "attention_dropout",
     "layer_norm_eps": "layer_norm_epsilon",
 }
-# Options that change the numbers, with the one value that is computed.
+# Options that change the numbers, with the only value that is supported.
 COMPUTED = {"qkv_bias": True, "pooler_act": "tanh"}
 
 
 def build(config: dict, names: Collection[str]) -> VisionTransformer:
-    """The model of a config.json; with a pooler if the tensors have one."""
+    """Builds the model of a config.json, with a pooler if the tensors have one."""
     configs.refuse_others(config, COMPUTED)
-    taken = configs.take(config, ARGUMENTS)
-    configs.refuse_others(config, {"pooler_output_size": (taken["hidden_dim"], None)})
+    sizes = configs.take(config, ARGUMENTS)
+    configs.refuse_others(config, {"pooler_output_size": (sizes["hidden_dim"], None)})
     return VisionTransformer(
-        **taken,
+        **sizes,
         activation=configs.activation(config, "hidden_act"),
         pooler="pooler.dense.weight" in names,
         name="vit",
@@ -44,7 +46,7 @@ def build(config: dict, names: Collection[str]) -> VisionTransformer:
 
 
 def config_of(model: VisionTransformer) -> dict[str, Any]:
-    """The config.json of a model: `build` read backwards."""
+    """Returns the config.json of a model, the inverse of `build`."""
     ours = model.get_config()
     for name in ("image_size", "patch_size"):
         height, width = ours[name]
@@ -59,7 +61,7 @@ def config_of(model: VisionTransformer) -> dict[str, Any]:
 
 
 def rules(model: VisionTransformer) -> Iterator[Rule]:
-    """The table: every tensor of the checkpoint, every variable of the model."""
+    """Yields a rule for every tensor of the checkpoint and every variable."""
     yield Rule("embeddings.cls_token", model.class_token)
     yield Rule(
         "embeddings.position_embeddings", model.position_embedding.embeddings, TABLE
@@ -76,13 +78,15 @@ def rules(model: VisionTransformer) -> Iterator[Rule]:
         yield from linear("pooler.dense", model.pooler.projection)
 
 
-TABLE = Layout("one row of rows", lambda x, shape: x.reshape(shape), lambda x: x[None])
+TABLE = Layout(
+    "with an axis of 1", lambda x, shape: x.reshape(shape), lambda x: x[None]
+)
 
 
 def _convolution(height: int, width: int, channels: int) -> Layout:
-    """PyTorch's `[outputs, channels, height, width]` as a matrix of patches."""
+    """Returns PyTorch's `[outputs, channels, height, width]` as a patch projection."""
     return Layout(
-        "a convolution's",
+        "a convolution",
         lambda x, shape: x.transpose(2, 3, 1, 0).reshape(shape),
         lambda x: np.ascontiguousarray(
             x.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Writing a checkpoint's folder: config.json, safetensors or shards, tokenizer."""
+"""Writes a checkpoint's folder: config.json, safetensors or shards, tokenizer."""
 
 import json
 import math
@@ -13,18 +13,18 @@ from keras_attention.weights.rules import Rule, dump
 def write_folder(
     folder: Path, config: dict, rules: list[Rule], tokenizer: Any = None
 ) -> None:
-    """Writes everything; the weights appear last, each file whole or not at all.
+    """Writes all files; the weights come last, and appear only when complete.
 
     Args:
-        folder: Must not hold weights yet.
-        config: For config.json.
-        rules: The table, names as they shall stand in the files.
-        tokenizer: Written if it has a method `save`.
+        folder: The path of a folder that must not hold weights.
+        config: The content of config.json.
+        rules: The rules of the model, with the names to write.
+        tokenizer: The tokenizer, which is written if it has a method `save`.
     """
     for name in (files.WEIGHTS, files.INDEX):
         if (folder / name).exists():
             raise FileExistsError(
-                "There is a model already, and it stays as it is. Give another folder "
+                "There is a model already, and it is not replaced. Pass another folder "
                 f"or remove it first. Received: folder={folder}"
             )
     folder.mkdir(parents=True, exist_ok=True)

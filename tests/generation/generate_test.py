@@ -41,7 +41,7 @@ def lists(rows):
 
 
 def one_by_one(model, prompt, count):
-    """Greedy search by computing all again for each token."""
+    """Greedy search that computes everything again for each token."""
     ids = list(prompt)
     for _ in range(count):
         ids.append(
@@ -58,11 +58,11 @@ def test_greedy_tokens_are_those_of_full_recomputation(model):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(model, side):
     width = max(map(len, PROMPTS))
-    ids, keep = np.full((3, width), 9), np.zeros((3, width), bool)
+    ids, mask = np.full((3, width), 9), np.zeros((3, width), bool)
     for row, prompt in enumerate(PROMPTS):
         at = slice(len(prompt)) if side == "right" else slice(width - len(prompt), None)
-        ids[row, at], keep[row, at] = prompt, True
-    padded = model.generate({"token_ids": ids, "padding_mask": keep}, max_new_tokens=3)
+        ids[row, at], mask[row, at] = prompt, True
+    padded = model.generate({"token_ids": ids, "padding_mask": mask}, max_new_tokens=3)
     assert lists(padded) == lists(model.generate(PROMPTS, max_new_tokens=3))
 
 
@@ -101,28 +101,28 @@ def test_rows_end_at_a_stop_token_and_not_before_the_least_length(model):
     )
 
 
-def test_settings_may_be_arrays_and_each_is_kept_apart(model):
+def test_settings_may_be_arrays_and_each_is_compiled_separately(model):
     free = model.generate(PROMPTS, max_new_tokens=2)
     many = np.full(2003, 12)
     for token in {int(row[0]) for row in free}:
-        many[1001] = token  # NumPy would print neither
+        many[1001] = token  # the repr of an array omits it
         ask = Settings(max_new_tokens=2, suppress_tokens=many.copy())
         found = model.generate(PROMPTS, ask)
         assert token not in np.concatenate(found)
         assert 12 not in np.concatenate(found)
 
 
-def test_a_function_may_choose_what_follows(model):
-    asked = []
+def test_a_function_may_choose_the_allowed_tokens(model):
+    rows = []
 
     def up(row, tokens):
-        asked.append(row)
+        rows.append(row)
         return [tokens[-1] + 1]
 
     for beams in (1, 2):
         ask = Settings(max_new_tokens=2, allowed_tokens=up, num_beams=beams)
         assert lists(model.generate(PROMPTS, ask)) == [[4, 5], [9, 10], [4, 5]]
-    assert {0, 1, 2} <= set(asked)
+    assert {0, 1, 2} <= set(rows)
 
 
 def test_a_callback_sees_rows_grow(model):
@@ -141,7 +141,7 @@ def test_streamed_pieces_are_the_text(speaker):
     assert ids == list(speaker.generate([[97, 98]], settings)[0])
 
 
-def test_a_split_character_waits_until_it_is_whole():
+def test_a_split_character_is_held_back_until_it_is_complete():
     ids = list("aé€b".encode())
     stream = TextStream(Bytes())
     pieces = [list(stream.more(ids[: end + 1])) for end in range(len(ids))]
@@ -166,7 +166,7 @@ def test_rows_end_at_a_string(speaker):
         ({"top_k": 0}, r"`top_k` must be an int of 1 or more. Received: top_k=0"),
         ({"top_p": 1.5, "do_sample": True}, "`top_p` must be from 0 to 1"),
         ({"temperature": 0.0}, "`temperature` must be above 0"),
-        ({"temperature": 0.5}, "left alone without `do_sample=True`"),
+        ({"temperature": 0.5}, "left at its default without `do_sample=True`"),
         ({"min_new_tokens": 9, "max_new_tokens": 5}, "at most max_new_tokens=5"),
         ({"num_return_sequences": 2}, "at most `num_beams`"),
         ({"num_beams": 2, "do_sample": True}, "beams are searched"),
@@ -210,7 +210,7 @@ def test_a_long_text_is_scored_in_windows(model):
     found = model.score([row.tolist()], window=11, stride=5)
     expected = []
     for at in range(1, 29):
-        # The first window is whole, the others begin at multiples of the stride.
+        # All windows begin at multiples of the stride; a token is scored in the first.
         start = 0 if at < 11 else 5 * -(-(at - 10) // 5)
         logits = model.decoder(row[None, start:at])["logits"][0, -1]
         expected.append(to_numpy(keras.ops.log_softmax(logits))[row[at]])
@@ -218,7 +218,7 @@ def test_a_long_text_is_scored_in_windows(model):
     assert found["perplexity"] == pytest.approx(np.exp(-np.mean(expected)), rel=1e-5)
 
 
-def test_it_trains_and_comes_back_from_a_file(tmp_path, speaker):
+def test_it_trains_and_loads_from_a_file(tmp_path, speaker):
     model = ka.CausalLM(decoder())
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01), loss)
@@ -237,14 +237,14 @@ def test_drawn_tokens_have_the_probabilities_of_the_logits():
     seeds = seeds_of_rows(3, count)
     drawn = to_numpy(sample(np.tile(logits, (count, 1)), seeds, 2))
     chi_square(np.bincount(drawn, minlength=7), weights, count)
-    # And so that two steps of a row do not know each other.
+    # And two steps of a row are independent.
     other = to_numpy(sample(np.tile(logits, (count, 1)), seeds, 3))
     both = np.outer(weights, weights).ravel()
     chi_square(np.bincount(drawn * 7 + other, minlength=49), both, count)
 
 
 def chi_square(counts, weights, total):
-    """That counts come from these probabilities, at a level of about 1e-4."""
+    """Asserts that counts come from these probabilities, at a level of about 1e-4."""
     there = weights > 0
     assert not counts[~there].any()
     expected = weights[there] * total
@@ -255,10 +255,10 @@ def chi_square(counts, weights, total):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_nothing_is_compiled_anew_for_other_lengths(model):
+def test_nothing_is_compiled_again_for_other_lengths(model):
     compiled = ka.CausalLM(model.decoder)
     rng = np.random.default_rng(0)
-    # Each pair of a width of the prompt and a capacity, then anything.
+    # All pairs of prompt width and capacity, then random lengths.
     lengths = [1, 2, 18, 33, 50, 65, 100, *rng.integers(1, 100, 100)]
     traces = []
     for length in lengths:

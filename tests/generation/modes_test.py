@@ -1,4 +1,4 @@
-"""Groups of beams and contrastive search beside plain loops of our own."""
+"""Groups of beams and contrastive search, compared with plain loops in Python."""
 
 import itertools
 
@@ -31,17 +31,17 @@ def log_softmax(logits):
 
 
 def searched_in_groups(model, prompt, *, steps, groups, beams, penalty, end):
-    """Diverse beam search with lists: `(tokens, score)` of all, the best first."""
+    """Diverse beam search with lists; returns all `(tokens, score)`, the best first."""
     start = len(prompt)
     running = [[(list(prompt), 0.0)] for _ in range(groups)]
     ended = [[] for _ in range(groups)]
     done = [False] * groups
     for step in range(1, steps + 1):
-        taken = np.zeros(13)
+        chosen = np.zeros(13)
         for group in range(groups):
             found = []
             for ids, score in running[group]:
-                log_p = log_softmax(outputs_of(model, ids)[0]) - penalty * taken
+                log_p = log_softmax(outputs_of(model, ids)[0]) - penalty * chosen
                 found += [([*ids, t], score + log_p[t]) for t in range(13)]
             found = sorted(found, key=lambda one: -one[1])[: 2 * beams]
             if not done[group]:
@@ -53,7 +53,7 @@ def searched_in_groups(model, prompt, *, steps, groups, beams, penalty, end):
             running[group] = [one for one in found if one[0][-1] != end][:beams]
             if not done[group]:
                 for ids, _ in running[group]:
-                    taken[ids[-1]] += 1
+                    chosen[ids[-1]] += 1
             best, full = running[group][0][1] / step, len(ended[group]) == beams
             done[group] |= full and best <= ended[group][-1][1]
         if all(done):
@@ -87,7 +87,7 @@ def test_groups_of_beams_are_those_of_a_loop_of_lists(model, groups, end, penalt
         rows, scores = rows[2 * groups :], scores[2 * groups :]
 
 
-def test_groups_say_different_things(model):
+def test_groups_begin_with_different_tokens(model):
     def first_tokens(**more):
         ask = Settings(max_new_tokens=3, num_beams=4, num_return_sequences=4, **more)
         return {row[0] for row in lists(model.generate(PROMPTS[:1], ask))}
@@ -97,7 +97,7 @@ def test_groups_say_different_things(model):
 
 
 def searched_by_contrast(model, prompt, *, steps, alpha, top_k, end=None):
-    """Contrastive search by computing all again for each candidate."""
+    """Contrastive search that computes everything again for each candidate."""
     ids = list(prompt)
     for _ in range(steps):
         logits, before = outputs_of(model, ids)
@@ -139,14 +139,14 @@ def test_contrastive_tokens_are_those_of_full_recomputation(model, alpha, top_k,
         assert single == expected[2:]
 
 
-def test_contrastive_search_knows_processors_and_streams(model):
+def test_contrastive_search_uses_processors_and_streams(model):
     ask = Settings(max_new_tokens=5, penalty_alpha=0.6, top_k=4)
     free = lists(model.generate(PROMPTS[:1], ask))[0]
     assert list(model.stream(PROMPTS[0], ask)) == free
-    no = Settings(
+    suppressed = Settings(
         max_new_tokens=5, penalty_alpha=0.6, top_k=4, suppress_tokens=[free[0]]
     )
-    assert free[0] not in lists(model.generate(PROMPTS[:1], no))[0]
+    assert free[0] not in lists(model.generate(PROMPTS[:1], suppressed))[0]
 
 
 @pytest.mark.slow
@@ -171,8 +171,8 @@ def test_compiled_modes_give_the_same(model):
         ({"num_beams": 4, "diversity_penalty": 1.0}, "`diversity_penalty` must be"),
         ({"penalty_alpha": 0.6}, "`top_k` must be 2 or more"),
         ({"penalty_alpha": 1.6, "top_k": 4}, "from 0 to 1"),
-        ({"penalty_alpha": 0.6, "top_k": 4, "num_beams": 2}, "a mode of its own"),
-        ({"penalty_alpha": 0.6, "top_k": 4, "do_sample": True}, "a mode of its own"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "num_beams": 2}, "a separate mode"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "do_sample": True}, "a separate mode"),
     ],
 )
 def test_modes_that_contradict_each_other_are_refused(settings, match):

@@ -1,4 +1,4 @@
-"""A tiny GPT-2 of transformers, and ours with its weights."""
+"""A tiny GPT-2 of transformers, and our model with its weights."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ PAD = 22
 
 
 def gpt2_pair(*, scale=1.0, seed=0, layers=2, heads=2, width=12):
-    """`(theirs, ours)`, random but for the biases of the norms."""
+    """Returns `(theirs, ours)`: random weights, except those of normalizations."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -65,7 +65,7 @@ def copy_gpt2(theirs, ours):
 
 
 def their_tokens(model, prompts, settings, *, ends=()):
-    """New tokens by `transformers.generate`, up to the one that ends each row."""
+    """Returns the new tokens of `transformers.generate`, with each row's end token."""
     import torch
 
     width = max(map(len, prompts))
@@ -82,7 +82,7 @@ def their_tokens(model, prompts, settings, *, ends=()):
     rows = []
     for row in found[:, width:].tolist():
         stops = [i for i, token in enumerate(row) if token in ends]
-        # Where too few tokens are allowed for all beams, a row is -1 or padding.
-        real = [token for token in row if token not in (PAD, -1)]
-        rows.append(row[: stops[0] + 1] if stops else real)
+        # If fewer tokens are allowed than there are beams, a row is -1 or padding.
+        unpadded = [token for token in row if token not in (PAD, -1)]
+        rows.append(row[: stops[0] + 1] if stops else unpadded)
     return rows

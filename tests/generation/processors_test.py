@@ -1,4 +1,4 @@
-"""Every processor against the one of transformers, and against numbers by hand."""
+"""Every processor, compared with that of transformers and with known numbers."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def history(rows=((1, 2, 1),), **settings):
 ONE = logits_of([[0.5, 2.0, -1.0, 1.0, 0.0]])
 
 
-def test_penalties_count_what_their_names_say():
+def test_penalties_count_the_tokens_that_their_names_say():
     seen = history([[1, 2, 1, 3, 3]], prompt_lengths=np.array([3]))
     repeated = to_numpy(p.RepetitionPenalty(2.0)(seen, ONE))
     assert repeated.tolist() == [[0.5, 1.0, -2.0, 0.5, 0.0]]
@@ -41,8 +41,7 @@ def test_penalties_count_what_their_names_say():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_no_processor_sees_padding(side):
     ids = {"left": [[4, 4, 1, 2]], "right": [[1, 2, 4, 4]]}[side]
-    keep = np.array(ids) != 4
-    padded = p.history_of(np.array(ids), keep)
+    padded = p.history_of(np.array(ids), np.array(ids) != 4)
     whole = history([[1, 2]])
     for processor in (
         p.RepetitionPenalty(2.0),
@@ -55,7 +54,7 @@ def test_no_processor_sees_padding(side):
         assert to_numpy(processor(padded, ONE)).tolist() == expected.tolist()
 
 
-def test_forced_tokens_stand_at_the_ends():
+def test_forced_tokens_are_the_first_and_the_last():
     for new, processor in ((0, p.ForcedFirstToken(4)), (2, p.ForcedLastToken(4))):
         for count in range(4):
             seen = history(
@@ -89,17 +88,17 @@ def test_a_trie_allows_what_continues_its_sequences():
         assert allowed(trie(seen, ONE)) == [expected], new
 
 
-def test_a_function_names_the_tokens_that_may_follow():
-    asked = []
+def test_a_function_returns_the_tokens_that_may_follow():
+    calls = []
 
     def grammar(row, tokens):
-        asked.append((row, tokens))
+        calls.append((row, tokens))
         return [row, 3]
 
     two = np.concatenate([ONE, ONE])
     found = p.AllowedTokens(grammar)(history([[1, 2], [3, 1]]), two)
     assert allowed(found) == [[0, 3], [1, 3]]
-    assert asked == [(0, [1, 2]), (1, [3, 1])]
+    assert calls == [(0, [1, 2]), (1, [3, 1])]
     with pytest.raises(ValueError, match="Received: none for row 0"):
         p.AllowedTokens(lambda row, tokens: [])(history(), ONE)
 
@@ -124,7 +123,7 @@ def test_a_token_outside_the_vocabulary_is_refused():
 
 
 def pairs(torch_module):
-    """Ours and theirs, by name: `(ours, theirs)` of drawn numbers."""
+    """Returns name to a function of drawn numbers that returns `(ours, theirs)`."""
     t = torch_module
     return {
         "temperature": lambda x, k: (

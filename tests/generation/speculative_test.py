@@ -1,4 +1,4 @@
-"""Proposals of a draft change how long it takes, and nothing else."""
+"""The proposals of a draft model change the time of generation, not the tokens."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_greedy_tokens_are_those_of_the_model_alone(same):
     speculative = Speculative(*pair, ask.make_processors([]), compiled=False)
     expected = lists(ka.CausalLM(large, compiled=False).generate([PROMPT], ask))[0]
     assert speculative.generate(PROMPT, 13) == expected
-    # Its own proposals are all kept: 5 tokens a step.
+    # The model's own proposals are all accepted: 5 tokens per step.
     assert speculative.num_steps == 3 if same else speculative.num_steps <= 13
 
 
@@ -63,7 +63,7 @@ def test_a_draft_with_another_vocabulary_is_refused():
         Speculative(language_model(large), language_model(decoder(vocabulary=17)))
 
 
-def test_kept_and_replaced_tokens_together_have_the_probabilities_of_the_model():
+def test_accepted_and_replaced_tokens_have_the_probabilities_of_the_model():
     large, small = models()
     pair = language_model(large), language_model(small)
     speculative = Speculative(*pair, do_sample=True, compiled=False)
@@ -89,7 +89,7 @@ def test_drawn_tokens_have_the_probabilities_of_the_model():
     weights = np.exp(logits - logits.max())
     first = np.bincount([row[0] for row in rows], minlength=13)
     chi_square(first, weights / weights.sum(), count)
-    # The second one, over all first ones.
+    # The second token's probabilities, over all first ones.
     both = np.array([[*PROMPT, token] for token in range(13)])
     logits = np.asarray(large(both)["logits"])[:, -1]
     after = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""A tokenizer for tests: one token a byte."""
+"""A tokenizer for tests: one token per byte."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ class Bytes:
         rows = [list(text.encode()) for text in texts]
         width = max(map(len, rows))
         ids = np.array([row + [0] * (width - len(row)) for row in rows], "int32")
-        keep = np.array([[i < len(row) for i in range(width)] for row in rows])
-        return {"token_ids": ids, "padding_mask": keep}
+        mask = np.array([[i < len(row) for i in range(width)] for row in rows])
+        return {"token_ids": ids, "padding_mask": mask}
 
     def detokenize(self, ids):
         return [bytes(row.tolist()).decode(errors="replace") for row in np.asarray(ids)]

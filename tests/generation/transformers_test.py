@@ -1,4 +1,4 @@
-"""The tokens of `transformers.generate`, over settings drawn at random."""
+"""Tokens are those of `transformers.generate`, for settings drawn at random."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from generation.originals import PAD, VOCABULARY, gpt2_pair, their_tokens  # noq
 
 tokens = st.integers(0, VOCABULARY - 2)
 prompts = st.lists(st.lists(tokens, min_size=1, max_size=7), min_size=1, max_size=3)
-# Our name, theirs, the values.
+# Our name -> their name, the values.
 SHARED = {
     "max_new_tokens": ("max_new_tokens", st.integers(1, 11)),
     "repetition_penalty": ("repetition_penalty", st.sampled_from([0.7, 1.0, 1.7])),
@@ -73,7 +73,7 @@ def test_tokens_are_those_of_transformers(pair, mode, examples, record_property)
         max_examples=examples,
         deadline=None,
         derandomize=True,
-        phases=[Phase.generate],  # to shrink what takes a second a call takes hours
+        phases=[Phase.generate],  # shrinking takes hours at a second per call
         suppress_health_check=[HealthCheck.too_slow],
     )
     @given(

@@ -1,4 +1,4 @@
-"""Perplexity of WikiText-2 (Merity et al. 2016) as transformers finds it."""
+"""The perplexity of WikiText-2 (Merity et al. 2016) is that of transformers."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def test_perplexity_of_wikitext_is_that_of_transformers(tmp_path, record_propert
     text = gzip.decompress(texts.read_bytes()).decode()
     ids = np.asarray(ours.tokenizer.encode_whole([text])["token_ids"][0])
     assert ids.max() < len(json.loads(vocabulary))
-    # So that probabilities differ as those of a trained model do.
+    # Larger vectors: probabilities then differ as much as those of a trained model.
     with torch.no_grad():
         theirs.transformer.wte.weight *= 8
     ours.decoder.token_embedding.embeddings.assign(
@@ -54,7 +54,7 @@ def test_perplexity_of_wikitext_is_that_of_transformers(tmp_path, record_propert
 
 
 def their_perplexity(model, ids):
-    """The sliding protocol of the documentation of transformers."""
+    """Computes it with sliding windows, as the documentation of transformers does."""
     import torch
 
     total, counted, previous = 0.0, 0, 0

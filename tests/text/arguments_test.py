@@ -21,8 +21,8 @@ def tokenizer():
     ("vocabulary", "options", "words"),
     [
         ([], {}, "an empty vocabulary"),
-        ([*SPECIAL, "a", "a"], {}, "'a' at places 5 and 6"),
-        ([*SPECIAL, 7], {}, "7 at place 5"),
+        ([*SPECIAL, "a", "a"], {}, "'a' at indices 5 and 6"),
+        ([*SPECIAL, 7], {}, "7 at index 5"),
         ([t for t in SPECIAL if t != "[PAD]"], {}, r"lacks the special.*'\[PAD\]'"),
         ([t for t in SPECIAL if t != "[UNK]"], {}, r"lacks the special.*'\[UNK\]'"),
         ([t for t in SPECIAL if t != "[CLS]"], {}, r"lacks the special.*'\[CLS\]'"),
@@ -40,7 +40,7 @@ def tokenizer():
         ([*SPECIAL, "\0"], {}, "cannot hold this vocabulary"),
     ],
 )
-def test_a_wrong_constructor_argument_is_told_with_its_value(
+def test_an_error_names_the_value_of_a_wrong_constructor_argument(
     vocabulary, options, words
 ):
     with pytest.raises(ValueError, match=rf"(?s){words}") as caught:
@@ -62,7 +62,7 @@ def test_a_wrong_constructor_argument_is_told_with_its_value(
         (["\ud800"], r"strings \[B\].*ud800"),
     ],
 )
-def test_what_is_not_a_row_of_strings_is_told_with_its_value(tokenizer, texts, words):
+def test_an_error_names_the_value_that_is_not_a_row_of_strings(tokenizer, texts, words):
     for call in (tokenizer, tokenizer.tokenize):
         with pytest.raises(ValueError, match=rf"(?s){words}") as caught:
             call(texts)
@@ -71,12 +71,14 @@ def test_what_is_not_a_row_of_strings_is_told_with_its_value(tokenizer, texts, w
         tokenizer(["a"], texts)
 
 
-def test_texts_and_pairs_that_are_not_equally_many_are_refused(tokenizer):
+def test_another_number_of_pairs_than_of_texts_is_refused(tokenizer):
     with pytest.raises(ValueError, match="Received: 2 texts and 1 texts_pair"):
         tokenizer(["a", "b"], ["c"])
     signature = [tf.TensorSpec([None], tf.string)] * 2
     call = tf.function(tokenizer, signature)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must be equally many"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="must have the same length"
+    ):
         call(tf.constant(["a", "b"]), tf.constant(["c"]))
 
 
@@ -94,7 +96,7 @@ def test_detokenize_refuses_what_is_not_rows_of_ids(tokenizer):
             tokenizer.detokenize(ids)
 
 
-def test_a_missing_tensorflow_text_is_told_with_the_pip_line(monkeypatch):
+def test_the_error_of_a_missing_tensorflow_text_has_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_text", None)
     with pytest.raises(ImportError, match=r'pip install "keras-attention\[text\]"'):
         WordPieceTokenizer(SPECIAL)

@@ -1,8 +1,8 @@
 """Write `keras_attention/text/unicode_sets.py` from Hugging Face's tokenizers.
 
-The Rust crate is asked about every code point, so the tables hold what it does,
-not what some edition of Unicode says. Run it after an upgrade of `tokenizers`
-whose normaliser changed (the test of all code points tells):
+The Rust crate is run on every code point, so the tables hold what it does, which may
+differ from any version of Unicode. Run this script after an upgrade of `tokenizers`
+with another normaliser, which the test of all code points finds:
 
     python tests/text/make_unicode_sets.py
 """
@@ -126,7 +126,7 @@ def write_mapping(texts):
 
 
 def write_run(run, texts):
-    """One run; equal targets, or targets that climb with the source, are joined."""
+    """One run; equal targets, or targets that increase with the source, are joined."""
     step = run[1] - run[0] if len(run) > 1 else 1
     targets = []  # [source, text, climb, times]
     for code in run:

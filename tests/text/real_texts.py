@@ -9,7 +9,7 @@ import pytest
 
 
 def data_folder(*names):
-    """That folder, if it has all of these in it; else the test is skipped."""
+    """Returns that folder if it has all of these folders; else skips the test."""
     root = pathlib.Path(os.environ.get("KERAS_ATTENTION_DATA", "nowhere"))
     missing = [name for name in names if not (root / name).is_dir()]
     if missing:
@@ -18,19 +18,19 @@ def data_folder(*names):
 
 
 def read(file):
-    """The text of a packed file."""
+    """Returns the text of a gzip file."""
     return gzip.decompress(file.read_bytes()).decode()
 
 
 def sentences():
-    """40,000 short ones, English and French, with accents and odd spaces."""
+    """Returns 40,000 short ones, English and French, with accents and odd spaces."""
     lines = read(data_folder("tatoeba_en_fr") / "tatoeba_en_fr" / "fra.txt.gz")
     pairs = (line.split("\t")[:2] for line in lines.split("\n")[:20_000])
     return [text for pair in pairs for text in pair]
 
 
 def paragraphs():
-    """Of encyclopedias, English and German, and the questions about them."""
+    """Returns English and German paragraphs of encyclopedias, and questions."""
     root = data_folder("wikitext2_valid_test", "xquad")
     texts = read(root / "wikitext2_valid_test" / "valid.txt.gz").split("\n")
     for language in ("de", "en"):

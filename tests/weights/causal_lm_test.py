@@ -1,4 +1,4 @@
-"""Folders of causal models become a `CausalLM`, with the tokenizer they hold."""
+"""Folders of causal models are loaded as a `CausalLM`, with their tokenizer."""
 
 import json
 
@@ -26,7 +26,7 @@ PROMPTS = [[5, 3, 7], [11]]
         pytest.param(LLAMA, id="llama"),
     ],
 )
-def test_a_causal_model_comes_back_and_says_the_same(shape, tmp_path):
+def test_a_saved_causal_model_loads_and_generates_the_same(shape, tmp_path):
     model = ka.CausalLM(ka.GPTDecoder(**SIZES, **shape))
     ka.save_pretrained(model, tmp_path / "lm")
     again = ka.from_pretrained(tmp_path / "lm")
@@ -58,14 +58,14 @@ def test_it_is_exported_as_its_decoder(tmp_path):
 
 
 def bytes_vocabulary(folder, size):
-    """The files of a byte-level tokenizer without merges."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = {byte: chr(byte) for byte in kept}
+    """Writes the files of a byte-level tokenizer without merges."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in visible}
     others = [byte for byte in range(256) if byte not in letters]
-    letters |= {byte: chr(256 + place) for place, byte in enumerate(others)}
+    letters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
     tokens = [letters[byte] for byte in range(256)] + ["<|endoftext|>"]
-    tokens += [f"<unused{place}>" for place in range(size - len(tokens))]
-    vocabulary = {token: place for place, token in enumerate(tokens)}
+    tokens += [f"<unused{index}>" for index in range(size - len(tokens))]
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
 
@@ -79,7 +79,7 @@ def test_text_goes_in_and_comes_out(tmp_path):
     (text,) = model.generate(["abc"], max_new_tokens=4)
     assert isinstance(text, str)
     assert model.score(["abc"])["log_probabilities"][0].shape == (2,)
-    # Longer than the model has positions: scored in windows, and no prompt.
+    # With more tokens than positions it is scored in windows, and too long a prompt.
     longer = "abc" * model.decoder.max_sequence_length
     found = model.score([longer])["log_probabilities"]
     assert found[0].shape == (len(longer) - 1,)
@@ -96,7 +96,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["GPT2", "Llama", "Mistral", "Qwen2"])
-def test_a_model_of_transformers_goes_on_as_it_does_there(family, tmp_path):
+def test_a_model_of_transformers_generates_the_same_tokens(family, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     from parity.transformers.compare import loaded, randomized

@@ -53,7 +53,7 @@ def read(path):
 
 
 class Loop:
-    """Llama in float64, one token after another, in plain numpy; no code of ours."""
+    """Llama in float64, token by token, in NumPy, without code of this package."""
 
     def __init__(self, header, arrays):
         self.dim, _, self.layers, self.heads, self.groups, _, _ = header
@@ -121,7 +121,7 @@ def test_it_is_saved_as_llama_of_hugging_face(file, tmp_path):
 
 
 @pytest.mark.parametrize("end", [0, 11, 27, 28, 1000, -1])
-def test_a_file_that_is_not_all_there_is_refused(file, end):
+def test_an_incomplete_file_is_refused(file, end):
     file.write_bytes(file.read_bytes()[:end])
     with pytest.raises(ValueError, match=r"llama2.c|incomplete") as caught:
         ka.from_pretrained(file, task="backbone")
@@ -135,7 +135,7 @@ def test_a_pickle_of_that_name_is_refused(tmp_path):
 
 
 def stories_file():
-    """stories260K.bin of karpathy/tinyllamas, or a skip with the reason."""
+    """Returns stories260K.bin of karpathy/tinyllamas, or skips with the reason."""
     named = os.environ.get("KERAS_ATTENTION_STORIES260K", "")
     if not Path(named).is_file():
         pytest.skip("KERAS_ATTENTION_STORIES260K must name stories260K.bin")
@@ -145,7 +145,7 @@ def stories_file():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cached", [True, False], ids=["through the cache", "anew"])
-def test_a_real_model_tells_the_same_story_for_200_tokens(cached, record_property):
+def test_a_real_model_generates_the_same_200_tokens(cached, record_property):
     path = stories_file()
     loop, expected, margins = Loop(*read(path)), [1], []
     for _ in range(200):
@@ -153,16 +153,16 @@ def test_a_real_model_tells_the_same_story_for_200_tokens(cached, record_propert
         expected.append(int(np.argmax(logits)))
         margins.append(np.diff(np.sort(logits)[-2:])[0])
     model = ka.from_pretrained(path, task="backbone")
-    told, cache = [1], model.empty_cache(1, ka.FixedKVCache, capacity=201)
+    found, cache = [1], model.empty_cache(1, ka.FixedKVCache, capacity=201)
     if cached:
         for _ in range(200):
-            outputs = model(np.array([told[-1:]]), cache=cache)
+            outputs = model(np.array([found[-1:]]), cache=cache)
             cache = outputs["cache"]
-            told.append(int(np.argmax(outputs["logits"][0, -1])))
-    else:  # all at once: each prefix of the story must lead to its next token
+            found.append(int(np.argmax(outputs["logits"][0, -1])))
+    else:  # in one call: each prefix of the story must give its next token
         logits = np.asarray(model(np.array([expected[:-1]]))["logits"])[0]
-        told += np.argmax(logits, axis=-1).tolist()
-    assert told == expected
+        found += np.argmax(logits, axis=-1).tolist()
+    assert found == expected
     record_property(
         "summary",
         f"stories260K: 200 of 200 tokens; the closest choice by {min(margins):.4f}",

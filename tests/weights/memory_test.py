@@ -1,4 +1,4 @@
-"""How much memory loading takes, beside the weights themselves."""
+"""The memory that loading takes in addition to the weights."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 import keras_attention as ka
 from keras_attention.weights import llama_hf
 
-# In a process of its own: imports first, then a small model that warms up what
-# TensorFlow allocates once; the peak beyond what is then in use is the loading's.
+# Runs in a separate process: imports first, then a small model, for which TensorFlow
+# allocates what it needs once. The peak above the memory then in use is due to loading.
 SCRIPT = """
 import re, resource, sys
 import keras_attention as ka

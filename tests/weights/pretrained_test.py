@@ -1,3 +1,5 @@
+"""Folders in Hugging Face's format, written and read without transformers."""
+
 import json
 import shutil
 
@@ -13,7 +15,7 @@ IDS = np.array([[2, 57, 58, 59, 3]])
 
 @pytest.fixture
 def folder(tmp_path):
-    """A Hugging Face folder of a small random BERT, and the model it was written of."""
+    """A Hugging Face folder of a small random BERT."""
     model = small_bert(activation="gelu_tanh", layer_norm_epsilon=1e-7)
     ka.save_pretrained(model, tmp_path / "bert")
     return tmp_path / "bert"
@@ -87,7 +89,7 @@ def test_a_checkpoint_without_a_pooler_gives_a_model_without_one(folder):
 
 
 def refused(folder, *words, error=ValueError):
-    """Loading fails with one message that has these words and what was received."""
+    """Asserts that loading raises an error with these words and what was received."""
     with pytest.raises(error) as caught:
         ka.from_pretrained(folder)
     for word in (*words, "Received:"):
@@ -96,14 +98,14 @@ def refused(folder, *words, error=ValueError):
 
 def test_a_missing_tensor_is_named(folder):
     change_tensors(folder, lambda t: t.pop("encoder.layer.0.output.dense.bias"))
-    refused(folder, "encoder.layer.0.output.dense.bias", "not there")
+    refused(folder, "encoder.layer.0.output.dense.bias", "are missing")
 
 
-def test_a_tensor_without_a_place_is_named(folder):
+def test_a_tensor_without_a_variable_is_named(folder):
     change_tensors(
         folder, lambda t: t.update({"encoder.layer.2.x": np.zeros(3, "float32")})
     )
-    refused(folder, "encoder.layer.2.x", "no place")
+    refused(folder, "encoder.layer.2.x", "no variable")
 
 
 def test_a_wrong_shape_is_named(folder):
@@ -138,13 +140,13 @@ def test_a_damaged_config_is_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_named_with_what_is_there(folder, name):
+def test_a_missing_file_is_named_with_the_files_of_the_folder(folder, name):
     (folder / name).unlink()
     there = {"config.json": "model.safetensors", "model.safetensors": "config.json"}
     refused(folder, name, there[name], error=FileNotFoundError)
 
 
-def test_a_missing_folder_says_so(tmp_path):
+def test_a_missing_folder_is_named_in_the_error(tmp_path):
     refused(tmp_path / "nowhere", "no such folder", error=FileNotFoundError)
 
 
@@ -220,7 +222,7 @@ def test_the_pooling_of_a_sentence_folder_is_read(folder):
     )
 
 
-def test_saving_over_a_model_leaves_it_as_it_is(folder):
+def test_a_model_that_exists_is_not_replaced(folder):
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(FileExistsError, match="Received:"):
         ka.save_pretrained(small_bert(), folder)
@@ -249,7 +251,7 @@ def test_the_real_checkpoint_gives_the_published_similarities(tmp_path):
     got = [vectors[0] @ vectors[1], vectors[0] @ vectors[2], vectors[1] @ vectors[2]]
     np.testing.assert_allclose(got, [0.6660, 0.1046, 0.1411], atol=5e-5)
 
-    # And back: every tensor of the file, bit for bit.
+    # Saved again, every tensor of the file is equal bit for bit.
     ka.save_pretrained(model, tmp_path / "again")
     stored = load_file(source / "model.safetensors")
     again = load_file(tmp_path / "again" / "model.safetensors")

@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def unread(monkeypatch):
-    """No tensor may be read."""
+    """Makes the test fail if a tensor is read."""
 
     def read(*_, **__):
         raise AssertionError("a tensor was read before the checks were done")
@@ -68,7 +68,7 @@ def test_a_folder_with_an_index_is_not_written_over(folder):
 def test_a_missing_shard_is_named(folder, unread):
     lost = shards(folder)[1]
     lost.unlink()
-    refused(folder, lost.name, "not there")
+    refused(folder, lost.name, "are missing")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -119,7 +119,7 @@ def test_pickles_are_refused_with_the_reason(tmp_path, name):
     refused(tmp_path / "bert", "can run code", name)
 
 
-def test_a_header_that_lies_about_sizes_is_refused(tmp_path, unread):
+def test_a_header_with_wrong_sizes_is_refused(tmp_path, unread):
     ka.save_pretrained(small_bert(), tmp_path / "bert")
     path = tmp_path / "bert" / "model.safetensors"
     content = path.read_bytes()
@@ -145,7 +145,7 @@ def test_files_of_half_precision_are_read(tmp_path, dtype):
     assert bias.dtype == "float32"
 
 
-def test_the_dtype_asked_for_is_the_models(tmp_path):
+def test_the_model_has_the_dtype_of_the_argument(tmp_path):
     ka.save_pretrained(small_bert(), tmp_path / "bert")
     model = ka.from_pretrained(tmp_path / "bert", dtype="mixed_bfloat16")
     assert model(IDS)["pooled_output"].dtype.name == "bfloat16"
@@ -158,23 +158,23 @@ def test_the_dtype_asked_for_is_the_models(tmp_path):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def test_an_id_of_the_hub_is_fetched_without_pickles(tmp_path, monkeypatch):
+def test_an_id_on_the_hub_is_downloaded_without_pickles(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     ka.save_pretrained(small_bert(), tmp_path / "snapshot")
-    asked = {}
+    received = {}
 
     def snapshot_download(name, **settings):
-        asked.update(settings, name=name)
+        received.update(settings, name=name)
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     model = ka.from_pretrained("someone/small-bert", revision="v1.2")
     assert isinstance(model, ka.BertEncoder)
-    assert (asked["name"], asked["revision"]) == ("someone/small-bert", "v1.2")
-    assert not any("bin" in pattern for pattern in asked["allow_patterns"])
+    assert (received["name"], received["revision"]) == ("someone/small-bert", "v1.2")
+    assert not any("bin" in pattern for pattern in received["allow_patterns"])
 
 
-def test_a_folder_that_is_there_is_never_fetched(tmp_path, monkeypatch):
+def test_a_folder_that_exists_is_never_downloaded(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub, "snapshot_download", None)
     ka.save_pretrained(small_bert(), tmp_path / "bert")
@@ -184,7 +184,7 @@ def test_a_folder_that_is_there_is_never_fetched(tmp_path, monkeypatch):
         ka.from_pretrained("bert", revision="v1")
 
 
-def test_a_name_the_hub_does_not_have_says_both(monkeypatch):
+def test_the_error_of_an_unknown_name_names_folder_and_hub(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
 
     def snapshot_download(name, **_):
@@ -195,7 +195,7 @@ def test_a_name_the_hub_does_not_have_says_both(monkeypatch):
         ka.from_pretrained("someone/nothing")
 
 
-def test_a_task_nobody_knows_is_refused_and_the_backbone_is_had(folder):
+def test_an_unknown_task_is_refused_and_the_backbone_is_a_task(folder):
     with pytest.raises(ValueError, match=r"'backbone'.*Received: task='poetry'"):
         ka.from_pretrained(folder, task="poetry")
     assert isinstance(ka.from_pretrained(folder, task="backbone"), ka.BertEncoder)

@@ -1,4 +1,4 @@
-"""The first authors' TensorFlow checkpoints, written here in their names."""
+"""TensorFlow checkpoints of the original authors, written here with their names."""
 
 import json
 
@@ -25,7 +25,7 @@ def write(folder, name, tensors):
 
 
 def saved(model, folder):
-    """Our model's tensors as Hugging Face names them, all drawn at random."""
+    """Returns a random model's tensors with Hugging Face's names."""
     rng = np.random.default_rng(1)
     for weight in model.weights:
         weight.assign(rng.normal(scale=0.3, size=weight.shape))
@@ -35,7 +35,7 @@ def saved(model, folder):
 
 @pytest.fixture
 def bert(tmp_path):
-    """Google's names, by hand: kernels [in, out], gamma and beta."""
+    """A folder with Google's names: kernels [in, out], gamma and beta."""
     model = small_bert()
     stored = saved(model, tmp_path / "hf")
     tensors = {"global_step": np.array(7, "int64")}
@@ -116,7 +116,7 @@ def refused(folder, *words):
         assert word in str(caught.value), str(caught.value)
 
 
-def test_a_checkpoint_that_is_not_all_there_is_refused(bert):
+def test_an_incomplete_checkpoint_is_refused(bert):
     _, folder = bert
     (data,) = folder.glob("*.data-*")
     data.write_bytes(data.read_bytes()[:500])

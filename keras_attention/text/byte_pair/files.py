@@ -1,19 +1,18 @@
 """Reads the files of byte-level BPE into the arguments of `BytePairTokenizer`.
 
-Whatever in them would change a token and is not supported is refused by its name.
+What is not supported and would change a token is refused by its name.
 """
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_attention.text import arguments, json_files
 from keras_attention.text.byte_pair.words import GPT2_PATTERN
-from keras_attention.text.json_files import Path, read_json, read_text
+from keras_attention.text.json_files import Path, read_json, refuse
 
-ROLES = ("bos", "eos", "unk", "cls", "sep", "pad", "mask")
 _SETTINGS = {"lstrip": False, "rstrip": False, "special": True}
-_ABSURD_LENGTH = 10**6  # transformers writes 1e30 for "no limit"
-# Classes whose vocab.json + merges.txt do what GPT-2's do, and their templates.
+# Classes that use vocab.json and merges.txt as GPT-2 does, with their templates.
 _PLAIN = {"start": [], "middle": [], "end": []}
 _ROBERTA = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 _TEMPLATES = {
@@ -34,28 +33,10 @@ _END = "<|endoftext|>"
 _GPT2_TOKENS = {"bos": _END, "eos": _END, "unk": _END}
 
 
-def check_special_tokens(given: Mapping[str, str], ids: Mapping[str, int]) -> None:
-    """Roles are known ones, and their tokens are in the vocabulary."""
-    for role, token in given.items():
-        if role not in ROLES:
-            raise ValueError(
-                f"Special tokens are named by {', '.join(ROLES)}. Rename or remove "
-                f"the others. Received: special_tokens with {role!r}"
-            )
-        if token not in ids:
-            raise ValueError(
-                f"The vocabulary lacks the special token {token!r} ({role}). Add it, "
-                f"or give the name it has: special_tokens={{{role!r}: …}}. "
-                f"Received: {len(ids)} tokens, the first are {list(ids)[:5]}"
-            )
-
-
 def added_tokens(
     given: Sequence[str | Mapping[str, Any]], ids: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """`{token: settings}` of the tokens to find in raw text."""
-    from keras_attention.text import arguments
-
+    """Returns `{token: settings}` of the tokens to find in raw text."""
     found = {}
     for token in given:
         settings = {"content": token} if isinstance(token, str) else dict(token)
@@ -71,20 +52,20 @@ def added_tokens(
 
 
 def check_normalization(normalization: str | None) -> None:
-    """It is one that is done equally here."""
+    """Refuses a normalization that is not computed here."""
     if normalization not in (None, "NFC"):
-        _refuse("the normalization", "'NFC' or None", normalization)
+        refuse("the normalization", "'NFC' or None", normalization)
 
 
 def check_offsets(trim_offsets: bool, added: Mapping[str, Mapping[str, Any]]) -> None:
-    """Swallowed white space is in no offset here."""
-    swallow = [t for t, one in added.items() if one["lstrip"] or one["rstrip"]]
-    if swallow and not trim_offsets:
-        _refuse("offsets that hold white space", "trim_offsets=True", swallow)
+    """Refuses untrimmed offsets where added tokens strip white space."""
+    stripping = [t for t, one in added.items() if one["lstrip"] or one["rstrip"]]
+    if stripping and not trim_offsets:
+        refuse("offsets that hold white space", "trim_offsets=True", stripping)
 
 
 def byte_ids(ids: Mapping[str, int], letters: Mapping[int, str]) -> list[int]:
-    """The id of each of the 256 bytes."""
+    """Returns the id of each of the 256 bytes."""
     missing = [letter for letter in letters.values() if letter not in ids]
     if missing:
         raise ValueError(
@@ -98,12 +79,13 @@ def byte_ids(ids: Mapping[str, int], letters: Mapping[int, str]) -> list[int]:
 def merge_ids(
     merges: Sequence[Sequence[str]], ids: Mapping[str, int]
 ) -> list[tuple[int, int, int]]:
-    """Triples (left, right, merged) of ids."""
+    """Returns the ids (left, right, merged) of each merge."""
     triples = []
     for rank, pair in enumerate(merges):
         if len(pair) != 2 or any(t not in ids for t in (*pair, "".join(pair))):
             raise ValueError(
-                "A merge is a pair of tokens of the vocabulary that join to a third. "
+                "A merge is a pair of tokens of the vocabulary that join to a third "
+                "one. "
                 "Give the merges that belong to this vocabulary. "
                 f"Received: merge number {rank}, {pair!r}"
             )
@@ -112,83 +94,68 @@ def merge_ids(
 
 
 def read_files(vocabulary: Path, merges: Path) -> dict[str, Any]:
-    """Vocabulary and merges of `vocab.json` and `merges.txt`."""
-    ids = read_json(vocabulary)
-    return {"vocabulary": _by_id(ids), "merges": read_merges(merges)}
+    """Returns the vocabulary and the merges of `vocab.json` and `merges.txt`."""
+    tokens = json_files.tokens_by_id(read_json(vocabulary))
+    return {"vocabulary": tokens, "merges": read_merges(merges)}
 
 
 def read_merges(path: Path) -> list[list[str]]:
-    """The pairs of a `merges.txt`, one on a line."""
-    lines = read_text(path, "a merges.txt with a pair of tokens a line").split("\n")
+    """Returns the pairs of a `merges.txt`, which has one per line."""
+    expected = "a merges.txt with a pair of tokens per line"
+    lines = json_files.read_text(path, expected).split("\n")
     if lines[0].startswith("#version"):
         lines = lines[1:]
     return [line.removesuffix("\r").split(" ") for line in lines if line.strip()]
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
-    """The arguments that make the tokenizer a `tokenizer.json` describes."""
+    """Returns the arguments for the tokenizer that a `tokenizer.json` describes."""
     data = read_json(path)
     model = _read_model(data.get("model"))
     options = _read_pre_tokenizer(data.get("pre_tokenizer"))
     if data.get("normalizer") is not None:
         if data["normalizer"] != {"type": "NFC"}:
-            _refuse("the normalizer", "none or NFC", data["normalizer"])
+            refuse("the normalizer", "none or NFC", data["normalizer"])
         options["normalization"] = "NFC"
     if data.get("decoder") is not None and data["decoder"].get("type") != "ByteLevel":
-        _refuse("the decoder", "ByteLevel", data["decoder"])
+        refuse("the decoder", "ByteLevel", data["decoder"])
     ids = dict(model.pop("vocab"))
     added = []
     for token in data.get("added_tokens") or []:
         if token.get("single_word"):
-            _refuse("'single_word' of an added token", "false", token)
+            refuse("'single_word' of an added token", "false", token)
         if ids.setdefault(token["content"], token["id"]) != token["id"]:
-            _refuse("the id of an added token", "one id for each token", token)
+            refuse("the id of an added token", "one id for each token", token)
         wanted = ("content", *_SETTINGS)
         added.append({name: token[name] for name in wanted if name in token})
     section = data.get("post_processor")
     options.update(_read_post_processor(section, ids))
     for step in _steps(section, "processors"):
-        # The post-processor's own flag decides how the first word is trimmed.
+        # This flag of the post-processor decides how the first word is trimmed.
         prefix = step.get("add_prefix_space", options["add_prefix_space"])
         if options["trim_offsets"] and prefix != options["add_prefix_space"]:
-            _refuse(
+            refuse(
                 "'add_prefix_space' of the post_processor, which trims offsets",
                 "the pre_tokenizer's",
                 prefix,
             )
-    return {"vocabulary": _by_id(ids), "added_tokens": added, **model, **options}
+    tokens = json_files.tokens_by_id(ids)
+    return {"vocabulary": tokens, "added_tokens": added, **model, **options}
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The arguments for a folder, with what `tokenizer_config.json` adds."""
+    """Returns the arguments for a folder, with those of `tokenizer_config.json`."""
     folder = pathlib.Path(folder)
-    settings_path = folder / "tokenizer_config.json"
-    settings = read_json(settings_path) if settings_path.exists() else {}
+    settings = json_files.read_optional_json(folder / json_files.SETTINGS_FILE)
     if (folder / "tokenizer.json").exists():
         options = read_tokenizer_json(folder / "tokenizer.json")
         defaults = {}
     else:
         options, defaults = _read_old_folder(folder, settings)
-    tokens = {**defaults, **special_tokens(settings)}
+    tokens = {**defaults, **json_files.special_tokens(settings)}
     known = set(options["vocabulary"])
     options["special_tokens"] = {r: t for r, t in tokens.items() if t in known}
-    for side in ("padding_side", "truncation_side"):
-        options[side] = settings.get(side) or "right"
-    length = settings.get("model_max_length") or _ABSURD_LENGTH + 1
-    options["max_length"] = None if length > _ABSURD_LENGTH else int(length)
-    return options
-
-
-def special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The names of the special tokens in a `tokenizer_config.json`."""
-    found = {}
-    for role in ROLES:
-        token = settings.get(f"{role}_token")
-        if isinstance(token, Mapping):  # an AddedToken, written out
-            token = token.get("content")
-        if token is not None:
-            found[role] = token
-    return found
+    return {**options, **json_files.limits(settings)}
 
 
 def _read_old_folder(
@@ -196,26 +163,26 @@ def _read_old_folder(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     kind = (settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
     if kind not in _TEMPLATES:
-        _refuse("'tokenizer_class'", f"one of {sorted(_TEMPLATES)}", kind)
+        refuse("'tokenizer_class'", f"one of {sorted(_TEMPLATES)}", kind)
     if (folder / "added_tokens.json").exists():
-        _refuse("added_tokens.json", "a tokenizer.json beside it", str(folder))
+        refuse("added_tokens.json", "a tokenizer.json next to it", str(folder))
     options = read_files(folder / "vocab.json", folder / "merges.txt")
     is_plain = _TEMPLATES[kind] is _PLAIN
     tokens = dict(_GPT2_TOKENS if is_plain else _ROBERTA_TOKENS)
-    tokens.update(special_tokens(settings))
+    tokens.update(json_files.special_tokens(settings))
     known = set(options["vocabulary"])
     missing = sorted({token for token in tokens.values() if token not in known})
     if missing:
-        _refuse("special tokens outside vocab.json", "a tokenizer.json", missing)
+        refuse("special tokens outside vocab.json", "a tokenizer.json", missing)
     added: list[dict[str, Any]] = [
         {"content": token} for token in dict.fromkeys(tokens.values())
     ]
     for token in added:
-        # RoBERTa's mask swallows the space before it.
+        # RoBERTa's mask token includes the space before it.
         token["lstrip"] = not is_plain and token["content"] == tokens.get("mask")
     for part in ("add_bos_token", "add_eos_token"):
         if is_plain and settings.get(part):
-            _refuse(f"{part!r}", "a tokenizer.json beside it", True)
+            refuse(f"{part!r}", "a tokenizer.json next to it", True)
     options["template"] = {
         part: [{"<s>": tokens["cls"], "</s>": tokens["sep"]}[t] for t in names]
         if not is_plain
@@ -228,21 +195,14 @@ def _read_old_folder(
     return options, tokens
 
 
-def _by_id(ids: Mapping[str, int]) -> list[str]:
-    vocabulary = sorted(ids, key=ids.__getitem__)
-    if [ids[token] for token in vocabulary] != list(range(len(ids))):
-        _refuse("the ids of the vocabulary", "0, 1, 2, … without gaps", len(ids))
-    return vocabulary
-
-
 def _read_model(model: Any) -> dict[str, Any]:
     if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
-        _refuse("the model", "BPE", model)
+        refuse("the model", "BPE", model)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
-            _refuse(f"the model's {name!r}", "null", model[name])
+            refuse(f"the model's {name!r}", "null", model[name])
     if model.get("byte_fallback"):
-        _refuse("'byte_fallback'", "false; give the folder's .model file", True)
+        refuse("'byte_fallback'", "false; give the folder's .model file", True)
     merges = [
         pair.split(" ") if isinstance(pair, str) else list(pair)
         for pair in model["merges"]
@@ -258,26 +218,28 @@ def _read_pre_tokenizer(section: Any) -> dict[str, Any]:
         split = steps.pop(0)
         pattern = (split.get("pattern") or {}).get("Regex")
         if split.get("behavior") != "Isolated" or split.get("invert"):
-            _refuse("the Split's behaviour", "Isolated, not inverted", split)
+            refuse("the Split's behaviour", "Isolated, not inverted", split)
     if len(steps) != 1 or steps[0].get("type") != "ByteLevel":
-        _refuse("the pre_tokenizer", "ByteLevel, with one Split before it", section)
+        refuse("the pre_tokenizer", "ByteLevel, with one Split before it", section)
     level = steps[0]
     if level.get("use_regex", True) == (pattern is not None):
-        _refuse("the pre_tokenizer's 'use_regex'", "one regular expression", section)
+        refuse("the pre_tokenizer's 'use_regex'", "one regular expression", section)
     prefix = bool(level.get("add_prefix_space", True))
     if pattern is not None and prefix:
-        _refuse("'add_prefix_space' after a Split", "false", section)
+        refuse("'add_prefix_space' after a Split", "false", section)
     return {"pattern": pattern or GPT2_PATTERN, "add_prefix_space": prefix}
 
 
 def _steps(section: Any, name: str) -> list[Any]:
+    if section is None:
+        return []
     if not isinstance(section, Mapping):
-        return [] if section is None else _refuse(name, "a section", section)
+        refuse(name, "a section", section)
     return list(section[name]) if section.get("type") == "Sequence" else [section]
 
 
 def _read_post_processor(section: Any, ids: Mapping[str, int]) -> dict[str, Any]:
-    """The template, and whether offsets are trimmed."""
+    """Returns the template, and whether offsets are trimmed."""
     found: dict[str, Any] = {"trim_offsets": False, "template": _PLAIN}
     for step in _steps(section, "processors"):
         kind = step.get("type")
@@ -290,7 +252,7 @@ def _read_post_processor(section: Any, ids: Mapping[str, int]) -> dict[str, Any]
         elif kind == "TemplateProcessing":
             found["template"] = _read_template(step, ids)
         else:
-            _refuse(
+            refuse(
                 "the post_processor",
                 "ByteLevel, RobertaProcessing or TemplateProcessing",
                 step,
@@ -304,25 +266,16 @@ def _read_template(section: Mapping[str, Any], ids: Any) -> dict[str, list[str]]
         for name in ("single", "pair")
     )
     if single.count("A") != 1 or pair.count("A") != 1 or pair.count("B") != 1:
-        _refuse("the template of the post_processor", "A, and A B", section)
+        refuse("the template of the post_processor", "A, and A B", section)
     one, a, b = single.index("A"), pair.index("A"), pair.index("B")
     start, end = single[:one], single[one + 1 :]
     if a > b or pair[:a] != start or pair[b + 1 :] != end:
-        _refuse(
+        refuse(
             "the template of the post_processor",
             "the same tokens around one text and around two",
             section,
         )
     for token in (section.get("special_tokens") or {}).values():
         if [ids.get(name) for name in token["tokens"]] != token["ids"]:
-            _refuse("the ids of the post_processor", "the vocabulary's", token)
+            refuse("the ids of the post_processor", "the vocabulary's", token)
     return {"start": start, "middle": pair[a + 1 : b], "end": end}
-
-
-def _refuse(what: str, expected: str, received: Any) -> Any:
-    text = repr(received)
-    text = text if len(text) <= 300 else text[:300] + "…"
-    raise ValueError(
-        f"This tokenizer cannot be reproduced exactly because of {what}; supported: "
-        f"{expected}. Pass token ids that its own library made. Received: {text}"
-    )

@@ -13,16 +13,16 @@ _NEVER = np.iinfo(np.int32).max
 class ByteMerges:
     """Merges neighbouring tokens of words in the order of their ranks.
 
-    Each round merges, in every word at once, the pair of the lowest rank, wherever it
-    stands, from left to right. That is what merging one pair at a time gives, as long
-    as a token is made before it is merged further. Where a list of merges breaks that
-    rule, each round merges one place a word. Reference: [Sennrich et al.,
-    2016](https://arxiv.org/abs/1508.07909).
+    Each round merges, in every word at once, all occurrences of the word's pair with
+    the lowest rank, from left to right. The result is that of merging one pair at a
+    time, provided that the merge that makes a token comes before those that use it. If
+    a list of merges breaks that rule, each round merges one pair per word. Reference:
+    [Sennrich et al., 2016](https://arxiv.org/abs/1508.07909).
 
     Args:
-        byte_ids: the 256 ids with which the bytes start.
-        merges: triples of ids (left, right, merged), the first is merged first.
-        num_tokens: how many ids there are.
+        byte_ids: The ids of the 256 bytes.
+        merges: Triples of ids (left, right, merged), in the order of their ranks.
+        num_tokens: The number of ids.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class ByteMerges:
         self._num_tokens = num_tokens
         with tf.init_scope():  # constants of the program, not of one function
             self._byte_ids = tf.constant(byte_ids, tf.int32)
-            # One key more than there can be, so that a search always finds a place.
+            # The last key is larger than any pair's: a search is never out of range.
             self._keys = tf.constant([*keys[order], np.iinfo(np.int64).max], tf.int64)
             self._ranks = tf.constant([*ranks[order], _NEVER], tf.int32)
             self._merged = tf.constant([*table[:, 2], 0], tf.int32)
 
         self._whole: Any = None
 
-    def keep_whole(self, tokens: Sequence[bytes]) -> None:
-        """Words equal to a token stay whole, whatever the merges say."""
+    def set_whole_words(self, tokens: Sequence[bytes]) -> None:
+        """Sets the tokens of `ignore_merges`: a word equal to one is not split."""
         buckets: dict[int, list[int]] = {}
         hashes = tf.strings.to_hash_bucket_fast(
             tf.constant(tokens, tf.string), _NUM_BUCKETS
@@ -65,7 +65,7 @@ class ByteMerges:
             self._whole = tf.constant(table), tf.constant(tokens, tf.string)
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
-        """Token ids `[W, None]` of words `[W]`."""
+        """Returns the token ids `[W, None]` of words `[W]`."""
         if self._whole is None:
             return self._merge(words)
         table, tokens = self._whole
@@ -97,7 +97,7 @@ class ByteMerges:
         )
 
     def _look_up(self, ids: Any, number: Any, places: Any) -> tf.Tensor:
-        """The rank of the pair that starts at each of the places."""
+        """Returns the rank of the pair that starts at each of the places."""
         after = tf.minimum(places + 1, tf.size(ids) - 1)
         left = tf.cast(tf.gather(ids, places), tf.int64)
         right = tf.cast(tf.gather(ids, after), tf.int64)
@@ -113,7 +113,7 @@ class ByteMerges:
         is_best = (ranks < _NEVER) & (ranks == tf.gather(best, number))
         place = tf.range(tf.size(ids))
         if self._is_ordered:
-            # "aaa" holds a pair twice, overlapping: every second of such a run.
+            # "aaa" contains a pair twice, overlapping: every second one is merged.
             starts = is_best & ~_moved_right(is_best)
             run = tf.cumsum(tf.cast(starts, tf.int32)) - 1
             first = tf.gather(tf.where(starts)[:, 0], tf.maximum(run, 0))
@@ -124,9 +124,9 @@ class ByteMerges:
             chosen = is_best & (place == tf.gather(first, number))
         merged = tf.gather(self._merged, tf.where(chosen, ranks, 0))
         ids = tf.where(chosen, merged, ids)
-        kept = tf.where(~_moved_right(chosen))[:, 0]
+        remaining = tf.where(~_moved_right(chosen))[:, 0]
         ids, number, ranks, chosen = (
-            tf.gather(values, kept) for values in (ids, number, ranks, chosen)
+            tf.gather(values, remaining) for values in (ids, number, ranks, chosen)
         )
         is_new = chosen | tf.concat([chosen[1:], [False]], 0)
         places = tf.where(is_new)  # [K, 1]
@@ -151,9 +151,10 @@ def _is_ordered(table: np.ndarray) -> bool:
 
 
 def byte_characters() -> Mapping[int, str]:
-    """`{byte: character}`: how GPT-2 writes bytes in its vocabulary.
+    """Returns `{byte: character}`, with which GPT-2's vocabulary writes bytes.
 
-    Visible Latin-1 characters stand for themselves, the others are counted from U+0100.
+    Visible Latin-1 characters represent their own byte; the other bytes are represented
+    by the characters from U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]

@@ -1,4 +1,4 @@
-"""Unicode's composed form (NFC) of code points, and where each came from."""
+"""Unicode's composed form (NFC) of code points, with the source of each."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import tensorflow as tf
 
 from keras_attention.text import arguments
 
-_FIRST_CHANGED = 0x300  # what lies below is composed already, alone and together
-_PLACEHOLDER = 0xFFFD  # for what is no character
+_FIRST_CHANGED = 0x300  # NFC leaves texts alone that have only lower code points
+_PLACEHOLDER = 0xFFFD  # for an added token, which is not a character
 
 
 def composed(state: Any, first_token: int) -> Any:
-    """The state with its texts in NFC, as Hugging Face's `tokenizers` has it.
+    """Returns the state with its texts in NFC, equal to Hugging Face's `tokenizers`.
 
     Args:
         state: `(codes [N], row splits [B + 1], starts [N], ends [N])`.
-        first_token: Codes from here on are tokens, which are left alone and which
-            nothing is composed across.
+        first_token: The first code that is an added token. Tokens are not changed, and
+            characters before and after one are not composed with each other.
     """
     codes = state[0]
     might = (codes >= _FIRST_CHANGED) & (codes < first_token)
@@ -31,7 +31,7 @@ def _checked(state, first_token):
     is_token = codes >= first_token
     begins = is_token | tf.concat([[False], is_token], 0)[:-1]
     begins |= tf.scatter_nd(splits[:, None], splits >= 0, [size + 1])[:-1]
-    bounds = tf.concat([tf.where(begins)[:, 0], [size]], 0)  # of stretches, [P + 1]
+    bounds = tf.concat([tf.where(begins)[:, 0], [size]], 0)  # [P + 1]
     letters = tf.where(is_token, _PLACEHOLDER, codes)
     stretches = tf.RaggedTensor.from_row_splits(letters, bounds, validate=False)
     strings = tf.strings.unicode_encode(stretches, "UTF-8")
@@ -46,24 +46,24 @@ def _checked(state, first_token):
 def _composed(state, first_token, bounds, letters, changed):
     codes, splits, starts, ends = state
     decoded: Any = tf.strings.unicode_decode(changed, "UTF-8")
-    # A stretch that is a token is one code before and after.
+    # A stretch of text that is a token is one code before and after.
     token = tf.gather(tf.gather(codes, bounds[:-1]), decoded.value_rowids())
     new_codes = tf.where(token >= first_token, token, decoded.values)
     splits = tf.gather(decoded.row_splits, tf.searchsorted(bounds, splits))
-    taken = _taken(letters, decoded.values)
-    # What only others were taken for stands where the last of them does.
-    source = tf.cumsum(taken, exclusive=True) - tf.cast(taken == 0, tf.int64)
+    counts = _num_sources(letters, decoded.values)
+    # A character of which no old one is the source gets the last one's offsets.
+    source = tf.cumsum(counts, exclusive=True) - tf.cast(counts == 0, tf.int64)
     return new_codes, splits, tf.gather(starts, source), tf.gather(ends, source)
 
 
-def _taken(old, new):
-    """How many of the old characters each new one stands for, `[M]`.
+def _num_sources(old, new):
+    """Returns the number of old characters that each new one replaces, `[M]`.
 
-    Both are taken apart. The parts of one code point keep their order, however they
-    are moved among others, so that the n-th is the n-th; of the parts of an old
-    character the first counts.
+    Both are decomposed. Parts with the same code point keep their order when marks are
+    reordered, so the n-th one before is the n-th one after. An old character is counted
+    where its first part is.
     """
-    before, after = _apart(old), _apart(new)
+    before, after = _decomposed(old), _decomposed(new)
     counts = tf.concat(
         [[True], before.value_rowids()[1:] != before.value_rowids()[:-1]], 0
     )
@@ -74,8 +74,8 @@ def _taken(old, new):
     return tf.math.unsorted_segment_sum(counts, rows, tf.size(new))
 
 
-def _apart(codes) -> Any:
-    """The canonical parts of each code point, `[N, None]`."""
+def _decomposed(codes) -> Any:
+    """Returns the canonical parts of each code point, `[N, None]`."""
     strings = tf.strings.unicode_encode(codes[:, None], "UTF-8")
     parts = arguments.tensorflow_text().normalize_utf8(strings, "NFD")
     return tf.strings.unicode_decode(parts, "UTF-8")

@@ -1,9 +1,9 @@
 r"""Which code points are letters, numbers and white space for byte-level BPE.
 
-GPT-2's regular expression asks for \p{L}, \p{N} and \s; RE2 and ICU (TensorFlow)
-follow other editions of Unicode than Hugging Face's Rust crate. These tables were read
-out of the crate (0.23); `tests/text/byte_pair/make_tables.py` writes what follows the
-line "generated", and `tests/text/byte_pair/tokenizer_test.py` compares all code points
+GPT-2's regular expression uses \p{L}, \p{N} and \s; RE2 and ICU (TensorFlow) follow
+other versions of Unicode than Hugging Face's Rust crate. These tables were made with
+the crate (0.23); `tests/text/byte_pair/make_tables.py` writes what follows the line
+"generated", and `tests/text/byte_pair/tokenizer_test.py` compares all code points
 again.
 """
 

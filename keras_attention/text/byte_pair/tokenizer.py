@@ -1,4 +1,4 @@
-"""Byte-level BPE in the graph: raw strings in, the ids of GPT-2's family out."""
+"""Byte-level BPE as TensorFlow operations: from strings to ids of GPT-2 and others."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, writing
+from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
-from keras_attention.text.byte_pair import files as byte_files
+from keras_attention.text.byte_pair import files
 from keras_attention.text.byte_pair.merges import ByteMerges, byte_characters
 from keras_attention.text.byte_pair.words import (
     GPT2_PATTERN,
@@ -22,44 +22,48 @@ from keras_attention.text.byte_pair.words import (
 class BytePairTokenizer(Tokenizer):
     """The tokenizer of GPT-2, RoBERTa, BART and Llama 3 as TensorFlow operations.
 
-    Equal to Hugging Face's `tokenizers`: ids, offsets and decoded texts. It is made of
-    TensorFlow's own operations alone, so a SavedModel that holds it opens anywhere.
+    Ids, offsets and decoded texts are equal to those of Hugging Face's `tokenizers`. It
+    uses only TensorFlow's own operations, so a SavedModel with it needs no op library.
     Reference: [Sennrich et al., 2016](https://arxiv.org/abs/1508.07909); Radford et
     al., 2019.
 
-    Bytes that are not UTF-8 count as U+FFFD.
+    Bytes that are not UTF-8 are read as U+FFFD.
 
     Args:
-        vocabulary: list of tokens in GPT-2's letters for bytes; the place is the id.
-        merges: list of pairs of tokens, the first is merged first.
-        pattern: str. The regular expression that cuts words; GPT-2's by default,
-            Llama 3's and Qwen2's are known too.
-        add_prefix_space: bool. Put a space before a text that starts without.
-        trim_offsets: bool. Leave the space of a word out of its offsets.
-        ignore_merges: bool. A word that is a token stays whole, whatever the merges.
-        normalization: `"NFC"` (Qwen2's: characters composed; needs tensorflow_text),
-            or `None`.
-        special_tokens: dict of the names of `"bos"`, `"eos"`, `"unk"`, `"cls"`,
-            `"sep"`, `"pad"` and `"mask"`, those that there are. Without a `"pad"`,
-            rows are filled with `"eos"`, or 0: `padding_mask` tells them.
-        added_tokens: list of tokens found in the raw text, or dicts of `content`,
-            `lstrip`, `rstrip` (swallow white space) and `special` (left out by
-            `detokenize`). By default the special tokens.
-        template: dict of the tokens at the `"start"`, in the `"middle"` of a pair and
-            at the `"end"`, each a list.
-        max_length: int or `None`. Most tokens in a row, special tokens included.
-        padding_side: `"right"` or `"left"`.
-        truncation_side: `"right"` or `"left"`: the end that is cut.
-        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: which text of
-            a pair is cut.
+        vocabulary: list of tokens in GPT-2's characters for bytes; the index of each is
+            its id.
+        merges: list of pairs of tokens, in the order in which they are merged.
+        pattern: str. The regular expression that splits texts into words. GPT-2's by
+            default; Llama 3's and Qwen2's are supported too.
+        add_prefix_space: bool. Whether to put a space before a text that starts with
+            none.
+        trim_offsets: bool. Whether the offsets of a word exclude its leading space.
+        ignore_merges: bool. Whether a word that is a token is one token, whatever the
+            merges.
+        normalization: `"NFC"` (Qwen2's: characters are composed; needs
+            tensorflow_text), or `None`.
+        special_tokens: dict of the tokens with the roles `"bos"`, `"eos"`, `"unk"`,
+            `"cls"`, `"sep"`, `"pad"` and `"mask"`; roles may be missing. Without
+            `"pad"`, rows are padded with `"eos"`, or 0: use `padding_mask`.
+        added_tokens: list of tokens to find in the raw text, or dicts of `content`,
+            `lstrip`, `rstrip` (whether the token includes the white space next to it)
+            and `special` (whether `detokenize` omits it). By default the special
+            tokens.
+        template: dict of the lists of special tokens at the `"start"` of a row, in the
+            `"middle"` of a pair and at the `"end"`.
+        max_length: int or `None`. The most tokens in a row, with special tokens.
+        padding_side: `"right"` or `"left"`: the side on which shorter rows are padded.
+        truncation_side: `"right"` or `"left"`: the side on which texts are truncated.
+        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: the text of a
+            pair that is truncated.
 
     Call arguments:
-        texts: strings `[B]`, a tensor or a list.
-        texts_pair: strings `[B]`, the second text of each row, or `None`.
+        texts: The texts, strings `[B]`, a tensor or a list.
+        texts_pair: The second text of each row, strings `[B]`, or `None`.
 
     Returns:
         dict of `token_ids` (int32) and `padding_mask` (bool, True = a token), each
-        `[B, T]`, as long as the longest row.
+        `[B, T]`, where T is the length of the longest row.
 
     Example:
     >>> from keras_attention.text.byte_pair.merges import byte_characters
@@ -93,17 +97,17 @@ class BytePairTokenizer(Tokenizer):
         self._vocabulary = tuple(vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
         check_pattern(pattern)
-        byte_files.check_normalization(normalization)
+        files.check_normalization(normalization)
         self._special_tokens = {
             role: token
             for role, token in (special_tokens or {}).items()
             if token is not None
         }
-        byte_files.check_special_tokens(self._special_tokens, self._ids)
+        arguments.check_special_tokens(self._special_tokens, self._ids)
         if added_tokens is None:
             added_tokens = list(dict.fromkeys(self._special_tokens.values()))
-        self._added = byte_files.added_tokens(added_tokens, self._ids)
-        byte_files.check_offsets(trim_offsets, self._added)
+        self._added = files.added_tokens(added_tokens, self._ids)
+        files.check_offsets(trim_offsets, self._added)
         template = {part: list((template or {}).get(part, ())) for part in _PARTS}
         start, middle, end = (
             [self.token_to_id(token) for token in template[part]] for part in _PARTS
@@ -137,8 +141,8 @@ class BytePairTokenizer(Tokenizer):
 
     def _build(self, merges: Sequence[Sequence[str]]) -> None:
         letters = byte_characters()
-        ids = byte_files.byte_ids(self._ids, letters)
-        triples = byte_files.merge_ids(merges, self._ids)
+        ids = files.byte_ids(self._ids, letters)
+        triples = files.merge_ids(merges, self._ids)
         self._splitter = ByteSplitter(
             self._config["pattern"],
             self._config["add_prefix_space"],
@@ -152,46 +156,47 @@ class BytePairTokenizer(Tokenizer):
         self._bytes = [_to_bytes(token, codes) for token in self._vocabulary]
         self._merge = ByteMerges(ids, triples, self.vocabulary_size)
         if self._config["ignore_merges"]:
-            self._merge.keep_whole(self._bytes)
+            self._merge.set_whole_words(self._bytes)
 
     @classmethod
     def from_files(
         cls,
-        vocabulary: byte_files.Path,
-        merges: byte_files.Path,
+        vocabulary: json_files.Path,
+        merges: json_files.Path,
         **options: Any,
     ) -> Self:
-        """From `vocab.json` and `merges.txt`, or OpenAI's `encoder.json`, `vocab.bpe`.
+        """Reads `vocab.json` and `merges.txt`, or OpenAI's `encoder.json`, `vocab.bpe`.
 
         Args:
-            vocabulary: path of the JSON file.
-            merges: path of the list of merges.
-            **options: the constructor's.
+            vocabulary: The path of the JSON file.
+            merges: The path of the list of merges.
+            **options: The constructor's other arguments.
         """
-        return cls(**byte_files.read_files(vocabulary, merges), **options)
+        return cls(**files.read_files(vocabulary, merges), **options)
 
     @classmethod
     def from_tokenizer_json(
-        cls, path: byte_files.Path, *, max_length: int | None = None
+        cls, path: json_files.Path, *, max_length: int | None = None
     ) -> Self:
-        """From a `tokenizer.json`; what cannot be done equally is refused by name."""
-        return cls(**byte_files.read_tokenizer_json(path), max_length=max_length)
+        """Reads a `tokenizer.json`; what is not supported is refused by name."""
+        return cls(**files.read_tokenizer_json(path), max_length=max_length)
 
     @classmethod
     def from_folder(
         cls,
-        folder: byte_files.Path,
+        folder: json_files.Path,
         *,
         max_length: int | Literal["from_config"] | None = "from_config",
     ) -> Self:
-        """From a model folder: its `tokenizer.json`, else `vocab.json` + `merges.txt`.
+        """Reads a folder: its `tokenizer.json`, else `vocab.json` and `merges.txt`.
 
         Args:
-            folder: holds them, and mostly a `tokenizer_config.json`.
-            max_length: as in the constructor. By default `model_max_length` of
+            folder: The path of a folder with these files, and usually a
+                `tokenizer_config.json`.
+            max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = byte_files.read_folder(folder)
+        options = files.read_folder(folder)
         if max_length != "from_config":
             options["max_length"] = max_length
         return cls(**options)
@@ -210,9 +215,9 @@ class BytePairTokenizer(Tokenizer):
             begins = tf.gather(rows.row_starts(), number)
             begins = tf.where(is_added, tf.size(rows.values, tf.int64), begins)
             pool = tf.concat([rows.values, [0]], 0)
-            places = tf.ragged.range(begins, begins + lengths)
-            values = tf.gather(pool, places.values)
-            splits = places.row_splits
+            index = tf.ragged.range(begins, begins + lengths)
+            values = tf.gather(pool, index.values)
+            splits = index.row_splits
             where = tf.where(is_added)[:, 0]
             values = tf.tensor_scatter_nd_update(
                 values, tf.gather(splits, where)[:, None], tf.gather(added, where)
@@ -225,7 +230,7 @@ class BytePairTokenizer(Tokenizer):
         return framing.Pieces(values, row_splits, extras)
 
     def _offsets(self, words: Any, ids: Any, splits: Any) -> dict[str, tf.Tensor]:
-        """The characters from which the bytes of each token come."""
+        """Returns the characters from which the bytes of each token come."""
         codes = words.codes
         size = 1 + sum(tf.cast(codes >= least, tf.int64) for least in _BYTES_FROM)
         size = tf.where(codes >= 0x110000, tf.constant(1, tf.int64), size)
@@ -248,7 +253,7 @@ class BytePairTokenizer(Tokenizer):
         return {"starts": starts, "ends": ends}
 
     def _trim(self, ids: Any, starts: Any, ends: Any) -> tuple[Any, Any]:
-        """As the `ByteLevel` post-processor does, its corner cases included."""
+        """Trims offsets exactly as the `ByteLevel` post-processor does."""
         blank = byte_characters()[ord(" ")]
         spaces = [token.replace(blank, " ") for token in self._vocabulary]
         leading = [len(token) - len(token.lstrip()) for token in spaces]
@@ -262,24 +267,24 @@ class BytePairTokenizer(Tokenizer):
         return starts, ends
 
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
-        """Texts `[B]` of ids `[B, T]`, the inverse of `tokenize`.
+        """Returns the texts `[B]` of ids `[B, T]`, the inverse of `tokenize`.
 
         Equal to Hugging Face's `decode_batch`; incomplete characters become U+FFFD.
 
         Args:
-            ids: integers `[B, T]`, dense or ragged.
-            skip_special_tokens: bool. Leave out the special tokens.
+            ids: The token ids, integers `[B, T]`, dense or ragged.
+            skip_special_tokens: bool. Whether to omit the special tokens.
         """
         rows = arguments.id_rows(ids)
         if skip_special_tokens:
             special = {t for t, settings in self._added.items() if settings["special"]}
-            kept = tf.constant([token not in special for token in self._vocabulary])
-            rows = tf.ragged.boolean_mask(rows, tf.gather(kept, rows))
+            is_plain = [token not in special for token in self._vocabulary]
+            rows = tf.ragged.boolean_mask(rows, tf.gather(tf.constant(is_plain), rows))
         joined = tf.strings.reduce_join(tf.gather(self._byte_strings, rows), axis=1)
         return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
 
     def to_tokenizer_json(self) -> dict[str, Any]:
-        """The content of a `tokenizer.json` for Hugging Face's `tokenizers`."""
+        """Returns the content of a `tokenizer.json` for Hugging Face's `tokenizers`."""
         added = self._config["added_tokens"]
         return writing.byte_level_json(self._ids, self._config, added)
 
@@ -287,7 +292,7 @@ class BytePairTokenizer(Tokenizer):
         settings = writing.settings_json("PreTrainedTokenizerFast", self._config)
         return {
             "tokenizer.json": self.to_tokenizer_json(),
-            "tokenizer_config.json": settings,
+            json_files.SETTINGS_FILE: settings,
         }
 
     @functools.cached_property
@@ -301,7 +306,7 @@ _BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
 
 
 def _to_bytes(token: str, codes: Mapping[str, int]) -> bytes:
-    """The bytes that a token stands for; an added token stands for itself."""
+    """Returns the bytes that a token represents; an added token represents its text."""
     if all(letter in codes for letter in token):
         return bytes(codes[letter] for letter in token)
     return token.encode()

@@ -1,8 +1,8 @@
 """The regular expressions of GPT-2 and Llama 3 as TensorFlow operations: text -> words.
 
-RE2 has no lookahead, and TensorFlow's character classes follow another Unicode than
-Hugging Face's. So each code point is looked up in a table (letter, number, white space,
-other), and words are cut where the kinds of neighbours say so.
+RE2 has no lookahead, and TensorFlow's character classes follow another version of
+Unicode than Hugging Face's. So each code point is looked up in a table (letter, number,
+white space, other), and words are split between code points by the kinds of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _LETTER, _NUMBER, _SPACE, _OTHER, _EDGE = range(5)
 _BLANK, _APOSTROPHE = 0x20, 0x27
 _PAGE_BITS = 7
 _PAGE = 1 << _PAGE_BITS
-_FIRST_ADDED = 0x110000  # added tokens found in the text: no text has such a code point
+_FIRST_ADDED = 0x110000  # code points of added tokens; no text has these
 
 GPT2_PATTERN = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -26,7 +26,7 @@ _NEWER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Pattern -> most digits in a word; None: GPT-2's, with no limit.
+# Pattern -> the most digits in a word; None: GPT-2's pattern, which has no limit.
 PATTERNS: dict[str, int | None] = {
     GPT2_PATTERN: None,
     _NEWER.replace("DIGITS", r"\p{N}{1,3}"): 3,
@@ -35,7 +35,7 @@ PATTERNS: dict[str, int | None] = {
 
 
 def check_pattern(pattern: str) -> None:
-    """The pattern is one whose words are made equally here."""
+    """Refuses a pattern that is not supported here."""
     if pattern not in PATTERNS:
         raise ValueError(
             "This tokenizer cannot be reproduced exactly because of its regular "
@@ -45,10 +45,10 @@ def check_pattern(pattern: str) -> None:
 
 
 class ByteWords(NamedTuple):
-    """`[W]` words, `[W]` numbers of added tokens or −1, `[B + 1]` row splits.
+    """Words `[W]`, numbers of added tokens or −1 `[W]`, row splits `[B + 1]`.
 
-    `codes` are the code points of all words, one after the other, `[N]`, with the
-    characters `starts` to `ends` of the text that each stands for.
+    `codes` are the code points of all words, one after the other, `[N]`. Each comes
+    from the characters `starts` to `ends` of its text.
     """
 
     strings: tf.Tensor
@@ -60,14 +60,16 @@ class ByteWords(NamedTuple):
 
 
 class ByteSplitter:
-    """Cuts texts into words as a regular expression of `PATTERNS` does.
+    """Splits texts into words as a regular expression of `PATTERNS` does.
 
     Args:
-        pattern: one of `PATTERNS`.
-        add_prefix_space: bool. Put a space before a text that has none.
-        added_tokens: `{token: (lstrip, rstrip)}`, found before anything is cut;
-            whether each swallows the white space on its left and on its right.
-        normalization: `"NFC"`, or `None`: what is done to the text between them.
+        pattern: One of `PATTERNS`.
+        add_prefix_space: bool. Whether to put a space before a text that starts with
+            none.
+        added_tokens: `{token: (lstrip, rstrip)}`. They are found before the text is
+            split; the flags say whether the white space on the left and on the right
+            of a token is removed.
+        normalization: `"NFC"` or `None`, for the text between added tokens.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class ByteSplitter:
         self._normalization = normalization
         self._digits = PATTERNS[pattern]
         self._add_prefix_space = add_prefix_space
-        self._added = sorted(added_tokens, key=len)  # longest last: it wins
+        self._added = sorted(added_tokens, key=len)  # the longest last, which wins
         self._strips = np.array(
             [added_tokens[token] for token in self._added] or [(False, False)]
         )
@@ -97,7 +99,7 @@ class ByteSplitter:
 
     @property
     def added(self) -> Sequence[str]:
-        """The added tokens in the order in which `ByteWords.added` numbers them."""
+        """The added tokens, in the order of their numbers in `ByteWords.added`."""
         return self._added
 
     def __call__(self, texts: tf.Tensor) -> ByteWords:
@@ -126,7 +128,7 @@ class ByteSplitter:
         return tf.gather(self._kinds, page * _PAGE + (codes & (_PAGE - 1)))
 
     def _mark_added(self, state: Any, candidates: Any) -> Any:
-        """Replace each added token in the text by one code point of its own."""
+        """Replaces each added token in the text by one special code point."""
         codes, splits, starts, ends = state
         row_end = tf.gather(splits, tf.searchsorted(splits, candidates, side="right"))
         longest = max(map(len, self._added))
@@ -149,13 +151,13 @@ class ByteSplitter:
         return self._strip(*state) if self._strips.any() else state
 
     def _strip(self, codes: Any, splits: Any, starts: Any, ends: Any) -> Any:
-        """Remove the white space that added tokens swallow."""
+        """Removes the white space next to added tokens that strip it."""
         place = tf.range(tf.size(codes, tf.int64))
         row = tf.searchsorted(splits, place, side="right")
         solid = tf.where(self._kind(codes) != _SPACE)[:, 0]
         is_space = self._kind(codes) == _SPACE
         after = tf.searchsorted(solid, place)
-        is_gone = tf.zeros_like(codes, tf.bool)
+        is_removed = tf.zeros_like(codes, tf.bool)
         count = tf.size(solid)
         for side, other, is_inside in (
             (0, after, after < count),  # lstrip: the token comes after the space
@@ -165,11 +167,11 @@ class ByteSplitter:
             number = tf.gather(codes, index) - _FIRST_ADDED
             strips = tf.gather(self._strips[:, side], tf.maximum(number, 0))
             same = is_inside & (tf.gather(row, index) == row)
-            is_gone |= is_space & same & (number >= 0) & strips
-        return _without(tf.where(is_gone)[:, 0], codes, splits, starts, ends)
+            is_removed |= is_space & same & (number >= 0) & strips
+        return _without(tf.where(is_removed)[:, 0], codes, splits, starts, ends)
 
     def _prefix(self, codes: Any, splits: Any, starts: Any, ends: Any) -> Any:
-        """Put a space before each stretch of text between added tokens."""
+        """Puts a space before each stretch of text between added tokens."""
         before = _before(codes, splits, _FIRST_ADDED)
         needs = (before >= _FIRST_ADDED) & (codes < _FIRST_ADDED) & (codes != _BLANK)
         counts = 1 + tf.cast(needs, tf.int64)
@@ -201,7 +203,8 @@ class ByteSplitter:
         is_space, is_line = kinds == _SPACE, (codes == 10) | (codes == 13)
         place = tf.range(tf.size(codes))
         line_before = (before == _SPACE) & _moved(is_line)
-        # White space: up to the last line break, then the rest but its last character.
+        # White space: a word up to the last line break, then a word of the rest without
+        # its last character.
         run = tf.cumsum(tf.cast(is_space & (before != _SPACE), tf.int32))
         num_runs = tf.size(codes) + 1
         far = tf.size(codes)
@@ -210,7 +213,7 @@ class ByteSplitter:
         after_other = tf.math.unsorted_segment_max(
             tf.cast(is_space & (before == _OTHER), tf.int32), run, num_runs
         )
-        # Line breaks right after punctuation belong to its word.
+        # Line breaks immediately after punctuation belong to its word.
         absorbed = is_line & (place < tf.gather(first_no_line, run))
         absorbed &= tf.gather(after_other, run) == 1
         lines = tf.where(is_line & ~absorbed, place, -1)
@@ -222,8 +225,8 @@ class ByteSplitter:
             | (place == last_line + 1)
             | ((after < _EDGE) & (after != _SPACE) & (place > last_line))
         )
-        # A letter joins one character before it that is neither line break, nor number,
-        # nor a part of longer punctuation.
+        # A letter joins the character before it, unless that is a line break, a number
+        # or a part of longer punctuation.
         lone = (kinds == _OTHER) & (before != _OTHER) & ~blank
         joins = (before == _SPACE) & ~line_before
         joins |= (before == _OTHER) & _moved(lone)
@@ -243,7 +246,7 @@ class ByteSplitter:
         for kind, starts in choices.items():
             is_start |= (kinds == kind) & starts
         lower = tf.where((codes >= 65) & (codes <= 90), codes + 32, codes)
-        lower = tf.where(codes == 0x17F, ord("s"), lower)  # ſ, a small s of old
+        lower = tf.where(codes == 0x17F, ord("s"), lower)  # ſ, the old small s
         can = (codes == _APOSTROPHE) & (before != _OTHER) & ~blank
         return _contractions(is_start, can, lower, splits)
 
@@ -259,7 +262,7 @@ def _gpt2_starts(codes: Any, kinds: Any, splits: Any) -> tf.Tensor:
 
 
 def _contractions(is_start: Any, can: Any, codes: Any, splits: Any) -> tf.Tensor:
-    """`'s 't 're 've 'm 'll 'd` are words, and what follows begins another."""
+    """Makes words of `'s 't 're 've 'm 'll 'd`; what follows begins another word."""
     one, two = _after(codes, splits, 0), _after(codes, splits, 0, 2)
     short = can & tf.reduce_any(one[:, None] == [*map(ord, "stmd")], 1)
     long = tf.zeros_like(can)
@@ -271,7 +274,7 @@ def _contractions(is_start: Any, can: Any, codes: Any, splits: Any) -> tf.Tensor
 
 
 def _neighbours(codes: Any, kinds: Any, splits: Any) -> tuple[Any, Any, Any]:
-    """Kinds before and after, and whether a space (U+0020) stands before."""
+    """Returns the kinds before and after, and whether a space (U+0020) is before."""
     before = _before(kinds, splits, _EDGE)
     after = _after(kinds, splits, _EDGE)
     return before, after, _before(codes, splits, 0) == _BLANK
@@ -282,31 +285,31 @@ def _moved(flags: tf.Tensor, by: int = 1) -> tf.Tensor:
 
 
 def _before(values: tf.Tensor, splits: tf.Tensor, edge: int) -> tf.Tensor:
-    """Each one's left neighbour in its row, `edge` at the start of a row."""
+    """Returns each value's left neighbour in its row, `edge` at the row's start."""
     moved = tf.concat([[edge], values], 0)  # [N + 1]
     edges = tf.fill(tf.shape(splits), edge)
     return tf.tensor_scatter_nd_update(moved, splits[:, None], edges)[:-1]
 
 
 def _after(values: Any, splits: Any, edge: int, by: int = 1) -> tf.Tensor:
-    """Each one's right neighbour in its row, `edge` past the end of the row."""
+    """Returns each value's right neighbour in its row, `edge` at the row's end."""
     row_end = tf.repeat(splits[1:], splits[1:] - splits[:-1])
     place = tf.range(tf.size(values, tf.int64)) + by
     moved = tf.concat([values, tf.fill([by], edge)], 0)[by:]
     return tf.where(place < row_end, moved, edge)
 
 
-def _without(gone: Any, codes: Any, splits: Any, starts: Any, ends: Any) -> Any:
-    """The code points but those at the places `gone`."""
-    flags = tf.zeros_like(gone, tf.bool)
-    kept = tf.tensor_scatter_nd_update(
-        tf.ones_like(codes, tf.bool), gone[:, None], flags
+def _without(removed: Any, codes: Any, splits: Any, starts: Any, ends: Any) -> Any:
+    """Returns the code points without those that have the indices `removed`."""
+    flags = tf.zeros_like(removed, tf.bool)
+    remains = tf.tensor_scatter_nd_update(
+        tf.ones_like(codes, tf.bool), removed[:, None], flags
     )
-    kept = tf.where(kept)[:, 0]
-    splits = tf.searchsorted(kept, splits, out_type=tf.int64)
+    remaining = tf.where(remains)[:, 0]
+    splits = tf.searchsorted(remaining, splits, out_type=tf.int64)
     return (
-        tf.gather(codes, kept),
+        tf.gather(codes, remaining),
         splits,
-        tf.gather(starts, kept),
-        tf.gather(ends, kept),
+        tf.gather(starts, remaining),
+        tf.gather(ends, remaining),
     )

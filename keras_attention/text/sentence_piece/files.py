@@ -1,7 +1,7 @@
 """Reads folders of SentencePiece models into arguments of `SentencePieceTokenizer`.
 
-Their ids are not always those of the model file: each family puts its special tokens in
-places of its own.
+Their ids are not always those of the model file: each family gives its special tokens
+other ids.
 """
 
 import pathlib
@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from keras_attention.text.byte_pair import files as byte_files
-from keras_attention.text.json_files import Path, read_json
+from keras_attention.text import json_files
+from keras_attention.text.json_files import Path, read_optional_json
 
 SPECIAL = {
     "bos": "<s>",
@@ -19,27 +19,32 @@ SPECIAL = {
     "pad": "<pad>",
     "mask": "<mask>",
 }
-FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm")
+MODEL_FILES = (
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "source.spm",
+)
 _FRAMED = {"cls": "<s>", "sep": "</s>"}
 _PAIRS = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 
 
 def read_model(path: Path) -> bytes:
-    """The bytes of a model file."""
+    """Returns the bytes of a model file."""
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise FileNotFoundError(
-            "The model of SentencePiece is a .model or .spm file. Give its path. "
+            "A SentencePiece model is a .model or .spm file. Give its path. "
             f"Received: model={str(path)!r}: {error.strerror}"
         ) from error
 
 
 def llama2c_model(path: Path) -> bytes:
-    """The SentencePiece model behind a `tokenizer.bin` of llama2.c.
+    """Returns the SentencePiece model of which llama2.c wrote a `tokenizer.bin`.
 
-    The file holds score and text of each piece; what it leaves out is the same for all
-    models of Llama: BPE, bytes for what has no piece, texts as they are.
+    The file holds the score and the text of each piece. The settings that it omits are
+    the same for all Llama models: BPE, byte fallback, no normalization.
     """
     try:
         from sentencepiece import sentencepiece_model_pb2 as messages
@@ -51,11 +56,11 @@ def llama2c_model(path: Path) -> bytes:
         ) from error
     pieces = list(_llama2c_pieces(read_model(path), path))
     model: Any = messages.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
-    kinds = {0: 2, 1: 3, 2: 3}  # unknown, control; 6 is a byte, 1 is text
+    types = {0: 2, 1: 3, 2: 3}  # unknown, control, control; 6: byte, 1: text
     for number, (score, text) in enumerate(pieces):
-        kind = kinds.get(number, 6 if number < 3 + 256 else 1)
+        piece_type = types.get(number, 6 if number < 3 + 256 else 1)
         piece = text.strip() if number < 3 else text.replace(" ", "\u2581")
-        model.pieces.add(piece=piece, score=score, type=kind)
+        model.pieces.add(piece=piece, score=score, type=piece_type)
     model.trainer_spec.model_type = 2  # BPE
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.vocab_size = len(pieces)
@@ -65,66 +70,64 @@ def llama2c_model(path: Path) -> bytes:
 
 
 def _llama2c_pieces(data: bytes, path: Path) -> Iterator[tuple[float, str]]:
-    place = 4  # behind the length of the longest piece
-    while place < len(data):
+    position = 4  # after the length of the longest piece
+    while position < len(data):
         try:
-            score, size = struct.unpack_from("<fi", data, place)
-            place += 8 + size
-            text = data[place - size : place].decode()
-            if size < 1 or place > len(data):
+            score, size = struct.unpack_from("<fi", data, position)
+            position += 8 + size
+            text = data[position - size : position].decode()
+            if size < 1 or position > len(data):
                 raise ValueError(f"a piece of {size} bytes")
         except (struct.error, ValueError) as error:
             raise ValueError(
-                "This is no tokenizer of llama2.c: score, length and text of each "
-                f"piece. Give its tokenizer.bin. Received: {path}: {error}"
+                "This is not a tokenizer of llama2.c, which holds the score, the "
+                "length and the text of each piece. Give its tokenizer.bin. "
+                f"Received: {path}: {error}"
             ) from error
         yield score, text
 
 
 def model_file(folder: pathlib.Path) -> pathlib.Path | None:
-    """The model file of a folder, or `None`."""
-    found = [folder / name for name in FILES if (folder / name).is_file()]
+    """Returns the model file of a folder, or `None`."""
+    found = [folder / name for name in MODEL_FILES if (folder / name).is_file()]
     return found[0] if found else None
 
 
 def read_folder(
     folder: pathlib.Path, pieces_of: Callable[[bytes], list[str]]
 ) -> dict[str, Any]:
-    """The constructor's arguments.
+    """Returns the constructor's arguments for a folder.
 
     Args:
-        folder: See `SentencePieceTokenizer.from_folder`.
-        pieces_of: The pieces of a model's bytes.
+        folder: A folder as `SentencePieceTokenizer.from_folder` takes it.
+        pieces_of: A function that returns the pieces of a model's bytes.
     """
     path = model_file(folder)
     if path is None:
         raise FileNotFoundError(
-            f"A folder of SentencePiece holds one of {', '.join(FILES)}. Give the "
+            f"A SentencePiece folder holds one of {', '.join(MODEL_FILES)}. Give the "
             f"folder of a downloaded model. Received: folder={str(folder)!r}"
         )
-    settings = _json(folder / "tokenizer_config.json")
-    kind = _kind(folder, settings)
+    settings = read_optional_json(folder / json_files.SETTINGS_FILE)
+    family = _family(folder, settings)
     model = read_model(path)
-    options = _FAMILIES[kind](pieces_of(model), settings, folder)
+    options = _FAMILIES[family](pieces_of(model), settings, folder)
     _append_added(options["vocabulary"], settings, folder)
-    given = byte_files.special_tokens(settings)
+    given = json_files.special_tokens(settings)
     known = {**SPECIAL, **options.get("special_tokens", {}), **given}
-    have = set(options["vocabulary"])
-    length = settings.get("model_max_length") or 10**7
+    vocabulary = set(options["vocabulary"])
     return {
         **options,
         "model": model,
         "special_tokens": {
-            role: token for role, token in known.items() if token in have
+            role: token for role, token in known.items() if token in vocabulary
         },
-        "max_length": None if length > 10**6 else int(length),
-        "padding_side": settings.get("padding_side") or "right",
-        "truncation_side": settings.get("truncation_side") or "right",
+        **json_files.limits(settings),
     }
 
 
 def _append_added(vocabulary, settings, folder):
-    """Tokens that were added behind the vocabulary; they are not found in raw text."""
+    """Appends the added tokens to the vocabulary; they are not found in raw text."""
     for number, token in sorted(
         (int(n), t["content"])
         for n, t in settings.get("added_tokens_decoder", {}).items()
@@ -133,22 +136,22 @@ def _append_added(vocabulary, settings, folder):
             vocabulary.append(token)
         elif number > len(vocabulary) or vocabulary[number] != token:
             raise ValueError(
-                "This tokenizer has a token where its family has another, so its ids "
-                "are not known. Give vocabulary and template to SentencePieceTokenizer "
-                f"yourself. Received: {token!r} as id {number} of {len(vocabulary)} in "
-                f"{folder}"
+                "This tokenizer has another token at this id than its family, so its "
+                "ids are not known. Pass vocabulary= and template= to "
+                f"SentencePieceTokenizer. Received: {token!r} as id {number} of "
+                f"{len(vocabulary)} in {folder}"
             )
 
 
 def files_of(
     pieces: list[str], vocabulary: list[str], template: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """The class, the settings, the name of the model file and further files.
+    """Returns the class, the settings, the model file's name and further files.
 
     Args:
-        pieces: Of the model file.
-        vocabulary: Of the tokenizer.
-        template: Of the tokenizer.
+        pieces: The pieces of the model file.
+        vocabulary: The tokenizer's tokens.
+        template: The tokenizer's template.
 
     Raises:
         ValueError: If no class of transformers has these ids and this template.
@@ -166,34 +169,32 @@ def files_of(
         made = _FAMILIES[family](pieces, settings, None)
         made_template = {part: x for part, x in made["template"].items() if x}
         if made["vocabulary"] == vocabulary and made_template == wanted:
-            model = {"t5": FILES[0], "llama": FILES[2]}.get(family, FILES[1])
+            files = {"t5": MODEL_FILES[0], "llama": MODEL_FILES[2]}
+            model = files.get(family, MODEL_FILES[1])
             return {"class": name, "settings": settings, "model": model}
     if wanted == {"end": ["</s>"]}:
         ids = {token: number for number, token in enumerate(vocabulary)}
-        marian = {"class": "MarianTokenizer", "settings": {}, "model": FILES[3]}
+        marian = {"class": "MarianTokenizer", "settings": {}, "model": MODEL_FILES[3]}
         return {**marian, "vocab.json": ids}
     raise ValueError(
         "No tokenizer of transformers has these ids and special tokens, so it cannot "
-        "be written as a folder. Save the model as .keras, which holds any. Received: "
+        "be written as a folder. Save the model as .keras, which holds any tokenizer. "
+        "Received: "
         f"template={dict(template)}, {len(vocabulary)} tokens over {len(pieces)} pieces"
     )
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def _kind(folder: pathlib.Path, settings: Mapping[str, Any]) -> str:
-    """The family by the name of its class, else by the type of the model."""
-    config = _json(folder / "config.json")
+def _family(folder: pathlib.Path, settings: Mapping[str, Any]) -> str:
+    """Returns the family by the tokenizer's class, else by the model's type."""
+    config = read_optional_json(folder / "config.json")
     named = settings.get("tokenizer_class") or config.get("model_type") or ""
     plain = named.removesuffix("Fast").removesuffix("Tokenizer").lower()
     plain = plain.replace("-", "").replace("_", "")
     if plain not in _FAMILIES:
         raise ValueError(
-            "Where this family puts its special tokens is not known; supported: "
-            f"{', '.join(sorted(_FAMILIES))}. Give its vocabulary and template to "
-            f"SentencePieceTokenizer yourself. Received: {named!r} in {folder}"
+            "The ids of this family's special tokens are not known; supported: "
+            f"{', '.join(sorted(_FAMILIES))}. Pass vocabulary= and template= to "
+            f"SentencePieceTokenizer. Received: {named!r} in {folder}"
         )
     return plain
 
@@ -211,7 +212,7 @@ def _xlm_roberta(pieces, settings, _):
 
 
 def _camembert(pieces, settings, _):
-    # Its own <s> and </s> are those of the model file, behind four places.
+    # The <s> and </s> that are used are those of the model file, after these five.
     first = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
     vocabulary = [*first, *pieces[1:], "<mask>"]
     return {"vocabulary": vocabulary, "template": _PAIRS, "special_tokens": _FRAMED}
@@ -225,7 +226,7 @@ def _llama(pieces, settings, _):
 
 
 def _marian(pieces, settings, folder):
-    ids = read_json(folder / "vocab.json")
+    ids = json_files.read_json(folder / "vocab.json")
     vocabulary = sorted(ids, key=ids.__getitem__)
     template = {"end": ["</s>"], "middle": []}
     return {"vocabulary": vocabulary, "template": template}

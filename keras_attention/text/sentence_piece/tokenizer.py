@@ -1,4 +1,4 @@
-"""SentencePiece in the graph: raw strings in, the ids of T5, XLM-R or Llama out."""
+"""SentencePiece as TensorFlow operations: from strings to ids of T5, Llama, …."""
 
 import base64
 import functools
@@ -11,10 +11,9 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, writing
+from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
-from keras_attention.text.byte_pair import files as byte_files
-from keras_attention.text.sentence_piece import files as sentence_piece_files
+from keras_attention.text.sentence_piece import files
 
 OP_LIBRARIES = ("_sentencepiece_tokenizer.so",)
 _SPACE = "\u2581"  # what the models write for a space
@@ -26,35 +25,37 @@ _PARTS = ("start", "middle", "end")
 class SentencePieceTokenizer(Tokenizer):
     """The tokenizer of T5, XLM-R, Marian and Llama as a TensorFlow operation.
 
-    Equal to the library `sentencepiece`, unigram and BPE, byte fallback too. Special
-    tokens are not found in raw text: "</s>" is read as four characters, so text from
-    strangers can end nothing. Reference: [Kudo & Richardson,
-    2018](https://arxiv.org/abs/1808.06226).
+    Ids are equal to those of the library `sentencepiece`, for unigram and BPE models,
+    with byte fallback. Special tokens are not found in raw text: "</s>" is read as four
+    characters, so untrusted text cannot contain an end token. Reference:
+    [Kudo & Richardson, 2018](https://arxiv.org/abs/1808.06226).
 
-    Bytes that are not UTF-8 count as U+FFFD.
+    Bytes that are not UTF-8 are read as U+FFFD.
 
     Args:
-        model: path of a `.model` or `.spm` file, or its bytes.
-        vocabulary: list of tokens, the place is the id, where ids are others than those
-            of the model: pieces are found by their text. Those of the model by default.
-        special_tokens: dict of the names of `"bos"`, `"eos"`, `"unk"`, `"cls"`,
-            `"sep"`, `"pad"` and `"mask"`, those that there are. By default what the
-            vocabulary has of `<s>`, `</s>`, `<unk>`, `<pad>` and `<mask>`.
-        template: dict of the tokens at the `"start"`, in the `"middle"` of a pair and
-            at the `"end"`, each a list.
-        max_length: int or `None`. Most tokens in a row, special tokens included.
-        padding_side: `"right"` or `"left"`.
-        truncation_side: `"right"` or `"left"`: the end that is cut.
-        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: which text of
-            a pair is cut.
+        model: The path of a `.model` or `.spm` file, or its bytes.
+        vocabulary: list of tokens, the index of each is its id, for ids other than
+            those of the model: pieces are found by their text. By default the model's
+            pieces.
+        special_tokens: dict of the tokens with the roles `"bos"`, `"eos"`, `"unk"`,
+            `"cls"`, `"sep"`, `"pad"` and `"mask"`; roles may be missing. By default
+            those of `<s>`, `</s>`, `<unk>`, `<pad>` and `<mask>` that the vocabulary
+            has.
+        template: dict of the lists of special tokens at the `"start"` of a row, in the
+            `"middle"` of a pair and at the `"end"`.
+        max_length: int or `None`. The most tokens in a row, with special tokens.
+        padding_side: `"right"` or `"left"`: the side on which shorter rows are padded.
+        truncation_side: `"right"` or `"left"`: the side on which texts are truncated.
+        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: the text of a
+            pair that is truncated.
 
     Call arguments:
-        texts: strings `[B]`, a tensor or a list.
-        texts_pair: strings `[B]`, the second text of each row, or `None`.
+        texts: The texts, strings `[B]`, a tensor or a list.
+        texts_pair: The second text of each row, strings `[B]`, or `None`.
 
     Returns:
         dict of `token_ids` (int32) and `padding_mask` (bool, True = a token), each
-        `[B, T]`, as long as the longest row.
+        `[B, T]`, where T is the length of the longest row.
 
     Example:
     ```python
@@ -76,20 +77,18 @@ class SentencePieceTokenizer(Tokenizer):
         truncation: str = "longest_first",
     ) -> None:
         if not isinstance(model, bytes):
-            model = sentence_piece_files.read_model(model)
+            model = files.read_model(model)
         self._model = _operation(model)
         pieces = self._pieces_of_model = _all_pieces(self._model)
         self._vocabulary = tuple(pieces if vocabulary is None else vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
-        given = (
-            sentence_piece_files.SPECIAL if special_tokens is None else special_tokens
-        )
+        given = files.SPECIAL if special_tokens is None else special_tokens
         self._special_tokens = {
             role: token
             for role, token in given.items()
             if token is not None and (special_tokens is not None or token in self._ids)
         }
-        byte_files.check_special_tokens(self._special_tokens, self._ids)
+        arguments.check_special_tokens(self._special_tokens, self._ids)
         unknown = self._ids.get(self._special_tokens.get("unk", ""), 0)
         self._id_of_piece = [self._ids.get(piece, unknown) for piece in pieces]
         template = {part: list((template or {}).get(part, ())) for part in _PARTS}
@@ -119,19 +118,19 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def from_folder(
         cls,
-        folder: byte_files.Path,
+        folder: json_files.Path,
         *,
         max_length: int | Literal["from_config"] | None = "from_config",
     ) -> Self:
-        """From a model folder of T5, XLM-R, CamemBERT, Marian, Llama or Mistral.
+        """Reads a model folder of T5, XLM-R, CamemBERT, Marian, Llama or Mistral.
 
         Args:
-            folder: holds the `.model` or `.spm` file, and mostly a
-                `tokenizer_config.json` that names the class.
-            max_length: as in the constructor. By default `model_max_length` of
+            folder: The path of a folder with the `.model` or `.spm` file, and usually
+                a `tokenizer_config.json` that names the class.
+            max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = sentence_piece_files.read_folder(
+        options = files.read_folder(
             pathlib.Path(folder), lambda model: _all_pieces(_operation(model))
         )
         if max_length != "from_config":
@@ -140,44 +139,44 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def from_llama2c(
-        cls, path: byte_files.Path, *, max_length: int | None = None
+        cls, path: json_files.Path, *, max_length: int | None = None
     ) -> Self:
-        """From a `tokenizer.bin` of llama2.c; texts begin with `<s>`.
+        """Reads a `tokenizer.bin` of llama2.c; texts begin with `<s>`.
 
         Args:
-            path: of the file.
-            max_length: as in the constructor.
+            path: The path of the file.
+            max_length: The constructor's argument.
         """
-        model = sentence_piece_files.llama2c_model(path)
+        model = files.llama2c_model(path)
         template = {"start": ["<s>"], "middle": ["<s>"]}
         return cls(model, template=template, max_length=max_length)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The tokenizer that `get_config` was called on."""
+        """Returns a tokenizer with the arguments that `get_config` returned."""
         return cls(**{**config, "model": base64.b64decode(config["model"])})
 
     @property
     def resources(self) -> list[Any]:
-        """What a SavedModel must track beside the tokenizer."""
+        """The TensorFlow resources that a SavedModel with this tokenizer must track."""
         return [self._model]
 
     @property
     def model_bytes(self) -> bytes:
-        """The `.model` file."""
+        """The content of the `.model` file."""
         return base64.b64decode(self._config["model"])
 
     def _files(self) -> dict[str, Any]:
-        files = sentence_piece_files.files_of(
+        found = files.files_of(
             self._pieces_of_model, self.vocabulary, self._config["template"]
         )
-        kind, model_name = files.pop("class"), files.pop("model")
+        kind, model_name = found.pop("class"), found.pop("model")
         settings = writing.settings_json(kind, self._config)
-        settings |= files.pop("settings")
+        settings |= found.pop("settings")
         return {
             model_name: self.model_bytes,
-            "tokenizer_config.json": settings,
-            **files,
+            json_files.SETTINGS_FILE: settings,
+            **found,
         }
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
@@ -187,35 +186,36 @@ class SentencePieceTokenizer(Tokenizer):
             found = self._model.tokenize(texts)
             return framing.Pieces(tf.gather(table, found.values), found.row_splits, {})
         found, starts, ends = self._model.tokenize_with_offsets(texts)
-        # From bytes of each text to characters of it.
-        _, places = tf.strings.unicode_decode_with_offsets(texts, "UTF-8")
+        # Offsets count bytes of a text here, and characters in the result.
+        _, byte_starts = tf.strings.unicode_decode_with_offsets(texts, "UTF-8")
         sizes = tf.cast(tf.strings.length(texts), tf.int64)
         base = tf.cumsum(sizes, exclusive=True)
-        bytes_of_all = places.values + tf.gather(base, places.value_rowids())
+        bytes_of_all = byte_starts.values + tf.gather(base, byte_starts.value_rowids())
         row = found.value_rowids()
 
         def characters(offsets):
             at = tf.cast(offsets.values, tf.int64) + tf.gather(base, row)
             at = tf.searchsorted(bytes_of_all, at, out_type=tf.int64)
-            return tf.cast(at - tf.gather(places.row_starts(), row), tf.int32)
+            first = tf.gather(byte_starts.row_starts(), row)
+            return tf.cast(at - first, tf.int32)
 
         extras = {"starts": characters(starts), "ends": characters(ends)}
         return framing.Pieces(tf.gather(table, found.values), found.row_splits, extras)
 
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
-        """Texts `[B]` of ids `[B, T]`: pieces put together, with their spaces.
+        """Returns the texts `[B]` of ids `[B, T]`: pieces joined, with their spaces.
 
         Incomplete characters of the byte fallback become U+FFFD.
 
         Args:
-            ids: integers `[B, T]`, dense or ragged.
-            skip_special_tokens: bool. Leave out the special tokens.
+            ids: The token ids, integers `[B, T]`, dense or ragged.
+            skip_special_tokens: bool. Whether to omit the special tokens.
         """
         rows = arguments.id_rows(ids)
         if skip_special_tokens:
             special = {*self._special_tokens.values(), *self._vocabulary_without_pieces}
-            kept = tf.constant([token not in special for token in self._vocabulary])
-            rows = tf.ragged.boolean_mask(rows, tf.gather(kept, rows))
+            is_plain = [token not in special for token in self._vocabulary]
+            rows = tf.ragged.boolean_mask(rows, tf.gather(tf.constant(is_plain), rows))
         joined = tf.strings.reduce_join(tf.gather(self._byte_strings, rows), axis=1)
         if self._puts_space_before:
             joined = tf.strings.regex_replace(joined, "^ ", "")
@@ -245,7 +245,7 @@ def _to_bytes(token: str) -> bytes:
 
 
 def _operation(model: bytes) -> Any:
-    """The operation that splits texts, with the model inside."""
+    """Returns the operation that splits texts; it holds the model."""
     with tf.init_scope():
         try:
             kind = arguments.tensorflow_text().SentencepieceTokenizer
@@ -253,14 +253,14 @@ def _operation(model: bytes) -> Any:
             found.vocab_size()
         except tf.errors.OpError as error:
             raise ValueError(
-                "This is no SentencePiece model. Give the .model or .spm file as it "
+                "This is not a SentencePiece model. Give the .model or .spm file as it "
                 f"was downloaded. Received: {len(model)} bytes, {error.message}"
             ) from error
     return found
 
 
 def _all_pieces(operation: Any) -> list[str]:
-    """The text of each piece of the model."""
+    """Returns the text of each piece of the model."""
     with tf.init_scope():
         texts = operation.id_to_string(tf.range(operation.vocab_size()))
         return [text.decode() for text in texts.numpy()]

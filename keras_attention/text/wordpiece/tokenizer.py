@@ -1,4 +1,4 @@
-"""WordPiece in the graph: raw strings in, BERT's token ids out."""
+"""WordPiece as TensorFlow operations: from strings to BERT's token ids."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,54 +9,57 @@ import tensorflow as tf
 
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
+from keras_attention.text.wordpiece import files
 from keras_attention.text.wordpiece.words import BertWords
 
-# The files of the tensorflow_text wheel that register the operations used here. Any
-# program that opens a SavedModel with this tokenizer without importing
-# tensorflow_text (C: TF_LoadLibrary, TF Serving: a custom build) loads these first.
+# The files of the tensorflow_text wheel that register the operations used here. A
+# program that opens a SavedModel with this tokenizer and does not import
+# tensorflow_text must load them first (C: TF_LoadLibrary; TF Serving: a custom build).
 OP_LIBRARIES = ("_fast_wordpiece_tokenizer.so",)
 
-_MOST_BYTES_PER_WORD = 2**31 - 1  # words are measured in characters, before
+_MOST_BYTES_PER_WORD = 2**31 - 1  # the limit in characters is applied before
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class WordPieceTokenizer(Tokenizer):
     """BERT's tokenizer as TensorFlow operations, equal to Hugging Face's `tokenizers`.
 
-    Use it in front of `BertEncoder` and in exported models that take text. There is
-    no Python in it: make it an attribute of the exported `tf.Module`, and the
-    SavedModel holds vocabulary and tables, and can be opened in TF Serving or from C
-    (see `OP_LIBRARIES`). Reference: Schuster & Nakajima, 2012; [Devlin et al.,
+    Use it with `BertEncoder` and in exported models that take text. It runs without
+    Python: make it an attribute of the exported `tf.Module`, and the SavedModel holds
+    the vocabulary and the tables, and can be opened in TF Serving or from C (see
+    `OP_LIBRARIES`). Reference: Schuster & Nakajima, 2012; [Devlin et al.,
     2018](https://arxiv.org/abs/1810.04805).
 
-    Bytes that are not UTF-8 count as U+FFFD, which `clean_text` removes. Offsets are
-    Hugging Face's, but where stripping accents sorts combining marks that stay (such as
-    U+1BAA): there they tell the mark itself.
+    Bytes that are not UTF-8 are read as U+FFFD, which `clean_text` removes. Offsets are
+    those of Hugging Face with one exception: where stripping accents reorders combining
+    marks that are not removed (such as U+1BAA), they are the mark's own position.
 
     Args:
-        vocabulary: list of tokens, the place is the id; or the path of a `vocab.txt`.
-        lowercase: bool. Lower-case each code point, regardless of its neighbours.
-        strip_accents: bool. Remove accents. `None` does as `lowercase` does.
-        handle_chinese_chars: bool. Make each Chinese character a word.
-        clean_text: bool. Remove control characters.
-        max_length: int or `None`. Most tokens in a row, special tokens included; a
-            longer text is cut, of a pair the longer text first. `None`: no limit.
-        continuing_subword_prefix: str. Marks a token that continues a word.
+        vocabulary: list of tokens, the index of each is its id; or the path of a
+            `vocab.txt`.
+        lowercase: bool. Whether to lower-case each code point, regardless of its
+            neighbours.
+        strip_accents: bool. Whether to remove accents. `None`: the same as `lowercase`.
+        handle_chinese_chars: bool. Whether each Chinese character is a word.
+        clean_text: bool. Whether to remove control characters.
+        max_length: int or `None`. The most tokens in a row, with special tokens; a
+            longer text is truncated. `None`: no limit.
+        continuing_subword_prefix: str. The prefix of tokens that continue a word.
         max_input_chars_per_word: int. A longer word becomes the unknown token.
-        special_tokens: dict. Other names for `"unk"`, `"cls"`, `"sep"`, `"pad"` and
-            `"mask"`; a `"mask"` of `None` says that there is none.
-        added_tokens: list of tokens that are found in the raw text, inside words too,
-            before anything is normalised: Hugging Face's added tokens with `special:
-            true, normalized: false`. By default the special tokens, so that the text
-            "[SEP]" gives `sep_token_id`; `[]` reads text from strangers literally.
-        padding_side: `"right"` or `"left"`.
-        truncation_side: `"right"` or `"left"`: the end that is cut.
-        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: which text of
-            a pair is cut.
+        special_tokens: dict. Other tokens for the roles `"unk"`, `"cls"`, `"sep"`,
+            `"pad"` and `"mask"`; `"mask"` may be `None`.
+        added_tokens: list of tokens to find in the raw text, inside words too, before
+            the text is normalised: Hugging Face's added tokens with `special: true,
+            normalized: false`. By default the special tokens, so that the text "[SEP]"
+            gives `sep_token_id`; with `[]`, untrusted text is read literally.
+        padding_side: `"right"` or `"left"`: the side on which shorter rows are padded.
+        truncation_side: `"right"` or `"left"`: the side on which texts are truncated.
+        truncation: `"longest_first"`, `"only_first"` or `"only_second"`: the text of a
+            pair that is truncated.
 
     Call arguments:
-        texts: strings `[B]`, a tensor or a list.
-        texts_pair: strings `[B]`, the second text of each row, or `None`.
+        texts: The texts, strings `[B]`, a tensor or a list.
+        texts_pair: The second text of each row, strings `[B]`, or `None`.
 
     Returns:
         dict of `token_ids` (int32), `segment_ids` (int32, 1 for the second text and
@@ -89,7 +92,7 @@ class WordPieceTokenizer(Tokenizer):
         truncation: str = "longest_first",
     ) -> None:
         if isinstance(vocabulary, str | os.PathLike):
-            vocabulary = json_files.read_vocabulary(vocabulary)
+            vocabulary = files.read_vocabulary(vocabulary)
         self._vocabulary = tuple(vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
         self._special_tokens: dict[str, Any] = arguments.special_tokens(
@@ -135,8 +138,8 @@ class WordPieceTokenizer(Tokenizer):
 
     @classmethod
     def from_vocabulary_file(cls, path: json_files.Path, **options: Any) -> Self:
-        """From a `vocab.txt`; `options` are the constructor's."""
-        return cls(json_files.read_vocabulary(path), **options)
+        """Reads a `vocab.txt`; `options` are the constructor's other arguments."""
+        return cls(files.read_vocabulary(path), **options)
 
     @classmethod
     def from_tokenizer_json(
@@ -146,16 +149,16 @@ class WordPieceTokenizer(Tokenizer):
         max_length: int | None = 512,
         special_tokens: Mapping[str, str | None] | None = None,
     ) -> Self:
-        """From a `tokenizer.json`; what cannot be done equally is refused by name.
+        """Reads a `tokenizer.json`; what is not supported is refused by name.
 
         Args:
-            path: of the file.
-            max_length: as in the constructor. The file's own "truncation" and
+            path: The path of the file.
+            max_length: The constructor's argument. The file's "truncation" and
                 "padding" are defaults of Hugging Face's call and are not followed.
-            special_tokens: as in the constructor, for the names that the file does
-                not give: `"mask"`, and `"pad"` if it has no "padding".
+            special_tokens: The constructor's argument, for the roles that the file does
+                not name: `"mask"`, and `"pad"` if it has no "padding".
         """
-        options = json_files.read_tokenizer_json(path)
+        options = files.read_tokenizer_json(path)
         options["special_tokens"].update(special_tokens or {})
         return cls(**options, max_length=max_length)
 
@@ -166,14 +169,15 @@ class WordPieceTokenizer(Tokenizer):
         *,
         max_length: int | Literal["from_config"] | None = "from_config",
     ) -> Self:
-        """From a model folder: its `tokenizer.json`, else its `vocab.txt`.
+        """Reads a model folder: its `tokenizer.json`, else its `vocab.txt`.
 
         Args:
-            folder: holds one of the two, and mostly a `tokenizer_config.json`.
-            max_length: as in the constructor. By default `model_max_length` of
+            folder: The path of a folder with one of these files, and usually a
+                `tokenizer_config.json`.
+            max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = json_files.read_folder(folder)
+        options = files.read_folder(folder)
         if max_length != "from_config":
             options["max_length"] = max_length
         return cls(**options)
@@ -188,7 +192,7 @@ class WordPieceTokenizer(Tokenizer):
         settings = writing.settings_json("BertTokenizer", config)
         return {
             "tokenizer.json": writing.word_piece_json(self._ids, config),
-            "tokenizer_config.json": {**settings, **options},
+            json_files.SETTINGS_FILE: {**settings, **options},
             "vocab.txt": "".join(f"{token}\n" for token in self._vocabulary),
         }
 
@@ -211,10 +215,10 @@ class WordPieceTokenizer(Tokenizer):
     def _offsets(
         self, words: Any, strings: tf.Tensor, starts: Any, ends: Any
     ) -> dict[str, tf.Tensor]:
-        """From bytes of each word to characters of the text."""
+        """Converts byte offsets in each word to character offsets in the text."""
         splits = starts.row_splits
         word = tf.repeat(tf.range(tf.size(strings)), splits[1:] - splits[:-1])
-        # A token without a place of its own, [UNK] or an added one, is its whole word.
+        # The offsets of [UNK] and of an added token are those of its whole word.
         is_whole = words.is_added | (strings != words.strings)
         is_whole |= splits[1:] - splits[:-1] == 1
         is_whole = tf.gather(is_whole, word)
@@ -233,37 +237,39 @@ class WordPieceTokenizer(Tokenizer):
         }
 
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
-        """Texts `[B]` of ids `[B, T]`: tokens joined by spaces, parts of words without.
+        """Returns the texts `[B]` of ids `[B, T]`: words joined by spaces.
 
         Equal to Hugging Face's `decode_batch` with the WordPiece decoder and
-        `cleanup=False`: case, accents and spaces around punctuation do not come back.
+        `cleanup=False`: case, accents and spaces around punctuation are not restored.
 
         Args:
-            ids: integers `[B, T]`, dense or ragged.
-            skip_special_tokens: bool. Leave out the special and the added tokens.
+            ids: The token ids, integers `[B, T]`, dense or ragged.
+            skip_special_tokens: bool. Whether to omit the special and the added tokens.
         """
         ids = arguments.id_rows(ids)
         tokens = tf.constant(self._vocabulary)
         if skip_special_tokens:
             special = {*self._special_tokens.values(), *self._config["added_tokens"]}
-            kept = tf.constant([token not in special for token in self._vocabulary])
-            ids = tf.ragged.boolean_mask(ids, tf.gather(kept, ids))
+            is_plain = [token not in special for token in self._vocabulary]
+            ids = tf.ragged.boolean_mask(ids, tf.gather(tf.constant(is_plain), ids))
         prefix = self._config["continuing_subword_prefix"]
-        glued = tf.constant(
+        with_spaces = tf.constant(
             [
                 token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
                 for token in self._vocabulary
             ]
         )
         first = tf.strings.reduce_join(tf.gather(tokens, ids[:, :1]), axis=1)
-        return first + tf.strings.reduce_join(tf.gather(glued, ids[:, 1:]), axis=1)
+        return first + tf.strings.reduce_join(
+            tf.gather(with_spaces, ids[:, 1:]), axis=1
+        )
 
 
 _BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
 
 
 def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:
-    """The operation that splits words, with the vocabulary inside."""
+    """Returns the operation that splits words; it holds the vocabulary."""
     try:
         with tf.init_scope():
             return arguments.tensorflow_text().FastWordpieceTokenizer(
@@ -277,5 +283,5 @@ def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"tensorflow_text cannot hold this vocabulary: {error} Change the token "
-            f"it names. Received: {len(vocabulary)} tokens"
+            f"that it names. Received: {len(vocabulary)} tokens"
         ) from error

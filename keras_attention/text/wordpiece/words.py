@@ -1,8 +1,8 @@
 """BERT's normaliser and pre-tokenizer as TensorFlow operations: text -> words.
 
-Text is decoded to code points, a table says for each what becomes of it, and words
-are cut where the kinds of neighbours say so. No regular expression and no character
-class of TensorFlow is involved: see `unicode_tables` for the reason.
+Texts are decoded to code points, a table has the result of normalising each of them,
+and words are split between code points by the kinds of these. No regular expression and
+no character class of TensorFlow is used: `unicode_sets` explains why.
 """
 
 import functools
@@ -14,27 +14,28 @@ import tensorflow as tf
 
 from keras_attention.text import unicode_sets
 
-# What becomes of a code point. Kinds from _SPACE on are visible to the word splitter.
+# The kinds of code points. The word splitter sees those from _SPACE on.
 _DROP, _DROP_STARTER, _SPACE, _ALONE, _LETTER, _SEVERAL = range(6)
 
 # One table entry is an int32: 22 bits for (new code point − old) + _ZERO or, for kind
 # _SEVERAL, (row of the sequences) + _ZERO; 3 bits for the kind; 6 bits for the rank in
-# canonical reordering. Differences instead of targets make most pages of the table
-# equal, so that 1.1 million code points take some 250 pages.
+# canonical reordering. With differences instead of new code points most pages of the
+# table are equal, so 1.1 million code points need only about 250 pages.
 _ZERO = 0x110000
 _KIND_SHIFT, _RANK_SHIFT = 22, 25
 _MOST_RANKS = 1 << 6
 _PAGE_BITS = 7
 _PAGE = 1 << _PAGE_BITS
-# Added tokens found in the text become code points from here on: no text has them.
+# Added tokens found in the text are replaced by code points from here on, which no
+# text contains.
 _FIRST_ADDED = unicode_sets.NUM_CODE_POINTS
 
 
 class Words(NamedTuple):
     """The words of a batch: `[W]` strings, `[W]` lengths, `[B + 1]` row splits.
 
-    `codes` are the code points of all words, `[N]`, cut by `code_splits`, `[W + 1]`,
-    with the characters `starts` to `ends` of the text that each comes from.
+    `codes` are the code points of all words, `[N]`, split by `code_splits`, `[W + 1]`.
+    Each comes from the characters `starts` to `ends` of its text.
     """
 
     strings: tf.Tensor
@@ -50,16 +51,18 @@ class Words(NamedTuple):
 class BertWords:
     """Splits texts into normalised words, equal to Hugging Face's `tokenizers`.
 
-    The same as `BertNormalizer` followed by `BertPreTokenizer`, with added tokens
-    (`special=True, normalized=False`) cut out before anything is normalised.
+    The same as `BertNormalizer` followed by `BertPreTokenizer`; added tokens
+    (`special=True, normalized=False`) are found before the text is normalised.
     Reference: [Devlin et al., 2018](https://arxiv.org/abs/1810.04805).
 
     Args:
-        lowercase: bool. Lower-case each code point, regardless of its neighbours.
-        strip_accents: bool. Decompose (NFD) and remove nonspacing marks.
-        handle_chinese_chars: bool. Make each Chinese character a word.
-        clean_text: bool. Remove control and format characters, NUL and U+FFFD.
-        added_tokens: strings that stay whole, wherever they stand in the text.
+        lowercase: bool. Whether to lower-case each code point, regardless of its
+            neighbours.
+        strip_accents: bool. Whether to decompose (NFD) and remove nonspacing marks.
+        handle_chinese_chars: bool. Whether each Chinese character is a word.
+        clean_text: bool. Whether to remove control and format characters, NUL and
+            U+FFFD.
+        added_tokens: Strings that are not split, wherever they are in the text.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class BertWords:
         is_plain = entries == _pack(0, _LETTER)
         is_alone = entries == _pack(0, _ALONE)
         self._is_plain, self._is_alone = is_plain, is_alone
-        # Shortest first: where two start at one place, the later (longer) one stays.
+        # Shortest first: where two start at the same character, the longer one wins.
         self._added = [
             (token, [ord(char) for char in token])
             for token in sorted(added_tokens, key=len)
@@ -93,7 +96,7 @@ class BertWords:
             )
 
     def is_one_word(self, text: str) -> bool:
-        """Whether ordinary text can come out of here as exactly this word."""
+        """Whether text without added tokens can become exactly this word."""
         codes = [ord(char) for char in text]
         if len(codes) == 1 and self._is_alone[codes[0]]:
             return True
@@ -102,7 +105,7 @@ class BertWords:
     def __call__(self, texts: tf.Tensor) -> Words:
         decoded = tf.strings.unicode_decode(texts, "UTF-8", errors="replace")
         codes, row_splits = decoded.values, decoded.row_splits
-        places = tf.ragged.range(decoded.row_lengths()).values  # in its own text
+        places = tf.ragged.range(decoded.row_lengths()).values  # in each text
         if self._added:
             first_letters = {letters[0] for _, letters in self._added}
             candidates = [codes == letter for letter in sorted(first_letters)]
@@ -119,7 +122,7 @@ class BertWords:
     def _mark_added(
         self, codes: Any, places: Any, row_splits: Any, candidates: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Replace each added token in the text by one code point of its own."""
+        """Replaces each added token in the text by one special code point."""
         starts = candidates[:, 0]
         row = tf.searchsorted(row_splits, starts, side="right")
         row_end = tf.gather(row_splits, row)
@@ -141,23 +144,23 @@ class BertWords:
         )
         found = tf.boolean_mask(found, is_found)
         codes = tf.tensor_scatter_nd_update(codes, starts[:, None], found)
-        # The rest of each token goes: from its second code point to its end.
+        # The rest of each token is removed: from its second code point to its end.
         rest = tf.ragged.range(starts + 1, ends).values
-        kept = tf.tensor_scatter_nd_update(
+        remains = tf.tensor_scatter_nd_update(
             tf.ones_like(codes, tf.bool), rest[:, None], tf.zeros_like(rest, tf.bool)
         )
-        kept = tf.where(kept)[:, 0]
-        codes, places = tf.gather(codes, kept), tf.gather(places, kept)
-        return codes, places, _shrink(row_splits, kept)
+        remaining = tf.where(remains)[:, 0]
+        codes, places = tf.gather(codes, remaining), tf.gather(places, remaining)
+        return codes, places, _shrink(row_splits, remaining)
 
     def _normalize(
         self, codes: tf.Tensor, places: tf.Tensor, row_splits: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Code points -> (new code points, their places, their kinds, row splits)."""
+        """Returns the new code points, their places, their kinds and the row splits."""
         page = tf.gather(self._pages, tf.bitwise.right_shift(codes, _PAGE_BITS))
         entries = tf.gather(self._entries, page * _PAGE + (codes & (_PAGE - 1)))
         if self._sequences.shape[0]:
-            # One look at the largest entry tells that nothing rare is in the batch.
+            # The largest entry shows whether the batch has one of these code points.
             codes, places, entries, row_splits = tf.cond(
                 tf.reduce_max(entries) >= _SEVERAL << _KIND_SHIFT,
                 lambda: self._expand_and_reorder(codes, places, entries, row_splits),
@@ -173,7 +176,7 @@ class BertWords:
     def _expand_and_reorder(
         self, codes: Any, places: Any, entries: Any, row_splits: Any
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Put the sequence of each code point that becomes several in its place."""
+        """Replaces each code point that becomes several by its sequence."""
         is_several = _kind(entries) == _SEVERAL
         row = tf.where(is_several, _value(entries), 0)
         width = self._sequences.shape[1]
@@ -194,7 +197,7 @@ class BertWords:
         return codes, places, entries, row_splits
 
     def _cut(self, codes: Any, places: Any, kinds: Any, row_splits: Any) -> Words:
-        """Cut between words, and write each as a string."""
+        """Splits between words, and encodes each as a string."""
         before = tf.concat([[_SPACE], kinds], 0)  # [N + 1]
         row_ends = tf.fill(tf.shape(row_splits), _SPACE)
         before = tf.tensor_scatter_nd_update(before, row_splits[:, None], row_ends)
@@ -244,9 +247,9 @@ class BertWords:
 def _reorder(
     codes: Any, places: Any, entries: Any, row_splits: Any
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Unicode's canonical ordering, for what `strip_accents` reorders but keeps.
+    """Sorts the marks that `strip_accents` does not remove, as Unicode prescribes.
 
-    Removed marks stay in place while sorting: a starter among them ends a run.
+    Marks that will be removed are sorted too: a starter among them ends a run.
     """
     ranks, kinds = _rank(entries), _kind(entries)
     is_starter = (ranks == 0) & (kinds != _DROP)
@@ -264,17 +267,17 @@ def _reorder(
 def _remove_dropped(
     codes: tf.Tensor, places: tf.Tensor, kinds: tf.Tensor, row_splits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    kept = tf.where(kinds >= _SPACE)[:, 0]
-    row_splits = _shrink(row_splits, kept)
+    remaining = tf.where(kinds >= _SPACE)[:, 0]
+    row_splits = _shrink(row_splits, remaining)
     codes, places, kinds = (
-        tf.gather(values, kept) for values in (codes, places, kinds)
+        tf.gather(values, remaining) for values in (codes, places, kinds)
     )
     return codes, places, kinds, row_splits
 
 
-def _shrink(row_splits: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
-    """The row splits after only the values at the places `kept` are left."""
-    return tf.searchsorted(kept, row_splits, out_type=tf.int64)
+def _shrink(row_splits: tf.Tensor, remaining: tf.Tensor) -> tf.Tensor:
+    """Returns the row splits of the values with the indices `remaining`."""
+    return tf.searchsorted(remaining, row_splits, out_type=tf.int64)
 
 
 def _pack(value: Any, kind: Any, rank: Any = 0) -> Any:
@@ -296,7 +299,7 @@ def _rank(entries: tf.Tensor) -> tf.Tensor:
 def _character_table(
     lowercase: bool, strip_accents: bool, handle_chinese_chars: bool, clean_text: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[0x110000]` packed entries, and `[M, width]` packed sequences."""
+    """Returns packed entries `[0x110000]` and packed sequences `[M, width]`."""
     kind = np.full(_FIRST_ADDED, _LETTER)
     kind[unicode_sets.punctuation()] = _ALONE
     kind[unicode_sets.whitespace()] = _SPACE
@@ -330,7 +333,7 @@ def _character_table(
 
 
 def _targets(lowercase: bool, strip_accents: bool) -> dict[int, tuple[int, ...]]:
-    """`{code: what it becomes}`: accents are stripped first, then case is lowered."""
+    """Returns `{code: new codes}`: accents are stripped first, then case is lowered."""
     targets = unicode_sets.decomposed() if strip_accents else {}
     if not lowercase:
         return targets

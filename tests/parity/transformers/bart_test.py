@@ -1,18 +1,16 @@
-"""BART beside transformers: both sides, their attentions, and back."""
-
-import json
+"""BART has the outputs and attentions of transformers, and is saved for it."""
 
 import pytest
-from parity.transformers.compare import loaded, randomized, there_and_back
-from parity.transformers.compare_pairs import (
-    compare_loss,
-    compare_pairs,
-    compare_steps,
+from parity.transformers.compare import (
+    check_family,
+    check_refused_option,
+    check_saving,
+    loaded,
+    random_model,
 )
+from parity.transformers.compare_pairs import compare_all
 
-import keras_attention as ka
-
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -31,11 +29,7 @@ SIZES = {
 
 
 def bart(kind="ForConditionalGeneration", **options):
-    config = transformers.BartConfig(**{**SIZES, **options})
-    model = randomized(getattr(transformers, f"Bart{kind}")(config))
-    if hasattr(model, "final_logits_bias"):
-        model.final_logits_bias.normal_()
-    return model
+    return random_model("Bart", kind, **{**SIZES, **options})
 
 
 @pytest.mark.parametrize(
@@ -48,20 +42,15 @@ def bart(kind="ForConditionalGeneration", **options):
     ids=str,
 )
 def test_bart_is_transformers_bart(options, tmp_path, record_property):
-    reference = bart(**options)
-    model = loaded(reference, tmp_path / "theirs", task="backbone")
-    worst = compare_pairs(model, reference)
-    compare_loss(model, reference)
-    compare_steps(model)
+    worst, _ = check_family(bart(**options), tmp_path, compare_all, task="backbone")
     record_property("summary", f"bart {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path, task="backbone")
 
 
 def test_a_bart_without_a_head_is_read_and_written_without(tmp_path):
     reference = bart("Model")
     model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert model.logits_bias is None
-    there_and_back(model, reference, tmp_path, task="backbone")
+    check_saving(model, reference, tmp_path, task="backbone")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +58,5 @@ def test_a_bart_without_a_head_is_read_and_written_without(tmp_path):
     [{"tie_word_embeddings": False}, {"normalize_before": True}],
     ids=str,
 )
-def test_options_that_are_not_computed_are_refused_by_name(option, tmp_path):
-    bart().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **option}))
-    with pytest.raises(ValueError, match=rf"{next(iter(option))}=.*Received: "):
-        ka.from_pretrained(tmp_path)
+def test_unsupported_options_are_refused_by_name(option, tmp_path):
+    check_refused_option(bart(), option, tmp_path)

@@ -1,9 +1,11 @@
-"""BERT beside transformers: the same numbers from the same file, and back."""
+"""BERT has the numbers of transformers, from the same file, and is saved for it."""
+
+import functools
 
 import pytest
-from parity.transformers.compare import compare, loaded, randomized, there_and_back
+from parity.transformers.compare import check_family, compare, loaded, random_model
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -21,8 +23,7 @@ OUTPUTS = {"sequence_output": "last_hidden_state", "pooled_output": "pooler_outp
 
 
 def bert(**options):
-    config = transformers.BertConfig(**{**SIZES, **options})
-    return randomized(transformers.BertModel(config))
+    return random_model("Bert", "Model", **{**SIZES, **options})
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,12 @@ def bert(**options):
     ids=str,
 )
 def test_bert_is_transformers_bert(options, tmp_path, record_property):
-    reference = bert(**options)
-    model = loaded(reference, tmp_path / "theirs")
-    worst = compare(model, reference, OUTPUTS)
+    compare_with = functools.partial(compare, outputs=OUTPUTS)
+    worst, _ = check_family(bert(**options), tmp_path, compare_with)
     record_property("summary", f"bert {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path)
 
 
-def test_an_epsilon_that_is_not_read_would_be_seen(tmp_path):
+def test_an_epsilon_that_is_not_read_would_be_found(tmp_path):
     reference = bert(layer_norm_eps=0.1)
     model = loaded(reference, tmp_path / "theirs")
     for module in reference.modules():

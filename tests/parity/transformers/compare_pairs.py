@@ -1,22 +1,28 @@
-"""`compare` for models of an encoder and a decoder."""
+"""The comparison of models with an encoder and a decoder, as `compare` for others."""
 
 import keras
 import numpy as np
-from parity.transformers.compare import error, numbers, padded
+from parity.transformers.compare import (
+    NEAR,
+    assert_near,
+    numbers,
+    padded,
+    torch_outputs,
+)
 
 import keras_attention as ka
 
 PADDINGS = ((None, None), ("right", "right"), ("left", "right"))
 
 
-def compare_pairs(model, reference, paddings=PADDINGS, near=1e-5):
-    """Every output and attention weight of both sides, at real tokens.
+def compare_pairs(model, reference, paddings=PADDINGS, near=NEAR):
+    """Compares all outputs and attention weights of both sides at tokens.
 
     Args:
-        model: Ours.
-        reference: Theirs, a `…ForConditionalGeneration` with eager attention.
-        paddings: Sides on which source and target are padded.
-        near: The largest relative error allowed.
+        model: Our model.
+        reference: Their model, a `…ForConditionalGeneration` with eager attention.
+        paddings: The sides on which source and target are padded.
+        near: The largest relative error that is allowed.
 
     Returns:
         The largest error found.
@@ -30,14 +36,22 @@ def compare_pairs(model, reference, paddings=PADDINGS, near=1e-5):
         for name, (one, other, mask) in pairs(
             ours, maps, theirs, source[1], target[1]
         ).items():
-            assert one.shape == other.shape, name
-            far = error(one[mask], other[mask])
-            assert far <= near, f"{name}, {source_side}, {target_side}: {far:.1e}"
-            worst = max(worst, float(far))
+            where = f"{name}, {source_side}, {target_side}"
+            found = assert_near(one, other, mask, name=where, near=near)
+            worst = max(worst, found)
+    return worst
+
+
+def compare_all(model, reference, paddings=PADDINGS):
+    """Compares outputs, loss and cached steps; returns the outputs' largest error."""
+    worst = compare_pairs(model, reference, paddings)
+    compare_loss(model, reference)
+    compare_steps(model)
     return worst
 
 
 def our_outputs(model, source, target):
+    """Returns the outputs and the attention weights of our model."""
     inputs = {
         "encoder_token_ids": source[0],
         "encoder_padding_mask": source[1],
@@ -48,24 +62,20 @@ def our_outputs(model, source, target):
 
 
 def their_outputs(reference, source, target):
-    import torch
-
-    inputs = {
-        "input_ids": source[0],
-        "attention_mask": source[1].astype("int64"),
-        "decoder_input_ids": target[0],
-        "decoder_attention_mask": target[1].astype("int64"),
-    }
-    with torch.no_grad():
-        return reference(
-            **{name: torch.as_tensor(array) for name, array in inputs.items()},
-            output_attentions=True,
-            output_hidden_states=True,
-        )
+    """Returns the outputs of their model."""
+    return torch_outputs(
+        reference,
+        input_ids=source[0],
+        attention_mask=source[1].astype("int64"),
+        decoder_input_ids=target[0],
+        decoder_attention_mask=target[1].astype("int64"),
+        output_attentions=True,
+        output_hidden_states=True,
+    )
 
 
 def pairs(ours, maps, theirs, source_mask, target_mask):
-    """Name to (ours, theirs, the places to compare)."""
+    """Returns a dict of name to (ours, theirs, mask of the positions to compare)."""
     found = {
         "encoder_sequence_output": (
             ours["encoder_sequence_output"],
@@ -101,31 +111,27 @@ def _by_token(x):
     return x.swapaxes(1, 2) if x.ndim == 4 else x  # [B, T, N, S]
 
 
-def compare_loss(model, reference, near=1e-5):
-    """Their loss of labels, and the one that Keras computes from our logits."""
-    import torch
-
+def compare_loss(model, reference, near=NEAR):
+    """Compares their loss of labels with the one that Keras computes of our logits."""
     source, target = (
         padded(model.vocabulary_size, "right"),
         padded(model.vocabulary_size, None, (5, 5, 5), seed=3),
     )
     labels = padded(model.vocabulary_size, None, (5, 5, 5), seed=4)[0]
-    with torch.no_grad():
-        theirs = reference(
-            input_ids=torch.as_tensor(source[0]),
-            attention_mask=torch.as_tensor(source[1]),
-            decoder_input_ids=torch.as_tensor(target[0]),
-            labels=torch.as_tensor(labels),
-        ).loss
+    theirs = torch_outputs(
+        reference,
+        input_ids=source[0],
+        attention_mask=source[1],
+        decoder_input_ids=target[0],
+        labels=labels,
+    ).loss
     ours, _ = our_outputs(model, source, target)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    far = error(numbers(loss(labels, ours["logits"])), numbers(theirs))
-    assert far <= near, f"loss: {far:.1e}"
-    return float(far)
+    return assert_near(loss(labels, ours["logits"]), theirs, name="loss", near=near)
 
 
-def compare_steps(model, near=1e-5):
-    """Token by token through caches: the logits of the whole target."""
+def compare_steps(model, near=NEAR):
+    """Compares the logits of steps through caches with those of the whole target."""
     source = padded(model.vocabulary_size, "left")
     ids, mask = padded(model.vocabulary_size, None, (7, 7, 7), seed=3)
     whole = numbers(our_outputs(model, source, (ids, mask))[0]["logits"])
@@ -135,5 +141,5 @@ def compare_steps(model, near=1e-5):
             outputs = model.decode(part, cache=cache)
             cache = outputs["cache"]
             parts.append(numbers(outputs["logits"]))
-        far = error(np.concatenate(parts, axis=1), whole)
-        assert far <= near, f"{kind.__name__}: {far:.1e}"
+        steps = np.concatenate(parts, axis=1)
+        assert_near(steps, whole, name=kind.__name__, near=near)

@@ -1,11 +1,13 @@
-"""DistilBERT beside transformers: the same numbers from the same file, and back."""
+"""DistilBERT has the numbers of transformers, and is saved for it."""
+
+import functools
 
 import pytest
-from parity.transformers.compare import compare, loaded, randomized, there_and_back
+from parity.transformers.compare import check_family, compare, random_model
 
 import keras_attention as ka
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,12 +28,11 @@ SIZES = {
     ids=str,
 )
 def test_distilbert_is_transformers_distilbert(options, tmp_path, record_property):
-    config = transformers.DistilBertConfig(**{**SIZES, **options})
-    reference = randomized(transformers.DistilBertModel(config))
-    model = loaded(reference, tmp_path / "theirs")
-    worst = compare(model, reference, {"sequence_output": "last_hidden_state"})
+    reference = random_model("DistilBert", "Model", **{**SIZES, **options})
+    outputs = {"sequence_output": "last_hidden_state"}
+    compare_with = functools.partial(compare, outputs=outputs)
+    worst, _ = check_family(reference, tmp_path, compare_with)
     record_property("summary", f"distilbert {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path)
 
 
 def test_an_encoder_that_no_distilbert_can_be_is_not_written(tmp_path):

@@ -1,14 +1,13 @@
-"""Marian beside transformers: sinusoids in two halves, the rest as in BART."""
-
-import json
+"""Marian has the outputs of transformers: sinusoids in two halves, the rest as BART."""
 
 import pytest
-from parity.transformers.compare import loaded, randomized, there_and_back
-from parity.transformers.compare_pairs import (
-    compare_loss,
-    compare_pairs,
-    compare_steps,
+from parity.transformers.compare import (
+    check_family,
+    check_refused_option,
+    loaded,
+    random_model,
 )
+from parity.transformers.compare_pairs import compare_all
 
 import keras_attention as ka
 
@@ -33,14 +32,7 @@ SIZES = {
 
 
 def marian(kind="MTModel", **options):
-    config = transformers.MarianConfig(**{**SIZES, **options})
-    model = randomized(getattr(transformers, f"Marian{kind}")(config))
-    for side in (model.get_encoder(), model.get_decoder()):
-        # Drawn too, but theirs are always sinusoids.
-        side.embed_positions.weight.data.copy_(side.embed_positions.create_weight())
-    if hasattr(model, "final_logits_bias"):
-        model.final_logits_bias.normal_()
-    return model
+    return random_model("Marian", kind, **{**SIZES, **options})
 
 
 @pytest.mark.parametrize(
@@ -53,13 +45,8 @@ def marian(kind="MTModel", **options):
     ids=str,
 )
 def test_marian_is_transformers_marian(options, tmp_path, record_property):
-    reference = marian(**options)
-    model = loaded(reference, tmp_path / "theirs", task="backbone")
-    worst = compare_pairs(model, reference)
-    compare_loss(model, reference)
-    compare_steps(model)
+    worst, _ = check_family(marian(**options), tmp_path, compare_all, task="backbone")
     record_property("summary", f"marian {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path, task="backbone")
 
 
 def test_a_marian_without_a_head_is_read_and_written_without(tmp_path):
@@ -77,9 +64,5 @@ def test_a_marian_without_a_head_is_read_and_written_without(tmp_path):
     [{"tie_word_embeddings": False}, {"share_encoder_decoder_embeddings": False}],
     ids=str,
 )
-def test_options_that_are_not_computed_are_refused_by_name(option, tmp_path):
-    marian().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **option}))
-    with pytest.raises(ValueError, match=rf"{next(iter(option))}=.*Received: "):
-        ka.from_pretrained(tmp_path)
+def test_unsupported_options_are_refused_by_name(option, tmp_path):
+    check_refused_option(marian(), option, tmp_path)

@@ -1,4 +1,4 @@
-"""The tokens of `transformers.generate` for models with an encoder."""
+"""Encoder-decoders generate the tokens of `transformers.generate`."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
 from parity.transformers.compare import (  # noqa: E402
+    check_saving,
     loaded,
     randomized,
-    there_and_back,
 )
 
 VOCABULARY = PAD + 1
@@ -77,14 +77,8 @@ def t5():
 
 
 def pair_of(make, folder):
-    """`(theirs, ours)`: their random model, read from a folder as the task."""
+    """Returns `(theirs, ours)`: their random model, and the task loaded from it."""
     theirs = randomized(make(), seed=3)
-    for name in ("encoder", "decoder"):
-        table = getattr(theirs.get_encoder(), "embed_positions", None)
-        if name == "decoder":
-            table = getattr(theirs.get_decoder(), "embed_positions", None)
-        if hasattr(table, "create_weight"):
-            table.weight.data.copy_(table.create_weight())
     return theirs, loaded(theirs, folder)
 
 
@@ -97,7 +91,7 @@ def pair(request, tmp_path_factory):
 
 
 def their_tokens(model, sources, settings, ends):
-    """New tokens by `transformers.generate`, up to the one that ends each row."""
+    """Returns the new tokens of `transformers.generate`, with each row's end token."""
     import torch
 
     width = max(map(len, sources))
@@ -109,8 +103,8 @@ def their_tokens(model, sources, settings, ends):
     rows = []
     for row in found[:, 1:].tolist():
         stops = [i for i, token in enumerate(row) if token in ends]
-        real = [token for token in row if token not in (PAD, -1)]
-        rows.append(row[: stops[0] + 1] if stops else real)
+        unpadded = [token for token in row if token not in (PAD, -1)]
+        rows.append(row[: stops[0] + 1] if stops else unpadded)
     return rows
 
 
@@ -166,7 +160,7 @@ def test_tokens_are_those_of_transformers(pair, record_property):
 
 
 def test_sampled_tokens_have_their_processed_probabilities(pair):
-    """By the first token of many rows: a chi-square test."""
+    """A chi-square test of the first token of many rows."""
     import torch
 
     theirs, ours = pair
@@ -197,9 +191,9 @@ def test_sampled_tokens_have_their_processed_probabilities(pair):
 
 
 @pytest.mark.parametrize("make", [bart, marian, t5], ids=lambda f: f.__name__)
-def test_the_task_goes_back_to_transformers(make, tmp_path):
+def test_the_saved_task_generates_the_same_in_transformers(make, tmp_path):
     theirs, ours = pair_of(make, tmp_path / "theirs")
-    again = there_and_back(ours, theirs, tmp_path)
+    again = check_saving(ours, theirs, tmp_path)
     source = [[5, 9, 4, 6], [7, 3]]
     ends = [ours.end_token_id]
     settings = {"max_new_tokens": 7, "num_beams": 3}

@@ -1,21 +1,20 @@
-"""ViT beside transformers: the same numbers from the same file, and back."""
-
-import json
+"""ViT has the numbers of transformers, from the same file, and is saved for it."""
 
 import numpy as np
 import pytest
 from parity.transformers.compare import (
-    error,
+    assert_near,
+    check_family,
+    check_refused_option,
     loaded,
-    numbers,
-    randomized,
-    there_and_back,
+    random_model,
+    torch_outputs,
 )
 
 import keras_attention as ka
 
-transformers = pytest.importorskip("transformers")
-torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("torch")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SIZES = {
@@ -32,8 +31,31 @@ SIZES = {
 
 
 def vit(kind="Model", **options):
-    config = transformers.ViTConfig(**{**SIZES, **options})
-    return randomized(getattr(transformers, f"ViT{kind}")(config))
+    return random_model("ViT", kind, **{**SIZES, **options})
+
+
+def images_for(model, count):
+    shape = (count, *model.image_size, model.num_channels)
+    return np.random.default_rng(2).normal(size=shape).astype("float32")
+
+
+def their_outputs(reference, images, **flags):
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return torch_outputs(reference, pixel_values=pixels, **flags)
+
+
+def compare_images(model, reference):
+    """Compares all outputs and attention weights; returns the largest error."""
+    images = images_for(model, 7)
+    theirs = their_outputs(reference, images, output_attentions=True)
+    ours, maps = model(images), ka.attention_maps(model, images)
+    pairs = {
+        "sequence_output": (ours["sequence_output"], theirs.last_hidden_state),
+        "pooled_output": (ours["pooled_output"], theirs.pooler_output),
+    }
+    for name, attention in zip(maps, theirs.attentions, strict=True):
+        pairs[name] = maps[name], attention
+    return max(assert_near(*pair, name=name) for name, pair in pairs.items())
 
 
 @pytest.mark.parametrize(
@@ -46,46 +68,19 @@ def vit(kind="Model", **options):
     ids=str,
 )
 def test_vit_is_transformers_vit(options, tmp_path, record_property):
-    reference = vit(**options)
-    model = loaded(reference, tmp_path / "theirs")
-    shape = (7, *model.image_size, model.num_channels)
-    images = np.random.default_rng(2).normal(size=shape).astype("float32")
-    with torch.no_grad():
-        theirs = reference(
-            torch.as_tensor(images.transpose(0, 3, 1, 2)), output_attentions=True
-        )
-    ours, maps = model(images), ka.attention_maps(model, images)
-    pairs = {
-        "sequence_output": (ours["sequence_output"], theirs.last_hidden_state),
-        "pooled_output": (ours["pooled_output"], theirs.pooler_output),
-    }
-    for name, attention in zip(maps, theirs.attentions, strict=True):
-        pairs[name] = maps[name], attention
-    worst = 0.0
-    for name, (one, other) in pairs.items():
-        assert one.shape == other.shape, name
-        far = error(numbers(one), numbers(other))
-        assert far <= 1e-5, f"{name}: {far:.1e}"
-        worst = max(worst, float(far))
+    worst, _ = check_family(vit(**options), tmp_path, compare_images)
     record_property("summary", f"vit {options}: {worst:.1e} from transformers")
-    there_and_back(model, reference, tmp_path)
 
 
 def test_a_classifier_gives_its_backbone(tmp_path):
     reference = vit("ForImageClassification")
     model = loaded(reference, tmp_path / "theirs", task="backbone")
     assert model.pooler is None
-    images = np.random.default_rng(2).normal(size=(2, 15, 15, 2)).astype("float32")
-    with torch.no_grad():
-        theirs = reference.vit(torch.as_tensor(images.transpose(0, 3, 1, 2)))
-    ours = model(images)["sequence_output"]
-    assert error(numbers(ours), numbers(theirs.last_hidden_state)) <= 1e-5
+    images = images_for(model, 2)
+    theirs = their_outputs(reference.vit, images).last_hidden_state
+    assert_near(model(images)["sequence_output"], theirs)
 
 
 @pytest.mark.parametrize("option", [{"qkv_bias": False}, {"pooler_act": "relu"}])
-def test_options_that_are_not_computed_are_refused_by_name(option, tmp_path):
-    vit().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **option}))
-    with pytest.raises(ValueError, match=rf"{next(iter(option))}=.*Received: "):
-        ka.from_pretrained(tmp_path)
+def test_unsupported_options_are_refused_by_name(option, tmp_path):
+    check_refused_option(vit(), option, tmp_path)

@@ -1,7 +1,7 @@
 """Write `keras_attention/text/byte_pair/tables.py` from Hugging Face's tokenizers.
 
-The Rust crate is asked about every code point, so that the tables hold what it does,
-not what some edition of Unicode says:
+The Rust crate is run on every code point, so the tables hold what it does, which may
+differ from any version of Unicode:
 
     python tests/text/byte_pair/make_tables.py
 """
@@ -17,7 +17,7 @@ CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
 def sets_of_code_points():
-    """Letters, numbers and white space, as GPT-2's regular expression sees them."""
+    """Returns the letters, numbers and white space of GPT-2's regular expression."""
     level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     found = {"letters": [], "numbers": [], "whitespace": []}
     for code in CODE_POINTS:
@@ -32,7 +32,7 @@ def sets_of_code_points():
 
 
 def ranges(codes):
-    """Hexadecimal ranges, such as `21-2f 3a`."""
+    """Returns hexadecimal ranges, such as `21-2f 3a`."""
     parts, first = [], None
     for place, code in enumerate(codes):
         if first is None:

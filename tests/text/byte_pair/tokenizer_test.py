@@ -161,12 +161,12 @@ def decomposed_texts(count, seed=0):
     ]
 
 
-def test_characters_are_composed_as_there():
+def test_characters_are_composed_as_by_hugging_face():
     pattern = list(PATTERNS)[-1]  # Qwen2's
     reference = hugging_face(pattern)
     reference.normalizer = normalizers.NFC()
     tokenizer = ours(pattern, normalization="NFC")
-    # Apart: the order of some newer marks is not yet known there.
+    # Separated by x: tensorflow_text does not know the order of some newer marks.
     every = "x".join(map(chr, [*range(0xD800), *range(0xE000, 0x30000)]))
     texts = [every[at : at + 997] for at in range(0, len(every), 997)]
     texts += decomposed_texts(2000) + HOSTILE + random_texts(500, 3)
@@ -176,7 +176,7 @@ def test_characters_are_composed_as_there():
 @pytest.mark.parametrize(
     ("prefix", "trim", "strip"), [(True, True, False), (False, True, True)]
 )
-def test_options_mean_what_they_mean_there(prefix, trim, strip):
+def test_options_mean_the_same_as_in_hugging_face(prefix, trim, strip):
     options = {"prefix": prefix, "trim": trim, "strip": strip}
     texts = HOSTILE + random_texts(500, 1)
     assert differences(ours(**options), hugging_face(**options), texts) == []
@@ -187,7 +187,7 @@ def test_offsets_with_the_spaces_are_those_of_hugging_face():
     assert differences(ours(trim=False), hugging_face(trim=False), texts) == []
 
 
-def test_words_that_are_tokens_stay_whole_where_merges_are_ignored():
+def test_words_that_are_tokens_are_not_split_where_merges_are_ignored():
     texts = HOSTILE + random_texts(300, 3) + [*VOCABULARY]
     reference = hugging_face(ignore_merges=True)
     assert differences(ours(ignore_merges=True), reference, texts) == []
@@ -202,7 +202,7 @@ def test_any_text_gives_the_ids_of_hugging_face(pair, texts):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_code_point_is_cut_alike(pattern):
+def test_every_code_point_is_split_alike(pattern):
     tokenizer, reference = ours(pattern), hugging_face(pattern)
     every = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for start in range(0, len(every), 32_768):
@@ -216,8 +216,8 @@ def test_every_code_point_is_cut_alike(pattern):
             assert ["".join(letters[b] for b in word) for word in row] == expected
 
 
-def test_merges_out_of_order_are_merged_one_place_at_a_time():
-    # "abc" can be made late, and is used early.
+def test_merges_out_of_order_are_merged_one_pair_at_a_time():
+    # The merge that makes "abc" may come after those that use it.
     letters = [*byte_characters().values()]
     merges = [("a", "b"), ("ab", "c"), ("abc", "a"), ("b", "c"), ("a", "bc")]
     merges += [("c", "abc"), ("c", "a")]
@@ -249,7 +249,7 @@ def test_detokenize_is_the_decoder_of_hugging_face(pair):
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
-def test_pairs_are_framed_cut_and_padded_alike(padding, side, strategy):
+def test_pairs_are_framed_truncated_and_padded_alike(padding, side, strategy):
     template = {"start": ["a"], "middle": ["b", "b"], "end": ["b"]}
     tokenizer = ours(
         max_length=17,
@@ -326,7 +326,7 @@ def test_a_written_tokenizer_json_is_read_equally_by_tokenizers(
     assert again | {"special_tokens": {"eos": END}} == tokenizer.get_config()
 
 
-def test_what_cannot_be_done_equally_is_refused_by_name(tmp_path):
+def test_unsupported_parts_of_a_file_are_refused_by_name(tmp_path):
     data = json.loads(hugging_face().to_str())
     changes = {
         "normalizer": {"type": "Lowercase"},

@@ -1,4 +1,4 @@
-"""Ids, offsets and texts of `sentencepiece`; folders as transformers reads them."""
+"""Ids, offsets and texts equal those of `sentencepiece` and of transformers."""
 
 import io
 import itertools
@@ -181,11 +181,11 @@ def test_pairs_are_framed_cut_and_padded(model):
         padding_side="left",
     )
     batch = tokenizer(["the cat", "a"], ["the house sees the cat under the fish", "b"])
-    ids, keep = batch["token_ids"].numpy(), batch["padding_mask"].numpy()
+    ids, mask = batch["token_ids"].numpy(), batch["padding_mask"].numpy()
     assert ids.shape == (2, 11)
-    assert keep[0].all()
-    assert keep[1].sum() < 11
-    assert not keep[1, 0]
+    assert mask[0].all()
+    assert mask[1].sum() < 11
+    assert not mask[1, 0]
     row = [tokenizer.id_to_token(i) for i in ids[0]]
     assert row[0] == "<s>"
     assert row.count("</s>") == 3
@@ -208,7 +208,7 @@ def test_a_folder_gives_the_ids_of_transformers(kind, tmp_path):
     if is_llama:
         options = {**options, "normalization_rule_name": "identity"}
         options["remove_extra_whitespaces"] = False
-    # As their files say; transformers 4 and 5 differ in what they assume without.
+    # As their files have it; the defaults of transformers 4 and 5 differ.
     more = {"add_bos_token": True, "add_eos_token": False} if is_llama else {}
     folder = folder_of(tmp_path, trained(**options), kind, **more)
     ours = ka.load_tokenizer(folder)
@@ -240,8 +240,8 @@ def test_marian_has_ids_of_its_own(tmp_path):
     assert tokenizer.pad_token_id == len(order) - 1
 
 
-def test_what_is_no_model_is_said(tmp_path):
-    with pytest.raises(ValueError, match="no SentencePiece model"):
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
         ka.SentencePieceTokenizer(b"something else")
     with pytest.raises(FileNotFoundError, match="Give its path"):
         ka.SentencePieceTokenizer(tmp_path / "none.model")
@@ -270,7 +270,7 @@ def test_a_served_model_reads_text_with_it(tmp_path):
 
 
 def their_ids(tokens, scores, text):
-    """The loop of llama2.c: the best pair of neighbours is merged, again and again."""
+    """The loop of llama2.c: it merges the best pair until there is none."""
     ids = {token: number for number, token in enumerate(tokens)}
     row: list[int] = []
     for letter in " " + text if text else "":
@@ -329,7 +329,7 @@ def test_the_stories_model_has_the_ids_of_its_loop():
         tokens.append(data[place - size : place].decode())
         scores.append(score)
     texts = ["Once upon a time, there was a little girl named Lily.", *SENTENCES[:300]]
-    # C strings end at 0, and SentencePiece's sign for a space is a space to itself.
+    # C strings end at 0, and SentencePiece reads its own sign for a space as a space.
     texts += [text for text in HOSTILE if not {"\0", "▁"} & {*text}]
     expected = [their_ids(tokens, scores, text) for text in texts]
     assert tokenizer.tokenize(texts).to_list() == expected

@@ -59,7 +59,7 @@ HOSTILE = [
 
 
 def random_texts(count, seed=0):
-    """Texts that mix what is hard: marks to reorder, specials, Hangul, spaces, …"""
+    """Returns texts of difficult parts: marks to reorder, specials, Hangul, …"""
     rng = random.Random(seed)
     marks = np.flatnonzero(unicode_sets.marks())
     kept = list(unicode_sets.kept_nonstarters())
@@ -133,7 +133,7 @@ def test_real_texts_give_the_ids_of_hugging_face(real_pair, record_property):
 @pytest.mark.parametrize("strip_accents", [None, True, False])
 @pytest.mark.parametrize("handle_chinese_chars", [True, False])
 @pytest.mark.parametrize("clean_text", [True, False])
-def test_every_normalizer_option_means_what_it_means_there(
+def test_every_normalizer_option_means_the_same_as_in_hugging_face(
     lowercase, strip_accents, handle_chinese_chars, clean_text
 ):
     options = {
@@ -174,7 +174,7 @@ def test_every_code_point_splits_words_alike(lowercase):
 
 @pytest.mark.slow
 def test_every_code_point_is_normalized_alike():
-    # The ids above hide what has no token: here the words themselves are compared.
+    # Ids do not show code points without a token: here the words are compared.
     for lowercase, strip in itertools.product([True, False], [True, False]):
         options = {"lowercase": lowercase, "strip_accents": strip}
         reference = hugging_face(VOCABULARY, **options)
@@ -188,7 +188,7 @@ def test_every_code_point_is_normalized_alike():
                 assert [word.decode() for word in row] == [word for word, _ in split]
 
 
-def test_bytes_that_are_not_utf8_count_as_the_replacement_character(pair):
+def test_bytes_that_are_not_utf8_are_read_as_the_replacement_character(pair):
     texts = [
         b"a\xffb",
         b"\xe4\xb8 a",
@@ -199,9 +199,9 @@ def test_bytes_that_are_not_utf8_count_as_the_replacement_character(pair):
     replaced = [text.decode("utf-8", "replace") for text in texts]
     ours = pair[0].tokenize(tf.constant(texts)).to_list()
     assert ours == ids_without_specials(pair[1], replaced)
-    kept = WordPieceTokenizer(VOCABULARY, clean_text=False)
+    unclean = WordPieceTokenizer(VOCABULARY, clean_text=False)
     reference = hugging_face(VOCABULARY, clean_text=False)
-    ours = kept.tokenize(tf.constant(texts)).to_list()
+    ours = unclean.tokenize(tf.constant(texts)).to_list()
     assert ours == ids_without_specials(reference, replaced)
 
 
@@ -212,7 +212,7 @@ def test_without_added_tokens_their_names_are_ordinary_text():
     assert tokenizer.sep_token_id not in tokenizer.tokenize(["[SEP]"]).to_list()[0]
 
 
-def test_the_longest_of_the_added_tokens_at_a_place_wins():
+def test_the_longest_of_the_added_tokens_at_a_character_wins():
     added = ["<a", "<a>", "x<a>", "the"]
     vocabulary = [*VOCABULARY, *added[:3]]
     tokenizer = WordPieceTokenizer(vocabulary, added_tokens=added)
@@ -232,7 +232,7 @@ def test_longer_words_than_the_limit_are_unknown():
     "max_length",
     [3, 8, None, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5, 13))],
 )
-def test_rows_are_framed_cut_and_padded_alike(pair, max_length):
+def test_rows_are_framed_truncated_and_padded_alike(pair, max_length):
     reference = hugging_face(VOCABULARY, max_length=max_length)
     tokenizer = WordPieceTokenizer(VOCABULARY, max_length=max_length)
     rng = random.Random(5)
@@ -319,7 +319,7 @@ def test_a_function_and_a_loaded_saved_model_give_the_same_ids(pair, saved):
 
 
 # Only the op libraries that the module names are loaded, as in a C program: importing
-# tensorflow_text would load them all.
+# tensorflow_text would load all of them.
 SESSION = """
 import importlib.util, json, pathlib, sys
 import tensorflow as tf
@@ -368,14 +368,14 @@ def test_detokenize_joins_tokens_as_the_hugging_face_decoder_does(pair):
     assert dense == reference.decode_batch(ids.numpy().tolist())
 
 
-def test_tokens_are_labels_for_each_place_that_is_not_padding(pair):
+def test_tokens_are_labels_for_each_position_that_is_not_padding(pair):
     assert pair[0].tokens(["The unaffable", "a"], ["É", "[MASK]"]) == [
         ["[CLS]", "the", "un", "##aff", "##able", "[SEP]", "e", "[SEP]"],
         ["[CLS]", "a", "[SEP]", "[MASK]", "[SEP]"],
     ]
 
 
-def test_properties_tell_the_vocabulary(pair):
+def test_properties_return_the_vocabulary(pair):
     tokenizer = pair[0]
     assert tokenizer.vocabulary == VOCABULARY
     assert tokenizer.vocabulary_size == len(VOCABULARY)
@@ -417,7 +417,7 @@ def test_the_config_makes_the_same_tokenizer_again():
 
 
 def is_sorted_by_stripping(text):
-    """Whether marks that stay are in the text, also in parts of one character."""
+    """Whether a text has marks that are not removed, also as parts of a character."""
     kept = unicode_sets.kept_nonstarters()
     return any(ord(char) in kept for char in unicodedata.normalize("NFD", text))
 
@@ -446,7 +446,7 @@ def test_offsets_are_those_of_hugging_face(pair):
         assert spans(batch) == expected
 
 
-def test_words_given_apart_keep_their_numbers(pair):
+def test_rows_of_words_keep_the_numbers_of_the_words(pair):
     reference = hugging_face(VOCABULARY, max_length=23)
     reference.enable_padding()
     rng = random.Random(13)
@@ -464,7 +464,7 @@ def test_words_given_apart_keep_their_numbers(pair):
 
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_rows_are_padded_and_cut_on_the_side_that_is_named(padding, side):
+def test_rows_are_padded_and_truncated_on_the_named_side(padding, side):
     tokenizer = WordPieceTokenizer(
         VOCABULARY, max_length=11, padding_side=padding, truncation_side=side
     )
