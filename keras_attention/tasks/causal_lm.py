@@ -16,7 +16,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
-from keras_attention.tasks._generating import generated, rows_of_ids, streamed
+from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 
 @keras.saving.register_keras_serializable("keras_attention")

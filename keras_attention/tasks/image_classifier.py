@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
-from keras_attention.tasks._shared import (
+from keras_attention.models.common import initializer
+from keras_attention.tasks.common import (
     batches_by_length,
     check_labels,
     label_ids,

@@ -8,11 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import MaskedTokenHead
-from keras_attention.models.bert import initializer
+from keras_attention.models.common import initializer
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import IGNORED, PaddedBatches, padded_rows
-from keras_attention.tasks._masking import MaskedBatches
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.batches import IGNORED, PaddedBatches, padded_rows
+from keras_attention.tasks.masking import MaskedBatches
+from keras_attention.tasks.common import (
     batches_by_length,
     check_texts,
     freeze_unread_pooler,

@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
+from keras_attention.models.common import initializer
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import PaddedBatches, padded_rows
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.batches import PaddedBatches, padded_rows
+from keras_attention.tasks.common import (
     batches_by_length,
     check_same_number,
     check_texts,

@@ -14,7 +14,7 @@ from keras_attention.blocks.pooling import (
 )
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.attend import score_dtype
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.common import (
     batches_by_length,
     check_texts,
     parts_config,

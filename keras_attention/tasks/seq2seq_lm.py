@@ -16,9 +16,9 @@ from keras_attention.layers.base import observing
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.caches.fixed import AmpleKVCache
-from keras_attention.tasks._batches import IGNORED, PairBatches
-from keras_attention.tasks._generating import generated, rows_of_ids, streamed
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.batches import IGNORED, PairBatches
+from keras_attention.tasks.generating import generated, rows_of_ids, streamed
+from keras_attention.tasks.common import (
     batches_by_length,
     check_same_number,
     padding_of,

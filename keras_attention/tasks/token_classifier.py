@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
+from keras_attention.models.common import initializer
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import IGNORED, PaddedBatches, padded_rows
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.batches import IGNORED, PaddedBatches, padded_rows
+from keras_attention.tasks.common import (
     batches_by_length,
     check_labels,
     check_same_number,
@@ -24,7 +24,7 @@ from keras_attention.tasks._shared import (
     run_backbone,
     with_parts,
 )
-from keras_attention.tasks._words import (
+from keras_attention.tasks.words import (
     Words,
     frame_of,
     room_for,

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attention.tasks._shared import freeze_unread_pooler
+from keras_attention.tasks.common import freeze_unread_pooler
 from keras_attention.training.schedules import WarmupLinearDecay
 
 

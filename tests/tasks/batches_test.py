@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_attention.tasks._batches import IGNORED, PaddedBatches
-from keras_attention.tasks._shared import batches_by_length, label_ids
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import batches_by_length, label_ids
 
 LENGTHS = [3, 11, 5, 2, 7, 3, 13]
 

@@ -5,9 +5,9 @@ import pytest
 from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
-from keras_attention.tasks._batches import IGNORED
-from keras_attention.tasks._masking import hide_tokens
-from keras_attention.tasks._words import word_spans, words_of_texts
+from keras_attention.tasks.batches import IGNORED
+from keras_attention.tasks.masking import hide_tokens
+from keras_attention.tasks.words import word_spans, words_of_texts
 
 pytest.importorskip("tensorflow_text")
 pytestmark = pytest.mark.tensorflow

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_attention.tasks._batches import IGNORED, PaddedBatches
-from keras_attention.tasks._shared import padding_of
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import padding_of
 
 
 class MaskedBatches(PaddedBatches):
