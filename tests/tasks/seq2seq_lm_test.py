@@ -269,7 +269,7 @@ def test_bad_input_is_refused(translator):
         (lambda: generate(["text"]), "needs a tokenizer"),
         (lambda: translator.score([[3]], [[4], [5]]), "1 sources, 2 targets"),
         (lambda: translator.score([[3]], [[]]), "at least one token"),
-        (lambda: ka.Seq2SeqLM(transformer()), "token to begin with"),
+        (lambda: ka.Seq2SeqLM(transformer()), "needs a first token"),
     ):
         with pytest.raises(ValueError, match=match):
             ask()

@@ -95,7 +95,7 @@ def test_what_cannot_be_is_said():
     model = classifier()
     with pytest.raises(ValueError, match=r"list of texts.*Received: texts='a'"):
         model.classify("a")
-    with pytest.raises(ValueError, match=r"equally many.*Received: 2 texts, 1 labels"):
+    with pytest.raises(ValueError, match=r"same length.*Received: 2 texts, 1 labels"):
         model.batches(["a", "b"], ["red"])
     with pytest.raises(ValueError, match="Received: 'yellow'"):
         model.batches(["a"], ["yellow"])

@@ -58,7 +58,7 @@ def planted(model, monkeypatch, labels):
     def scores(texts, *_):
         return [np.eye(len(LABELS))[[LABELS.index(x) for x in labels]] for _ in texts]
 
-    monkeypatch.setattr(model, "_scores", scores)
+    monkeypatch.setattr(model, "_word_scores", scores)
 
 
 def test_entities_have_the_place_where_they_stand_in_the_text(monkeypatch):
@@ -153,7 +153,7 @@ def test_the_best_span_of_all_windows_is_the_answer(monkeypatch):
 def test_an_answer_that_does_not_stand_there_is_refused():
     with pytest.raises(ValueError, match="Received: 'cab' at 0"):
         answerer().batches(["a"], [CONTEXT], [{"text": "cab", "start": 0}])
-    with pytest.raises(ValueError, match=r"no room.*Received"):
+    with pytest.raises(ValueError, match=r"no room for the text.*Received"):
         answerer().batches(["a " * 40], [CONTEXT], [None])
 
 
