@@ -50,7 +50,7 @@ def use_attention_bias(parts: tuple[str, ...]) -> bool | str:
     inner, outer = (part in parts for part in BIASES[:2])
     if outer and not inner:
         raise ValueError(
-            "`use_bias` must name 'query_key_value' where it names 'attention_output'. "
+            "`use_bias` must name 'query_key_value' if it names 'attention_output'. "
             f"Received: use_bias={parts}"
         )
     return True if outer else BIASES[0] if inner else False

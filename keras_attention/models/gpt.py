@@ -139,12 +139,12 @@ class GPTDecoder(keras.Model):
         self.use_bias = standardize_biases(use_bias)
         self.sliding_window = sliding_window
         self.head = check_head(head)
-        self._make_ends()
+        self._make_outer_layers()
         windows = windows_of_layers(sliding_window, num_layers)
         self.blocks = [self._make_block(*each) for each in enumerate(windows)]
         self.build()
 
-    def _make_ends(self):
+    def _make_outer_layers(self):
         """Makes the layers before and after the blocks."""
         table = {"initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(

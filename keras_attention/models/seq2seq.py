@@ -137,8 +137,8 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             name="token_embedding",
             dtype=self.dtype_policy,
         )
-        self.encoder_parts = self._ends("encoder")
-        self.decoder_parts = self._ends("decoder")
+        self.encoder_parts = self._outer_layers("encoder")
+        self.decoder_parts = self._outer_layers("decoder")
         self.encoder_blocks = [
             EncoderBlock(**self._parts("encoder", index, sizes[0]))
             for index in range(sizes[0]["num_layers"])
@@ -172,7 +172,7 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             check_divisible(self.hidden_dim, sizes["num_heads"])
         return encoder, decoder
 
-    def _ends(self, side):
+    def _outer_layers(self, side):
         """Makes the layers before and after the blocks of one side."""
         named = {"dtype": self.dtype_policy}
         norms = {"epsilon": self.layer_norm_epsilon, **named}

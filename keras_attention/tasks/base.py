@@ -33,7 +33,7 @@ class BackboneTask(keras.Model):
 
     Attributes:
         PARTS: The names of the constructor arguments that are Keras objects.
-        SETTINGS: The names of its other arguments, for the config. A setting is kept
+        SETTINGS: The names of its other arguments, for the config. A setting is stored
             in an attribute of the same name.
         pooling: The vector of a row that the head reads: `"pooled"` (the backbone's
             pooler), `"first"` (the first token's) or `"mean"` (of all tokens); `None`

@@ -1,6 +1,6 @@
 """Classes of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -94,7 +94,7 @@ class ImageClassifier(BackboneTask):
         scores = self._scores_of_rows(images, batch_size, verbose).tolist()
         return [best_label(self.labels, row) for row in scores]
 
-    def _predict(self, rows, batch_size, verbose):
+    def _predict(self, rows: Any, batch_size: int, verbose: Any) -> Iterator[Any]:
         for chosen in batches_by_length([0] * len(rows), batch_size, verbose):
             images = rows[chosen]
             yield chosen, images, self.predict_on_batch(images)

@@ -218,8 +218,8 @@ class Seq2SeqLM(keras.Model):
             log_p = ops.convert_to_numpy(ops.log_softmax(logits, axis=-1))
             at = np.maximum(labels, 0)[..., None]
             log_p = np.take_along_axis(log_p, at, axis=-1)[..., 0]  # [B, T]
-            for row, place in enumerate(chosen):
-                found[place] = log_p[row, : lengths[place]]
+            for row, index in enumerate(chosen):
+                found[index] = log_p[row, : lengths[index]]
         mean = np.concatenate(found).mean(dtype="float64")
         return {"log_probabilities": found, "perplexity": float(np.exp(-mean))}
 
