@@ -23,7 +23,7 @@ def byte_pairs():
 
 
 def language_model(shape, *, seed=5, num_layers=2, compiled=False, **options):
-    """Random weights, large enough for choices that differ from row to row."""
+    """A model with weights so large that its choices differ from row to row."""
     keras.utils.set_random_seed(seed)
     decoder = ka.GPTDecoder(
         vocabulary_size=259,
@@ -44,11 +44,11 @@ def language_model(shape, *, seed=5, num_layers=2, compiled=False, **options):
 def padded(rows, side="right"):
     """`token_ids` and `padding_mask` of rows of ids."""
     width = max(map(len, rows))
-    ids, keep = np.zeros((2, len(rows), width), "int32")
+    ids, mask = np.zeros((2, len(rows), width), "int32")
     for row, tokens in enumerate(rows):
         at = slice(len(tokens)) if side == "right" else slice(width - len(tokens), None)
-        ids[row, at], keep[row, at] = tokens, 1
-    return {"token_ids": ids, "padding_mask": keep.astype(bool)}
+        ids[row, at], mask[row, at] = tokens, 1
+    return {"token_ids": ids, "padding_mask": mask.astype(bool)}
 
 
 def controls(batch, **changes):

@@ -1,8 +1,14 @@
-"""One small model of each kind, for tests of what becomes of them in runtimes."""
+"""One small model of each kind, for tests of artifacts and of saved files."""
+
+import functools
+import inspect
 
 import numpy as np
+from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
+from keras_attention.models.loading import register_classes
+from keras_attention.tasks.base import BackboneTask
 
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
 LLAMA = {
@@ -21,9 +27,29 @@ MODELS = {
 
 
 def with_random_weights(model):
-    """Weights so large that nothing is nearly constant."""
+    """Draws weights so large that no output is nearly constant."""
     rng = np.random.default_rng(0)
     for weight in model.trainable_weights:
         if len(weight.shape) > 1:
             weight.assign(rng.normal(scale=0.4, size=weight.shape))
     return model
+
+
+def small_tasks():
+    """A function that makes a small model of each task, by the name of its class.
+
+    These are all tasks that are a head on a backbone: the list is derived from their
+    common base, so that a new task is tested without being named here.
+    """
+    register_classes(("tasks",))
+    kinds = sorted(BackboneTask.__subclasses__(), key=lambda kind: kind.__name__)
+    return {kind.__name__: functools.partial(_small_task, kind) for kind in kinds}
+
+
+def _small_task(kind):
+    names = inspect.signature(kind).parameters
+    settings = {"labels": ["O", "B-one", "I-one"]} if "labels" in names else {}
+    if "tokenizer" not in names:
+        return kind(MODELS["vit"](), **settings)
+    tokenizer = ka.WordPieceTokenizer(VOCABULARY, max_length=61)
+    return kind(small_bert(num_layers=1), tokenizer=tokenizer, **settings)

@@ -1,1 +1,1 @@
-"""Blocks composed into models."""
+"""Models: compositions of blocks."""

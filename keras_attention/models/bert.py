@@ -1,4 +1,4 @@
-"""BERT and its kin: a bidirectional encoder."""
+"""BERT and the models of its shape: a bidirectional encoder."""
 
 from typing import Any
 
@@ -12,16 +12,23 @@ from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
+from keras_attention.models.common import (
+    base_config,
+    check_divisible,
+    initializer,
+    run_encoder,
+    table_rows,
+    token_positions,
+)
 from keras_attention.models.inputs import standardize_ids
-from keras_attention.ops.positions import positions_of_tokens
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class BertEncoder(keras.Model):
-    """BERT-shaped encoder: embeddings, post-norm encoder blocks, a pooler.
+    """An encoder of BERT's shape: embeddings, post-norm encoder blocks, a pooler.
 
-    RoBERTa and XLM-R are this with `position_offset=2, num_segments=1`, DistilBERT
-    with `num_segments=0, pooler=False`.
+    RoBERTa and XLM-R are this class with `position_offset=2, num_segments=1`;
+    DistilBERT is this class with `num_segments=0, pooler=False`.
 
     Reference: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers
     for Language Understanding", 2018 (arXiv:1810.04805). Defaults follow it. Liu et
@@ -29,30 +36,32 @@ class BertEncoder(keras.Model):
     (arXiv:1910.01108).
 
     Args:
-        vocabulary_size: Number of tokens.
-        num_layers: Number of encoder blocks.
-        num_heads: Attention heads in each.
-        hidden_dim: Size of the token vectors, a multiple of `num_heads`.
-        intermediate_dim: Size inside the feed-forward networks.
-        max_sequence_length: Number of positions that have a vector.
-        num_segments: Number of segment (token type) vectors; 0 for none.
-        position_offset: `None` numbers the places of a row, padding too, as BERT
-            does. An int numbers the real tokens from there, whichever side the
-            padding is on, as RoBERTa does from 2; the rows below are there, unused.
-        dropout: Rate of dropout on embeddings and sub-layers.
-        attention_dropout: Rate of dropout on attention weights; `dropout` when
+        vocabulary_size: The number of tokens in the vocabulary.
+        num_layers: The number of encoder blocks.
+        num_heads: The number of attention heads in each block.
+        hidden_dim: The size of the token vectors, a multiple of `num_heads`.
+        intermediate_dim: The size inside the feed-forward networks.
+        max_sequence_length: The number of positions that have a vector.
+        num_segments: The number of segment (token type) vectors; 0 for none.
+        position_offset: `None` numbers all tokens of a row, padding included, as
+            BERT does. An int numbers only the non-padding tokens, beginning with this
+            number, whichever side the padding is on. RoBERTa begins with 2; the rows
+            0 and 1 of its table exist and are not used.
+        dropout: The dropout rate after the embeddings and after each sub-layer.
+        attention_dropout: The dropout rate on attention weights; `dropout` when
             `None`.
-        activation: Of the feed-forward networks; `"gelu"` is the exact one.
-        layer_norm_epsilon: Of the layer normalisations.
-        pooler: Whether there is a pooler.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        activation: The activation of the feed-forward networks; `"gelu"` is the exact
+            one.
+        layer_norm_epsilon: The epsilon of the layer normalisations.
+        pooler: Whether the model has a pooler.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all three inputs.
-        segment_ids: Int `[B, T]`; 0 when not given. Tokenizers give them to all models;
-            one without segments does not look at them.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens; all real when
-            not given.
+        segment_ids: Int `[B, T]`; 0 when omitted. Tokenizers return them for every
+            model; a model without segments ignores them.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens. When it is
+            omitted, no token is padding.
         training: Whether dropout is active.
 
     Returns:
@@ -188,8 +197,8 @@ class BertEncoder(keras.Model):
             token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
         )
         x = self._embed(inputs, training)
-        for block in self.blocks:
-            x = block(x, padding_mask=inputs["padding_mask"], training=training)
+        mask = inputs["padding_mask"]
+        x = run_encoder(self.blocks, x, padding_mask=mask, training=training)
         outputs = {"sequence_output": x}  # [B, T, E]
         if self.pooler is not None:
             outputs["pooled_output"] = self.pooler(x)  # [B, E]
@@ -207,14 +216,11 @@ class BertEncoder(keras.Model):
         return self.embedding_dropout(x, training=training)
 
     def _positions(self, inputs):
-        """Rows of the table `[B, T]`; `None` for the places 0, 1, 2 and so on."""
+        """Returns the table's rows `[B, T]`; `None` for the rows 0, 1, 2 and so on."""
         if self.position_offset is None:
             return None
-        keep = inputs["padding_mask"]
-        if keep is None:
-            keep = ops.ones_like(inputs["token_ids"], dtype="bool")
-        # A padding token's position is -1; any row of the table does for it.
-        return ops.maximum(positions_of_tokens(keep) + self.position_offset, 0)
+        positions = token_positions(inputs["token_ids"], inputs["padding_mask"])
+        return table_rows(positions + self.position_offset)
 
     def get_config(self):
         config = {
@@ -233,22 +239,3 @@ class BertEncoder(keras.Model):
             "pooler": self.pooler_wanted,
         }
         return {**base_config(self), **config}
-
-
-def base_config(model: keras.Model) -> dict:
-    """The part of a config that every Keras layer has."""
-    return keras.layers.Layer.get_config(model)
-
-
-def initializer() -> keras.initializers.Initializer:
-    """BERT's and GPT-2's: a normal distribution with deviation 0.02, truncated."""
-    return keras.initializers.TruncatedNormal(stddev=0.02)
-
-
-def check_divisible(hidden_dim: int, num_heads: int) -> None:
-    """Refuses heads that do not divide the hidden size."""
-    if hidden_dim % num_heads:
-        raise ValueError(
-            "`hidden_dim` must be a multiple of `num_heads`. Received: "
-            f"hidden_dim={hidden_dim}, num_heads={num_heads}"
-        )

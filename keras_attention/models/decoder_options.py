@@ -1,14 +1,14 @@
-"""Options of a decoder, checked and brought to one form."""
+"""The options of a decoder: each is checked and brought to one form."""
 
 from typing import Any
 
-from keras_attention.models.bert import check_divisible
+from keras_attention.models.common import check_divisible
 
 BIASES = ("query_key_value", "attention_output", "feed_forward")
 
 
 def head_size(key_dim: int | None, hidden_dim: int, num_heads: int) -> int:
-    """Size of a head: as given, or the hidden size cut by the heads."""
+    """Returns the size of a head: `key_dim`, or the hidden size over the heads."""
     if key_dim is not None:
         return key_dim
     check_divisible(hidden_dim, num_heads)
@@ -16,7 +16,7 @@ def head_size(key_dim: int | None, hidden_dim: int, num_heads: int) -> int:
 
 
 def rotary_settings(position: Any) -> dict[str, Any] | None:
-    """Arguments of `RotaryEmbedding`, or `None` for learned positions."""
+    """Returns the arguments of `RotaryEmbedding`; `None` for learned positions."""
     if position == "learned":
         return None
     if position == "rotary":
@@ -30,7 +30,7 @@ def rotary_settings(position: Any) -> dict[str, Any] | None:
 
 
 def standardize_biases(use_bias: Any) -> tuple[str, ...]:
-    """The parts that have biases, in one order."""
+    """Returns the parts that have biases, in the order of `BIASES`."""
     if isinstance(use_bias, bool):
         return BIASES if use_bias else ()
     if isinstance(use_bias, str) or set(use_bias) - set(BIASES):
@@ -41,31 +41,35 @@ def standardize_biases(use_bias: Any) -> tuple[str, ...]:
     return tuple(part for part in BIASES if part in use_bias)
 
 
-def attention_bias(parts: tuple[str, ...]) -> bool | str:
-    """`use_bias` of multi-head attention."""
+def use_attention_bias(parts: tuple[str, ...]) -> bool | str:
+    """Returns the argument `use_bias` of `MultiHeadAttention`.
+
+    Args:
+        parts: The parts that have biases, as `standardize_biases` returns them.
+    """
     inner, outer = (part in parts for part in BIASES[:2])
     if outer and not inner:
         raise ValueError(
-            "`use_bias` cannot give a bias to 'attention_output' alone. "
+            "`use_bias` must name 'query_key_value' if it names 'attention_output'. "
             f"Received: use_bias={parts}"
         )
     return True if outer else BIASES[0] if inner else False
 
 
 def windows_of_layers(window: Any, num_layers: int) -> list[int | None]:
-    """`sliding_window` of each layer."""
+    """Returns one `sliding_window` per layer."""
     if not isinstance(window, list | tuple):
         return [window] * num_layers
     if len(window) != num_layers:
         raise ValueError(
-            "A list for `sliding_window` must have one entry a layer, here "
+            "A list for `sliding_window` must have one entry per layer, here "
             f"{num_layers}. Received: sliding_window={window!r}"
         )
     return list(window)
 
 
 def check_head(head: str | None) -> str | None:
-    """`head`, one of three."""
+    """Returns `head`, or refuses a value that is not one of the three."""
     if head not in ("tied", "own", None):
         raise ValueError(
             f"`head` must be 'tied', 'own' or None. Received: head={head!r}"
@@ -74,7 +78,7 @@ def check_head(head: str | None) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """A value without the wrappers that Keras puts around dicts and lists."""
+    """Returns a value without the wrappers that Keras puts around dicts and lists."""
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     return list(value) if isinstance(value, list) else value

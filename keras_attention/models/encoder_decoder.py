@@ -1,4 +1,4 @@
-"""What models of an encoder and a decoder share: their passes and their inputs."""
+"""What all models of an encoder and a decoder share: their passes and inputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.models.common import run_encoder, table_rows, token_positions
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.caches.static import EncoderDecoderCache
-from keras_attention.ops.positions import positions_of_tokens
 
 INPUTS = (
     "encoder_token_ids",
@@ -20,14 +20,14 @@ INPUTS = (
 
 
 def inputs_of_both(encoder_token_ids: Any, *others: Any) -> list[Any]:
-    """The four inputs, given one by one or in a dict.
+    """Returns the four inputs, which are passed one by one or in a dict.
 
     Args:
         encoder_token_ids: Int `[B, S]`, or a dict of the inputs by name.
-        *others: The other three of `INPUTS`, `None` where not given.
+        *others: The other three of `INPUTS`, `None` where omitted.
 
     Returns:
-        The inputs in the order of `INPUTS`, not checked yet.
+        The inputs in the order of `INPUTS`. They are not checked.
     """
     if not isinstance(encoder_token_ids, dict):
         return [encoder_token_ids, *others]
@@ -36,7 +36,7 @@ def inputs_of_both(encoder_token_ids: Any, *others: Any) -> list[Any]:
     if unknown or "decoder_token_ids" not in given:
         raise ValueError(
             "The inputs of an encoder and a decoder are "
-            f"{', '.join(INPUTS)}; `decoder_token_ids` must be there. "
+            f"{', '.join(INPUTS)}; `decoder_token_ids` must be among them. "
             f"Received: {', '.join(given) or 'nothing'}"
         )
     listed = [None, *others]
@@ -44,9 +44,10 @@ def inputs_of_both(encoder_token_ids: Any, *others: Any) -> list[Any]:
 
 
 class EncoderDecoder(keras.Model):
-    """An encoder and a decoder, run together by a call or one after the other.
+    """The base of models with an encoder and a decoder.
 
-    A model defines `empty_cache`, `_encode` and `_decode`.
+    A call runs both; `encode` and `decode` run one each. A subclass defines
+    `empty_cache`, `_encode`, `_decode` and `_logits`.
     """
 
     def call(
@@ -60,32 +61,33 @@ class EncoderDecoder(keras.Model):
         training=None,
     ):
         given = encoder_padding_mask, decoder_token_ids, decoder_padding_mask
-        source, source_keep, target, keep = inputs_of_both(encoder_token_ids, *given)
+        source, source_mask, target, mask = inputs_of_both(encoder_token_ids, *given)
         if cache is not None:
-            return self.decode(target, keep, cache=cache, training=training)
-        encoded = self.encode(source, source_keep, training=training)
-        decoded = self.decode(target, keep, encoded=encoded, training=training)
+            return self.decode(target, mask, cache=cache, training=training)
+        encoded = self.encode(source, source_mask, training=training)
+        decoded = self.decode(target, mask, encoded=encoded, training=training)
         sequence = encoded["encoder_sequence_output"]
         return {"encoder_sequence_output": sequence, **decoded}
 
     def encode(
         self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
     ) -> dict[str, Any]:
-        """The encoder alone, once a source.
+        """Runs the encoder alone; once per source is enough.
 
         Args:
             token_ids: Int `[B, S]`.
-            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+            padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
             training: Whether dropout is active.
 
         Returns:
             A dict for `empty_cache` and `decode`: `encoder_sequence_output`
-            `[B, S, hidden_dim]`, `encoder_padding_mask` (bool, or `None`), and of a
-            recurrent encoder `encoder_states`, the last ones of both directions.
+            `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`). A
+            recurrent encoder also returns `encoder_states`, the last states of both
+            directions.
         """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "encoder")
-        found = self._encode(token_ids, keep, training)
-        return {**found, "encoder_padding_mask": keep}
+        token_ids, padding_mask = ids_and_mask(token_ids, padding_mask, "encoder")
+        outputs = self._encode(token_ids, padding_mask, training)
+        return {**outputs, "encoder_padding_mask": padding_mask}
 
     def decode(
         self,
@@ -96,47 +98,48 @@ class EncoderDecoder(keras.Model):
         cache: list[Any] | None = None,
         training: bool | None = None,
     ) -> dict[str, Any]:
-        """The decoder alone: a whole target, a prompt, or one more token.
+        """Runs the decoder alone: on a whole target, a prompt, or one more token.
 
         Args:
-            token_ids: Int `[B, T]`; with a cache only the new ones.
-            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+            token_ids: Int `[B, T]`; with a cache only the new tokens.
+            padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
             encoded: What `encode` returned; not needed with a cache.
-            cache: Of `empty_cache`, or of the last call.
+            cache: The cache that `empty_cache` or the last call returned.
             training: Whether dropout is active.
 
         Returns:
             A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-            `[B, T, vocabulary_size]` and, with a `cache`, the new `cache`.
+            `[B, T, vocabulary_size]` and, if a `cache` was passed, the new `cache`.
         """
-        token_ids, keep = ids_and_mask(token_ids, padding_mask, "decoder")
+        token_ids, padding_mask = ids_and_mask(token_ids, padding_mask, "decoder")
         if cache is None and encoded is None:
             raise ValueError(
-                "The decoder needs what `encode` returned, or a `cache` of "
-                "`empty_cache`. Received: encoded=None, cache=None"
+                "The decoder needs `encoded`, which `encode` returns, or a `cache`, "
+                "which `empty_cache` returns. Received: encoded=None, cache=None"
             )
-        x, new = self._decode(token_ids, keep, encoded, cache, training)
+        x, new = self._decode(token_ids, padding_mask, encoded, cache, training)
         outputs = {"sequence_output": x, "logits": self._logits(x)}
         return outputs if cache is None else {**outputs, "cache": new}
 
-    def _encode(self, token_ids, keep, training):
-        """A dict with `encoder_sequence_output` `[B, S, E]`."""
+    def _encode(self, token_ids, padding_mask, training):
+        """Returns a dict with `encoder_sequence_output` `[B, S, E]`."""
         raise NotImplementedError
 
-    def _decode(self, token_ids, keep, encoded, cache, training):
-        """`[B, T, E]`, and the new cache where there was one."""
+    def _decode(self, token_ids, padding_mask, encoded, cache, training):
+        """Returns the sequence `[B, T, E]`, and the new cache if there was one."""
         raise NotImplementedError
 
     def _logits(self, x):
-        """`[B, T, V]`."""
+        """Returns the logits `[B, T, V]` of a sequence `[B, T, E]`."""
         raise NotImplementedError
 
 
 class EncoderDecoderOfBlocks(EncoderDecoder):
-    """The same with `encoder_blocks` and `decoder_blocks` in a row.
+    """The base of models made of `encoder_blocks` and `decoder_blocks`.
 
-    A model defines what stands before and after them: `_before(side, token_ids,
-    positions, training)` and `_after(side, x, training)`, `[B, T, E]` both.
+    A subclass defines what comes before the blocks, `_before(side, token_ids,
+    positions, training)`, and after them, `_after(side, x, training)`. Both return
+    `[B, T, E]`.
     """
 
     encoder_blocks: Sequence[Any]
@@ -145,38 +148,43 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
     def empty_cache(
         self, encoded: dict[str, Any], kind: Any = KVCache, **settings: Any
     ) -> list[Any]:
-        """One `EncoderDecoderCache` a decoder block, no token decoded yet.
+        """Returns one `EncoderDecoderCache` per decoder block, without a token.
 
-        The encoder's keys and values are projected here, and in no step.
+        The encoder's keys and values are projected here once, and not in each step.
 
         Args:
-            encoded: What `encode` returned.
-            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
-            **settings: Of its `empty`.
+            encoded: The dict that `encode` returned.
+            kind: The class of the caches: `ka.KVCache`, `ka.FixedKVCache` or
+                `ka.RollingKVCache`.
+            **settings: The arguments of its `empty`.
         """
         sequence = encoded["encoder_sequence_output"]
-        keep = encoded["encoder_padding_mask"]
-        return _caches_of(self.decoder_blocks, sequence, keep, kind, settings)
+        mask = encoded["encoder_padding_mask"]
+        return _caches_of(self.decoder_blocks, sequence, mask, kind, settings)
 
-    def _encode(self, token_ids, keep, training):
+    def _encode(self, token_ids, padding_mask, training):
         x = self._before("encoder", token_ids, None, training)
-        x = run_encoder(self.encoder_blocks, x, keep=keep, training=training)
+        blocks = self.encoder_blocks
+        x = run_encoder(blocks, x, padding_mask=padding_mask, training=training)
         return {"encoder_sequence_output": self._after("encoder", x, training)}
 
-    def _decode(self, token_ids, keep, encoded, cache, training):
-        positions = _decoder_positions(token_ids, keep, cache)
-        rows = ops.maximum(positions, 0)  # -1 is padding: any row does for it
-        x = self._before("decoder", token_ids, rows, training)
+    def _decode(self, token_ids, padding_mask, encoded, cache, training):
+        positions = token_positions(token_ids, padding_mask, cache)
+        x = self._before("decoder", token_ids, table_rows(positions), training)
         new = []
         for index, block in enumerate(self.decoder_blocks):
-            own = {"padding_mask": keep, "positions": positions, "training": training}
+            own = {
+                "padding_mask": padding_mask,
+                "positions": positions,
+                "training": training,
+            }
             if cache is not None:
                 x, past = block(x, cache=cache[index], **own)
                 new.append(past)
                 continue
             sequence = encoded["encoder_sequence_output"]
-            hidden = encoded["encoder_padding_mask"]
-            x = block(x, sequence, encoder_padding_mask=hidden, **own)
+            mask = encoded["encoder_padding_mask"]
+            x = block(x, sequence, encoder_padding_mask=mask, **own)
         return self._after("decoder", x, training), new
 
     def _before(self, side, token_ids, positions, training):
@@ -187,12 +195,12 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
 
 
 def ids_and_mask(token_ids: Any, padding_mask: Any, side: str) -> tuple[Any, Any]:
-    """Token ids and their mask, checked.
+    """Checks and returns token ids and their mask.
 
     Args:
         token_ids: Int `[B, T]`.
         padding_mask: Bool or 0 / 1 `[B, T]`, or `None`.
-        side: `"encoder"` or `"decoder"`, for messages.
+        side: `"encoder"` or `"decoder"`, for error messages.
     """
     if token_ids is None:
         raise ValueError(
@@ -203,33 +211,21 @@ def ids_and_mask(token_ids: Any, padding_mask: Any, side: str) -> tuple[Any, Any
     return inputs["token_ids"], inputs["padding_mask"]
 
 
-def run_encoder(
-    blocks: Sequence[Any], x: Any, *, keep: Any, training: bool | None
-) -> Any:
-    """`[B, S, E]` through encoder blocks.
-
-    Args:
-        blocks: `EncoderBlock`s.
-        x: `[B, S, E]`.
-        keep: Bool `[B, S]` or `None`.
-        training: Whether dropout is active.
-    """
-    for block in blocks:
-        x = block(x, padding_mask=keep, training=training)
-    return x
-
-
 def _caches_of(
-    blocks: Sequence[Any], encoder_sequence: Any, keep: Any, kind: Any, settings: dict
+    blocks: Sequence[Any],
+    encoder_sequence: Any,
+    padding_mask: Any,
+    kind: Any,
+    settings: dict,
 ) -> list[EncoderDecoderCache]:
-    """One cache a block: no token decoded yet, the encoder's keys projected.
+    """Returns one cache per block, with the encoder's keys and without a token.
 
     Args:
         blocks: `DecoderBlock`s whose attentions are `MultiHeadAttention`s.
-        encoder_sequence: `[B, S, E]`.
-        keep: Bool `[B, S]` or `None`.
+        encoder_sequence: The encoder's output `[B, S, E]`.
+        padding_mask: The encoder's mask, bool `[B, S]`, or `None`.
         kind: `KVCache`, `FixedKVCache` or `RollingKVCache`.
-        settings: Of its `empty`.
+        settings: The arguments of its `empty`.
     """
     batch = encoder_sequence.shape[0]
     caches = []
@@ -242,21 +238,8 @@ def _caches_of(
             value_size=heads * attention.value_dim,
             **{"dtype": block.compute_dtype, "num_heads": heads, **settings},
         )
-        memory = block.cross_attention.remember(encoder_sequence, value_mask=keep)
+        memory = block.cross_attention.remember(
+            encoder_sequence, value_mask=padding_mask
+        )
         caches.append(EncoderDecoderCache(past, memory))
     return caches
-
-
-def _decoder_positions(token_ids: Any, keep: Any, cache: Any) -> Any:
-    """Positions `[B, T]`, counted over real tokens only; -1 at padding.
-
-    Args:
-        token_ids: Int `[B, T]`.
-        keep: Bool `[B, T]` or `None`.
-        cache: One `EncoderDecoderCache` a block, or `None`.
-    """
-    if keep is None:
-        keep = ops.ones_like(token_ids, dtype="bool")
-    if cache is None:
-        return positions_of_tokens(keep)
-    return cache[0].next_positions(keep)

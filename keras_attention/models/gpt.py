@@ -1,9 +1,8 @@
-"""GPT and Llama: a causal decoder."""
+"""A causal decoder with the shape of GPT-2 or of Llama."""
 
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_attention.blocks.decoder_block import DecoderBlock
 from keras_attention.blocks.residual import make_normalization
@@ -13,28 +12,32 @@ from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.projection import Projection
 from keras_attention.layers.rotary_embedding import RotaryEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.bert import base_config, initializer
+from keras_attention.models.common import (
+    base_config,
+    initializer,
+    table_rows,
+    token_positions,
+)
 from keras_attention.models.decoder_options import (
-    attention_bias,
     check_head,
     head_size,
     plain,
     rotary_settings,
     standardize_biases,
+    use_attention_bias,
     windows_of_layers,
 )
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.caches.growing import KVCache
-from keras_attention.ops.positions import positions_of_tokens
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class GPTDecoder(keras.Model):
-    """Decoder of pre-norm causal blocks: GPT-2's shape, or Llama's.
+    """A decoder of pre-norm causal blocks, with GPT-2's shape or Llama's.
 
-    One call does a whole sequence, a prompt, or one more token: pass a list of
-    caches (`empty_cache`) and they come back longer. Prompts of different lengths
-    may be padded on either side.
+    A call computes a whole sequence, a prompt, or one more token. For the last two,
+    pass the caches of `empty_cache`: the call returns new ones that hold the new
+    tokens too. Prompts of different lengths may be padded on either side.
 
     Reference: Radford et al., "Language Models are Unsupervised Multitask Learners",
     2019; Touvron et al., "LLaMA", 2023 (arXiv:2302.13971). Defaults are GPT-2 small;
@@ -42,42 +45,46 @@ class GPTDecoder(keras.Model):
     gated=True, use_bias=False`.
 
     Args:
-        vocabulary_size: Number of tokens.
-        num_layers: Number of decoder blocks.
-        num_heads: Attention heads in each.
-        hidden_dim: Size of the token vectors.
-        intermediate_dim: Size inside the feed-forward networks.
-        num_key_value_heads: Key/value heads; `num_heads` when `None`.
-        max_sequence_length: Number of positions that have a vector; with rotary
-            positions the length that was trained on, which is no limit.
-        dropout: Rate of dropout on embeddings and sub-layers.
-        activation: Of the feed-forward networks.
-        layer_norm_epsilon: Of the normalisations.
-        key_dim: Size of a head; `hidden_dim / num_heads` when `None`.
-        position: `"learned"` (a vector for each), `"rotary"`, or a dict of the
-            arguments of `RotaryEmbedding`.
-        normalization: `"layer"` or `"rms"`.
+        vocabulary_size: The number of tokens in the vocabulary.
+        num_layers: The number of decoder blocks.
+        num_heads: The number of query heads in each block.
+        hidden_dim: The size of the token vectors.
+        intermediate_dim: The size inside the feed-forward networks.
+        num_key_value_heads: The number of key and value heads; `num_heads` when
+            `None`.
+        max_sequence_length: The number of positions that have a vector. With rotary
+            positions it is the length the model was trained on, and not a limit.
+        dropout: The dropout rate after the embeddings and after each sub-layer.
+        activation: The activation of the feed-forward networks.
+        layer_norm_epsilon: The epsilon of the normalisations.
+        key_dim: The size of a head's queries, keys and values;
+            `hidden_dim / num_heads` when `None`.
+        position: The kind of positions: `"learned"` (one vector per position),
+            `"rotary"`, or a dict of the arguments of `RotaryEmbedding`.
+        normalization: The kind of every normalisation layer: `"layer"` or `"rms"`.
         gated: Whether the feed-forward networks have a gate.
         use_bias: Whether the projections have biases, or a tuple of the parts that
-            have: `"query_key_value"`, `"attention_output"`, `"feed_forward"`.
-        sliding_window: Number of tokens each sees, itself included; all earlier ones
-            when `None`. A list has one entry a layer.
-        head: Where the logits come from: `"tied"`, the table of the token vectors;
-            `"own"`, a matrix of their own; `None` for no logits.
-        attention_dropout: Rate of dropout on attention weights; `dropout` when
+            have them: `"query_key_value"`, `"attention_output"`, `"feed_forward"`.
+        sliding_window: The number of tokens that a token can attend to, itself
+            included; itself and all earlier ones when `None`. A list has one entry
+            per layer.
+        head: The matrix that makes the logits: `"tied"` for the table of the token
+            vectors, `"own"` for a separate matrix, `None` for no logits.
+        attention_dropout: The dropout rate on attention weights; `dropout` when
             `None`.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
-        cache: One `KVCache` a layer, in a list; see `empty_cache`.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
+        cache: A list of one cache per layer, from `empty_cache` or from the last
+            call.
         training: Whether dropout is active.
 
     Returns:
         A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
-        `[B, T, vocabulary_size]` where there is a head and, with a `cache`, the new
-        `cache`.
+        `[B, T, vocabulary_size]` if the model has a head, and the new `cache` if one
+        was passed.
 
     Example:
     >>> decoder = ka.GPTDecoder(
@@ -132,13 +139,13 @@ class GPTDecoder(keras.Model):
         self.use_bias = standardize_biases(use_bias)
         self.sliding_window = sliding_window
         self.head = check_head(head)
-        self._make_ends()
+        self._make_outer_layers()
         windows = windows_of_layers(sliding_window, num_layers)
         self.blocks = [self._make_block(*each) for each in enumerate(windows)]
         self.build()
 
-    def _make_ends(self):
-        """What stands before and after the blocks."""
+    def _make_outer_layers(self):
+        """Makes the layers before and after the blocks."""
         table = {"initializer": initializer(), "dtype": self.dtype_policy}
         self.token_embedding = TokenEmbedding(
             self.vocabulary_size, self.hidden_dim, name="token_embedding", **table
@@ -180,7 +187,7 @@ class GPTDecoder(keras.Model):
                 num_key_value_heads=self.num_key_value_heads,
                 sliding_window=window,
                 position=position,
-                use_bias=attention_bias(self.use_bias),
+                use_bias=use_attention_bias(self.use_bias),
                 dropout=self.dropout if dropout is None else dropout,
                 kernel_initializer=initializer(),
                 name="attention",
@@ -218,13 +225,14 @@ class GPTDecoder(keras.Model):
     def empty_cache(
         self, batch_size: int, kind: Any = KVCache, **settings: Any
     ) -> list[Any]:
-        """One empty cache a layer, for the `cache` argument.
+        """Returns one empty cache per layer, for the `cache` argument.
 
         Args:
-            batch_size: B.
-            kind: `ka.KVCache`, `ka.FixedKVCache` or `ka.RollingKVCache`.
-            **settings: Of its `empty`: `capacity=64` or `window=128`, for example, or
-                `dtype="int8"`.
+            batch_size: The number of rows.
+            kind: The class of the caches: `ka.KVCache`, `ka.FixedKVCache` or
+                `ka.RollingKVCache`.
+            **settings: The arguments of its `empty`, for example `capacity=64`,
+                `window=128` or `dtype="int8"`.
         """
         heads = self.num_key_value_heads
         size = heads * self.key_dim
@@ -234,19 +242,18 @@ class GPTDecoder(keras.Model):
 
     def call(self, token_ids, padding_mask=None, cache=None, training=None):
         inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
-        token_ids, keep = inputs["token_ids"], inputs["padding_mask"]
-        positions = self._positions(token_ids, keep, cache)
+        token_ids, padding_mask = inputs["token_ids"], inputs["padding_mask"]
+        positions = token_positions(token_ids, padding_mask, cache)
         x = self.token_embedding(token_ids)  # [B, T, E]
         if self.position_embedding is not None:
-            # A padding token's position is -1; any row of the table does for it.
-            x = self.position_embedding(x, positions=ops.maximum(positions, 0))
+            x = self.position_embedding(x, positions=table_rows(positions))
         x = self.embedding_dropout(x, training=training)
         caches = [None] * self.num_layers if cache is None else cache
         new_caches = []
         for block, past in zip(self.blocks, caches, strict=True):
             x = block(
                 x,
-                padding_mask=keep,
+                padding_mask=padding_mask,
                 cache=past,
                 positions=positions,
                 training=training,
@@ -264,14 +271,6 @@ class GPTDecoder(keras.Model):
         if self.head_projection is None:
             return {"logits": self.token_embedding(x, reverse=True)}  # [B, T, V]
         return {"logits": self.head_projection(x)}  # [B, T, V]
-
-    def _positions(self, token_ids, keep, cache):
-        """Positions `[B, T]`, counted over real tokens only; -1 at padding."""
-        if keep is None:
-            keep = ops.ones_like(token_ids, dtype="bool")
-        if cache is None:
-            return positions_of_tokens(keep)
-        return cache[0].next_positions(keep)
 
     def get_config(self):
         config = {

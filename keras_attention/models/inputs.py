@@ -1,4 +1,4 @@
-"""How models take their inputs: by name, in a dict, or one array."""
+"""The inputs of models: one array, arrays by name, or a dict of them."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from keras_attention.ops.backend.shapes import describe, differ
 
 
 def standardize_ids(token_ids: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """Checks token ids and whatever comes beside them, and brings them to tensors.
+    """Checks token ids and the inputs that come with them; returns them as tensors.
 
     Args:
         token_ids: Int `[B, T]`, or a dict of all inputs by name.
-        others: The other inputs by name, `None` for one that was not given: a mask
-            (its name ends in `mask`) or integers, each `[B, T]`.
+        others: The other inputs by name, each `[B, T]`: a mask (its name has `mask`
+            in it) or integers. `None` for one that was omitted.
 
     Returns:
-        A dict of `token_ids` and the others; masks as bool.
+        A dict of `token_ids` and the others. Masks are bool.
     """
     if isinstance(token_ids, dict):
         given = token_ids
@@ -55,13 +55,13 @@ def _integers(name: str, value: Any) -> Any:
 
 
 def _mask(name: str, value: Any) -> Any:
-    """A padding mask as bool. Tokenizers give 0 / 1: integers are taken as that."""
+    """Returns a padding mask as bool; tokenizers return it as 0 / 1 integers."""
     value = ops.convert_to_tensor(value)
     dtype = keras.backend.standardize_dtype(value.dtype)
     if dtype != "bool" and "int" not in dtype:
         raise ValueError(
-            f"`{name}` must be bool or 0 / 1 integers, True or 1 at real tokens. "
-            f"Received: {name}={describe(value)}"
+            f"`{name}` must be bool or 0 / 1 integers, with True or 1 at non-padding "
+            f"tokens. Received: {name}={describe(value)}"
         )
     return value if dtype == "bool" else ops.not_equal(value, 0)
 

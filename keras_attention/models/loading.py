@@ -17,7 +17,7 @@ _PACKAGES = ("ops", "layers", "blocks", "models", "tasks", "training")
 def register_classes() -> None:
     """Imports every module whose classes a `.keras` file may name.
 
-    Keras finds a registered class only once its module was imported, and this
+    Keras finds a registered class only after its module was imported, and this
     library imports a module only when one of its names is used.
     """
     for part in _PACKAGES:
@@ -36,11 +36,13 @@ def register_tokenizers() -> None:
 
 
 def load_model(path: str | Path, **kwargs: Any) -> Any:
-    """`keras.saving.load_model`, knowing all classes of this library and of KerasHub.
+    """Loads a `.keras` file that may hold classes of this library and of KerasHub.
+
+    It is `keras.saving.load_model`, called after these classes were imported.
 
     Args:
-        path: Of a `.keras` file.
-        **kwargs: Those of `keras.saving.load_model`.
+        path: The path of a `.keras` file.
+        **kwargs: The other arguments of `keras.saving.load_model`.
 
     Returns:
         The model.
@@ -74,5 +76,5 @@ def _packages_of(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             config = archive.read("config.json").decode("utf-8")
     except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile):
-        return set()  # Keras says what is wrong with it
+        return set()  # Keras' own loader raises the error for such a file
     return set(re.findall(r'"module": "(keras_attention\.\w+|\w+)', config))

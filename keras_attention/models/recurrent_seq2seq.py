@@ -11,7 +11,7 @@ from keras_attention.layers.attention_rnn import AttentionRNN
 from keras_attention.layers.global_attention import GlobalAttention
 from keras_attention.layers.projection import Projection
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.bert import base_config
+from keras_attention.models.common import base_config
 from keras_attention.models.encoder_decoder import EncoderDecoder
 
 CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
@@ -20,37 +20,41 @@ ATTENTIONS = ("bahdanau", "luong")
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RecurrentSeq2Seq(EncoderDecoder):
-    """A bidirectional RNN reads the source, an RNN with attention writes the target.
+    """A bidirectional RNN as the encoder, and an RNN with attention as the decoder.
 
-    For generation call `encode` once, `empty_cache` with what it returned, and
-    `decode` with one more token a step: the cache is the decoder's state.
+    For generation call `encode` once, `empty_cache` with its result, and `decode`
+    with one more token in each step. The cache is the decoder's state.
 
     Reference: Bahdanau et al., 2014 (arXiv:1409.0473); Luong et al., 2015
     (arXiv:1508.04025).
 
     Args:
-        vocabulary_size: Number of tokens, those of both sides together.
-        embedding_dim: Size of the token vectors.
-        hidden_dim: Size of the decoder's state; the encoder has half of it in each
-            direction.
-        attention: `"bahdanau"`, an additive score of the state before, read by the
-            cell; or `"luong"`, a product with the state after, fed to the next step.
-        cell: `"gru"` or `"lstm"`.
-        dropout: Rate of dropout on token vectors and on what the head reads.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        vocabulary_size: The number of tokens in the vocabulary, which both sides
+            share.
+        embedding_dim: The size of the token vectors.
+        hidden_dim: The size of the decoder's state; each direction of the encoder
+            has half of it.
+        attention: `"bahdanau"`: an additive score of the state before the step, whose
+            context is an input of the cell. `"luong"`: a product with the state after
+            the step, whose context is an input of the next step.
+        cell: The recurrent cell, `"gru"` or `"lstm"`.
+        dropout: The dropout rate on the token vectors and on the head's input.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         encoder_token_ids: Int `[B, S]`, or a dict of the first four inputs.
-        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-        decoder_token_ids: Int `[B, T]`: what was written so far, a start token first.
-        decoder_padding_mask: Bool or 0 / 1 `[B, T]`; the state passes padding by.
-        cache: Of `empty_cache`; the encoder is not run then.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
+        decoder_token_ids: Int `[B, T]`: a start token, then the target so far.
+        decoder_padding_mask: Bool or 0 / 1 `[B, T]`. Padding does not change the
+            state.
+        cache: The cache that `empty_cache` or the last call returned. With a cache,
+            the encoder is not run.
         training: Whether dropout is active.
 
     Returns:
         A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
-        `[B, T, E]`, `logits` `[B, T, vocabulary_size]` and, with a `cache` and in
-        place of the first, the new `cache`.
+        `[B, T, E]` and `logits` `[B, T, vocabulary_size]`. If a `cache` was passed,
+        the new `cache` takes the place of the first.
 
     Example:
     >>> model = ka.RecurrentSeq2Seq(100, embedding_dim=8, hidden_dim=16)
@@ -117,7 +121,7 @@ class RecurrentSeq2Seq(EncoderDecoder):
         )
         self.head_dropout = keras.layers.Dropout(dropout, **named)
         self.head = Projection((vocabulary_size,), name="head", **named)
-        self.head.supports_masking = True  # the decoder's outputs carry a mask
+        self.head.supports_masking = True  # the decoder's outputs have a mask
         self.build()
 
     def build(self, input_shape=None):
@@ -129,10 +133,12 @@ class RecurrentSeq2Seq(EncoderDecoder):
         self.built = True
 
     def empty_cache(self, encoded: dict[str, Any]) -> list[Any]:
-        """The decoder's state before the first token, the memory's keys projected.
+        """Returns the decoder's state before the first token.
+
+        It holds the projected keys of the encoder's output too.
 
         Args:
-            encoded: What `encode` returned.
+            encoded: The dict that `encode` returned.
         """
         return self.decoder.cell.initial_state(
             encoded["encoder_sequence_output"],
@@ -140,10 +146,10 @@ class RecurrentSeq2Seq(EncoderDecoder):
             encoded["encoder_states"],
         )
 
-    def _encode(self, token_ids, keep, training):
+    def _encode(self, token_ids, padding_mask, training):
         x = self.token_embedding(token_ids)  # [B, S, E]
         x = self.embedding_dropout(x, training=training)
-        sequence, *states = self.encoder(x, mask=keep, training=training)
+        sequence, *states = self.encoder(x, mask=padding_mask, training=training)
         half = len(states) // 2
         joined = [
             ops.concatenate([forward, backward], axis=-1)  # [B, hidden_dim]
@@ -151,12 +157,12 @@ class RecurrentSeq2Seq(EncoderDecoder):
         ]
         return {"encoder_sequence_output": sequence, "encoder_states": joined}
 
-    def _decode(self, token_ids, keep, encoded, cache, training):
+    def _decode(self, token_ids, padding_mask, encoded, cache, training):
         states = self.empty_cache(encoded) if cache is None else cache
         x = self.token_embedding(token_ids)  # [B, T, E]
         x = self.embedding_dropout(x, training=training)
         x, _, *states = self.decoder(
-            x, initial_state=list(states), mask=keep, training=training
+            x, initial_state=list(states), mask=padding_mask, training=training
         )
         return self.head_dropout(x, training=training), states
 
@@ -187,6 +193,6 @@ def _check(attention, cell, hidden_dim):
         )
     if hidden_dim % 2:
         raise ValueError(
-            "`hidden_dim` must be even: the encoder's two directions have half each. "
+            "`hidden_dim` must be even: each direction of the encoder has half of it. "
             f"Received: hidden_dim={hidden_dim}"
         )

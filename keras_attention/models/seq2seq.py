@@ -13,7 +13,7 @@ from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.layers.sinusoidal_encoding import SinusoidalEncoding
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.bert import base_config, check_divisible, initializer
+from keras_attention.models.common import base_config, check_divisible, initializer
 from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
 
 LEARNED = "learned"
@@ -21,53 +21,58 @@ LEARNED = "learned"
 
 @keras.saving.register_keras_serializable("keras_attention")
 class Seq2SeqTransformer(EncoderDecoderOfBlocks):
-    """The original Transformer, BART and Marian: one composition, plain options.
+    """An encoder and a decoder with the shape of the Transformer, BART or Marian.
 
-    The defaults are the original's: sinusoids, normalisation after the residual,
-    vectors scaled by sqrt(hidden_dim). BART: `positions="learned",
+    The defaults are those of the original Transformer: sinusoids, normalisation after
+    the residual, token vectors scaled by sqrt(hidden_dim). BART: `positions="learned",
     position_offset=2, scale_embedding=False, normalize_embedding=True,
     use_logits_bias=True`. Marian: `positions="concatenated", use_logits_bias=True`.
 
-    For generation call `encode` once, `empty_cache` with what it returned, and
-    `decode` with one more token a step.
+    For generation call `encode` once, `empty_cache` with its result, and `decode`
+    with one more token in each step.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762); Lewis et al., "BART", 2019
     (arXiv:1910.13461); Junczys-Dowmunt et al., "Marian", 2018 (arXiv:1804.00344).
 
     Args:
-        vocabulary_size: Number of tokens, those of both sides together.
-        num_layers: Number of encoder blocks.
-        num_heads: Attention heads in each.
-        hidden_dim: Size of the token vectors, a multiple of `num_heads`.
-        intermediate_dim: Size inside the feed-forward networks.
-        decoder: What differs in the decoder: a dict of `num_layers`, `num_heads` and
-            `intermediate_dim`.
-        max_sequence_length: Number of positions; sinusoids have no bound.
+        vocabulary_size: The number of tokens in the vocabulary, which both sides
+            share.
+        num_layers: The number of encoder blocks.
+        num_heads: The number of attention heads in each block.
+        hidden_dim: The size of the token vectors, a multiple of `num_heads`.
+        intermediate_dim: The size inside the feed-forward networks.
+        decoder: The sizes of the decoder that differ from the encoder's: a dict with
+            any of `num_layers`, `num_heads` and `intermediate_dim`.
+        max_sequence_length: The number of positions; sinusoids need none.
         positions: `"interleaved"` or `"concatenated"` sinusoids, or `"learned"`.
-        position_offset: Row of the first position in a learned table.
-        norm: Layer normalisation `"post"`, or `"pre"` with one more at each end.
+        position_offset: The row of the first position in a learned table.
+        norm: Where the layer normalisations are: `"post"`, after each residual; or
+            `"pre"`, before each sub-layer, and one more at the end of each side.
         scale_embedding: Whether token vectors are multiplied by sqrt(hidden_dim).
-        normalize_embedding: Whether they are normalised, positions added.
+        normalize_embedding: Whether token vectors are normalised after the positions
+            were added.
         use_logits_bias: Whether each token's logit has a bias.
-        dropout: Rate of dropout on embeddings and sub-layers.
-        attention_dropout: Of attention weights; `dropout` when `None`.
-        activation_dropout: Inside the feed-forward networks.
-        activation: Of the feed-forward networks.
-        layer_norm_epsilon: Of the layer normalisations.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        dropout: The dropout rate after the embeddings and after each sub-layer.
+        attention_dropout: The dropout rate on attention weights; `dropout` when
+            `None`.
+        activation_dropout: The dropout rate inside the feed-forward networks.
+        activation: The activation of the feed-forward networks.
+        layer_norm_epsilon: The epsilon of the layer normalisations.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         encoder_token_ids: Int `[B, S]`, or a dict of the first four inputs.
-        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-        decoder_token_ids: Int `[B, T]`: what was written so far, a start token first.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
+        decoder_token_ids: Int `[B, T]`: a start token, then the target so far.
         decoder_padding_mask: Bool or 0 / 1 `[B, T]`.
-        cache: Of `empty_cache`; the encoder is not run then.
+        cache: The cache that `empty_cache` or the last call returned. With a cache,
+            the encoder is not run.
         training: Whether dropout is active.
 
     Returns:
         A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
-        `[B, T, hidden_dim]`, `logits` `[B, T, vocabulary_size]` and, with a `cache`
-        and in place of the first, the new `cache`.
+        `[B, T, hidden_dim]` and `logits` `[B, T, vocabulary_size]`. If a `cache` was
+        passed, the new `cache` takes the place of the first.
 
     Example:
     >>> model = ka.Seq2SeqTransformer(
@@ -132,8 +137,8 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             name="token_embedding",
             dtype=self.dtype_policy,
         )
-        self.encoder_parts = self._ends("encoder")
-        self.decoder_parts = self._ends("decoder")
+        self.encoder_parts = self._outer_layers("encoder")
+        self.decoder_parts = self._outer_layers("decoder")
         self.encoder_blocks = [
             EncoderBlock(**self._parts("encoder", index, sizes[0]))
             for index in range(sizes[0]["num_layers"])
@@ -148,13 +153,13 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         self.build()
 
     def _sizes(self):
-        """Sizes of the encoder's and of the decoder's blocks, checked."""
+        """Checks and returns the sizes of the encoder's and the decoder's blocks."""
         names = ("num_layers", "num_heads", "intermediate_dim")
         encoder = {name: getattr(self, name) for name in names}
         unknown = set(self.decoder) - set(names)
         if unknown:
             raise ValueError(
-                f"`decoder` may have {', '.join(names)}. "
+                f"`decoder` may have the entries {', '.join(names)}. "
                 f"Received: decoder={self.decoder}"
             )
         if self.positions == LEARNED and self.max_sequence_length is None:
@@ -167,8 +172,8 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             check_divisible(self.hidden_dim, sizes["num_heads"])
         return encoder, decoder
 
-    def _ends(self, side):
-        """What stands before and after the blocks of one side."""
+    def _outer_layers(self, side):
+        """Makes the layers before and after the blocks of one side."""
         named = {"dtype": self.dtype_policy}
         norms = {"epsilon": self.layer_norm_epsilon, **named}
         if self.positions == LEARNED:

@@ -12,55 +12,60 @@ from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.relative_position_bias import RelativePositionBias
 from keras_attention.layers.rms_normalization import RMSNormalization
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.bert import base_config, initializer
+from keras_attention.models.common import base_config, initializer
 from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
 from keras_attention.ops.linear import linear
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class T5EncoderDecoder(EncoderDecoderOfBlocks):
-    """T5-shaped model: RMS normalisation, no biases, positions as a bias of scores.
+    """An encoder and a decoder of T5's shape: positions are a bias on the scores.
 
-    Each side has one table of relative positions, shared by its blocks. The defaults
-    are T5 small; T5 1.1 and FLAN are this with `activation="gelu_tanh", gated=True,
+    It has RMS normalisations and no biases in projections. Each side has one table of
+    relative positions, which its blocks share. The defaults are those of T5 small;
+    T5 1.1 and FLAN are this class with `activation="gelu_tanh", gated=True,
     tied_head=False, scale_output=False`.
 
-    For generation call `encode` once, `empty_cache` with what it returned, and
-    `decode` with one more token a step.
+    For generation call `encode` once, `empty_cache` with its result, and `decode`
+    with one more token in each step.
 
     Reference: Raffel et al., "Exploring the Limits of Transfer Learning with a
     Unified Text-to-Text Transformer", 2019 (arXiv:1910.10683).
 
     Args:
-        vocabulary_size: Number of tokens.
-        num_layers: Number of encoder blocks.
-        num_heads: Attention heads in each block of both sides.
-        hidden_dim: Size of the token vectors.
-        intermediate_dim: Size inside the feed-forward networks.
-        head_dim: Size of each head; heads need not fill `hidden_dim`.
-        num_decoder_layers: Number of decoder blocks; `num_layers` when `None`.
-        num_buckets: Of distances, in each table of relative positions.
-        max_distance: Distance from which on all share one bucket.
-        activation: Of the feed-forward networks.
-        gated: Whether these are gated.
-        tied_head: Whether the table of the tokens is the output head too.
-        scale_output: Whether what the head reads is divided by sqrt(hidden_dim).
-        dropout: Rate of dropout, everywhere.
-        layer_norm_epsilon: Of the normalisations.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        vocabulary_size: The number of tokens in the vocabulary.
+        num_layers: The number of encoder blocks.
+        num_heads: The number of attention heads in each block of both sides.
+        hidden_dim: The size of the token vectors.
+        intermediate_dim: The size inside the feed-forward networks.
+        head_dim: The size of each head's queries, keys and values (`key_dim` in other
+            classes). `num_heads * head_dim` may differ from `hidden_dim`.
+        num_decoder_layers: The number of decoder blocks; `num_layers` when `None`.
+        num_buckets: The number of buckets of distances in each table of relative
+            positions.
+        max_distance: The distance from which on all distances share one bucket.
+        activation: The activation of the feed-forward networks.
+        gated: Whether the feed-forward networks have a gate.
+        tied_head: Whether the table of the token vectors makes the logits too; a
+            separate matrix makes them when `False`.
+        scale_output: Whether the head's input is divided by sqrt(hidden_dim).
+        dropout: The dropout rate, in all places.
+        layer_norm_epsilon: The epsilon of the normalisations.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         encoder_token_ids: Int `[B, S]`, or a dict of the first four inputs.
-        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
-        decoder_token_ids: Int `[B, T]`: what was written so far, a start token first.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
+        decoder_token_ids: Int `[B, T]`: a start token, then the target so far.
         decoder_padding_mask: Bool or 0 / 1 `[B, T]`.
-        cache: Of `empty_cache`; the encoder is not run then.
+        cache: The cache that `empty_cache` or the last call returned. With a cache,
+            the encoder is not run.
         training: Whether dropout is active.
 
     Returns:
         A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
-        `[B, T, hidden_dim]`, `logits` `[B, T, vocabulary_size]` and, with a `cache`
-        and in place of the first, the new `cache`.
+        `[B, T, hidden_dim]` and `logits` `[B, T, vocabulary_size]`. If a `cache` was
+        passed, the new `cache` takes the place of the first.
 
     Example:
     >>> model = ka.T5EncoderDecoder(

@@ -1,4 +1,4 @@
-"""ViT: an encoder of images."""
+"""The Vision Transformer: an encoder of images."""
 
 from typing import Any
 
@@ -12,36 +12,42 @@ from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.patch_embedding import PatchEmbedding
 from keras_attention.layers.position_embedding import PositionEmbedding
-from keras_attention.models.bert import base_config, check_divisible, initializer
-from keras_attention.models.encoder_decoder import run_encoder
+from keras_attention.models.common import (
+    base_config,
+    check_divisible,
+    initializer,
+    run_encoder,
+)
 from keras_attention.ops.backend.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class VisionTransformer(keras.Model):
-    """ViT: patches of an image behind a class token, through pre-norm blocks.
+    """An encoder of image patches behind a class token, of pre-norm blocks.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020
     (arXiv:2010.11929). Defaults are ViT-B/16.
 
     Args:
-        image_size: Height and width of the images, an int or a pair.
-        patch_size: Of the patches, likewise; must divide the images.
-        num_layers: Number of encoder blocks.
-        num_heads: Attention heads in each.
-        hidden_dim: Size of the patch vectors, a multiple of `num_heads`.
-        intermediate_dim: Size inside the feed-forward networks.
-        num_channels: Channels of the images.
-        dropout: Rate of dropout on embeddings and sub-layers.
-        attention_dropout: Rate of dropout on attention weights.
-        activation: Of the feed-forward networks; `"gelu"` is the exact one.
-        layer_norm_epsilon: Of the layer normalisations.
-        pooler: Whether there is a pooler.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        image_size: The height and width of the images, an int or a pair.
+        patch_size: The height and width of the patches, an int or a pair. They must
+            divide those of the images.
+        num_layers: The number of encoder blocks.
+        num_heads: The number of attention heads in each block.
+        hidden_dim: The size of the patch vectors, a multiple of `num_heads`.
+        intermediate_dim: The size inside the feed-forward networks.
+        num_channels: The number of channels of the images.
+        dropout: The dropout rate after the embeddings and after each sub-layer.
+        attention_dropout: The dropout rate on attention weights.
+        activation: The activation of the feed-forward networks; `"gelu"` is the exact
+            one.
+        layer_norm_epsilon: The epsilon of the layer normalisations.
+        pooler: Whether the model has a pooler.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        images: `[B, height, width, channels]`, scaled as in training (Hugging Face's
-            processor: to -1 … 1), or a dict of `images`.
+        images: `[B, height, width, channels]`, or a dict of `images`. They must be
+            scaled as in training; Hugging Face's processor scales to -1 … 1.
         training: Whether dropout is active.
 
     Returns:
@@ -164,7 +170,7 @@ class VisionTransformer(keras.Model):
         first = ops.broadcast_to(first, (ops.shape(x)[0], 1, self.hidden_dim))
         x = ops.concatenate([first, x], axis=1)  # [B, 1 + P, E]
         x = self.embedding_dropout(self.position_embedding(x), training=training)
-        x = run_encoder(self.blocks, x, keep=None, training=training)
+        x = run_encoder(self.blocks, x, padding_mask=None, training=training)
         x = self.final_normalization(x)
         outputs = {"sequence_output": x}
         if self.pooler is not None:
@@ -175,7 +181,7 @@ class VisionTransformer(keras.Model):
         if isinstance(images, dict):
             if list(images) != ["images"]:
                 raise ValueError(
-                    "The inputs must be `images` alone. "
+                    "The inputs must be a dict of `images` alone, or the images. "
                     f"Received: {', '.join(images) or 'nothing'}"
                 )
             images = images["images"]

@@ -1,1 +1,1 @@
-"""Models with text or images in front and answers behind."""
+"""Tasks: a model with a tokenizer before it and an answer after it."""

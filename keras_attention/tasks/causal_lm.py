@@ -1,4 +1,4 @@
-"""Text from a causal decoder."""
+"""Text generation with a causal decoder."""
 
 import dataclasses
 import functools
@@ -16,30 +16,30 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
-from keras_attention.tasks._generating import generated, rows_of_ids, streamed
+from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class CausalLM(keras.Model):
-    """A decoder with a tokenizer before it: generates, streams and scores text.
+    """A causal decoder with a tokenizer: it generates, streams and scores text.
 
-    Trained with `compile` and `fit` on ids and the next ids, as any Keras model: the
-    output are logits.
+    Train it with `compile` and `fit` like any Keras model, on ids and the next ids. Its
+    outputs are logits.
 
     Args:
         decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
-        tokenizer: Called with texts, gives `token_ids` and `padding_mask`; has
-            `detokenize` and, where calls cut texts, `encode_whole`. `None` for ids
-            only.
-        draft: A smaller decoder with the same vocabulary, that proposes tokens: the
-            answers are as without, in fewer steps of `decoder` (see `Speculative`). It
-            is not trained here.
+        tokenizer: A tokenizer, or `None` for ids only. A call with texts returns
+            `token_ids` and `padding_mask`. It has `detokenize` and, if calls truncate
+            texts, `encode_whole`.
+        draft: A smaller decoder with the same vocabulary that proposes tokens, or
+            `None`. The answers stay the same, with fewer steps of `decoder` (see
+            `Speculative`). The draft is not trained here.
         compiled: Whether generation is compiled.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
@@ -83,12 +83,12 @@ class CausalLM(keras.Model):
 
     @property
     def backbone(self) -> keras.Model:
-        """The decoder, by the name that every task has for it."""
+        """The decoder, under the name that every task has for its model."""
         return self.decoder
 
     @property
     def generator(self) -> Generator:
-        """What generates; it keeps what was compiled."""
+        """The loop that generates; it keeps its compiled functions."""
         if self._generator is None:
             draft = None if self.draft is None else language_model(self.draft)
             model = language_model(self.decoder)
@@ -105,20 +105,21 @@ class CausalLM(keras.Model):
         verbose: bool = False,
         return_details: bool = False,
     ) -> Any:
-        """Continues prompts.
+        """Generates the continuation of each prompt.
 
         Args:
             prompts: A list of texts, or of lists of token ids; or ids `[B, T]`, alone
-                or in a dict beside a `padding_mask`.
-            settings: How; greedy search when not given.
-            max_new_tokens: In place of the one of the settings.
-            callback: Called after each token with the new ids of each row.
+                or in a dict with a `padding_mask`.
+            settings: The settings of the generation; greedy search when omitted.
+            max_new_tokens: The limit that replaces the one of the settings.
+            callback: A function that is called after each token with the new ids of
+                each row.
             verbose: Whether to show a progress bar.
             return_details: Whether to return a `Generated` with ids,
                 log-probabilities and beam scores instead.
 
         Returns:
-            For prompts of text, the new text of each row; else its new ids.
+            The new text of each row if the prompts are texts, else its new ids.
         """
         prompts, from_text = rows_of_ids(self, prompts, "prompts")
         settings = self._settings(settings, max_new_tokens)
@@ -136,15 +137,16 @@ class CausalLM(keras.Model):
         *,
         max_new_tokens: int | None = None,
     ) -> Iterator[Any]:
-        """Yields the continuation of one prompt as it comes.
+        """Yields the continuation of one prompt while it is generated.
 
         Args:
             prompt: A text, or a list of token ids.
-            settings: How; greedy search when not given.
-            max_new_tokens: In place of the one of the settings.
+            settings: The settings of the generation; greedy search when omitted.
+            max_new_tokens: The limit that replaces the one of the settings.
 
         Returns:
-            An iterator over pieces of text, whole characters only, or over ids.
+            An iterator over pieces of text, which have whole characters only, or over
+            ids.
         """
         settings = self._settings(settings, max_new_tokens)
         (ids,), from_text = rows_of_ids(self, [prompt], "prompts")
@@ -159,30 +161,33 @@ class CausalLM(keras.Model):
         batch_size: int = 4,
         verbose: bool = False,
     ) -> dict[str, Any]:
-        """Log-probabilities of the tokens of texts, and the perplexity.
+        """Returns the log-probabilities of the tokens of texts, and the perplexity.
 
-        A text longer than the window is read in windows that move by `stride`; each
-        token is counted once, with at least `window - stride` tokens before it but at
-        the beginning of the text.
+        A text that is longer than the window is read in windows that move by `stride`.
+        Each token is counted once, with at least `window - stride` tokens before it,
+        except at the beginning of the text.
 
         Args:
-            texts: As the prompts of `generate`.
-            window: Tokens read at once; as many as the model has positions.
-            stride: Half the window when not given.
-            batch_size: Windows at a time.
+            texts: The texts, in any form that the prompts of `generate` have.
+            window: The number of tokens that are read together; the number of the
+                model's positions when omitted.
+            stride: The number of tokens that a window moves by; half the window when
+                omitted.
+            batch_size: The number of windows that are computed together.
             verbose: Whether to show a progress bar.
 
         Returns:
             A dict: `log_probabilities`, a list with T - 1 numbers for each text of T
-            tokens, and `perplexity`, over all of them.
+            tokens, and `perplexity`, which is over all texts.
         """
         rows, _ = rows_of_ids(self, texts, "texts")
         window = window or self.decoder.max_sequence_length
         stride = stride or max(window // 2, 1)
         if not 1 <= stride < window <= self.decoder.max_sequence_length:
             raise ValueError(
-                "`window` must be at most the positions of the model, and `stride` "
-                f"from 1 to less than it. Received: window={window}, stride={stride}"
+                "`window` must be at most the number of the model's positions, and "
+                "`stride` at least 1 and less than `window`. "
+                f"Received: window={window}, stride={stride}"
             )
         bar = keras.utils.Progbar(None, verbose=int(verbose), unit_name="window")
 
@@ -198,13 +203,14 @@ class CausalLM(keras.Model):
             batch_size=batch_size,
             tell=tell,
         )
-        every = np.concatenate(found)
-        if not every.size:
+        scored = np.concatenate(found)
+        if not scored.size:
             raise ValueError(
-                "`score` needs a text of at least two tokens: the first has nothing "
-                f"before it. Received: texts of {[len(row) for row in rows]} tokens"
+                "`score` needs a text of at least two tokens, because the first token "
+                "has none before it. Received: texts of "
+                f"{[len(row) for row in rows]} tokens"
             )
-        perplexity = float(np.exp(-every.mean(dtype="float64")))
+        perplexity = float(np.exp(-scored.mean(dtype="float64")))
         return {"log_probabilities": found, "perplexity": perplexity}
 
     @functools.cached_property
@@ -238,17 +244,17 @@ class CausalLM(keras.Model):
     @classmethod
     def from_config(cls, config):
         rebuild = keras.saving.deserialize_keras_object
-        names = ("decoder", "tokenizer", "draft")  # the last is not in older files
+        names = ("decoder", "tokenizer", "draft")  # older files have no draft
         parts = {name: rebuild(config[name]) for name in names if name in config}
         return cls(**{**config, **parts})
 
 
 def language_model(decoder: Any, kind: Any = AmpleKVCache) -> LanguageModel:
-    """A decoder as the loops of generation see it.
+    """Returns a decoder in the form that the loops of generation take.
 
     Args:
         decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
-        kind: Of the caches.
+        kind: The class of the caches.
     """
 
     def forward(token_ids, padding_mask, cache):

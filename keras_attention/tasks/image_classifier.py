@@ -1,39 +1,39 @@
 """Classes of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.base import BackboneTask
+from keras_attention.tasks.batches import ArrayBatches
+from keras_attention.tasks.common import (
     batches_by_length,
+    best_label,
     check_labels,
+    check_same_number,
     label_ids,
-    parts_config,
-    probabilities,
-    with_parts,
 )
-
-PARTS = ("backbone",)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class ImageClassifier(keras.Model):
-    """One class an image: the first vector of a backbone, then a linear map.
+class ImageClassifier(BackboneTask):
+    """One class per image: a linear map of the backbone's first vector.
+
+    Fine-tune it with `ka.fine_tune`, or with `compile` and `fit` like any Keras model.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021
     (arXiv:2010.11929).
 
     Args:
-        backbone: Called with images; returns a dict with `sequence_output`
-            `[B, T, E]`, whose first vector stands for the image.
-        labels: Names of the classes, in the order of the logits.
-        dropout: Rate, in the head.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        backbone: A `VisionTransformer`, or another model that is called with images
+            and returns a dict with `sequence_output` `[B, T, E]`, whose first vector
+            represents the image.
+        labels: The names of the classes, in the order of the logits.
+        dropout: The dropout rate in the head.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         images: `[B, height, width, channels]`, as the backbone takes them.
@@ -41,7 +41,24 @@ class ImageClassifier(keras.Model):
 
     Returns:
         Logits `[B, number of labels]`.
+
+    Example:
+    >>> backbone = ka.VisionTransformer(
+    ...     image_size=8,
+    ...     patch_size=4,
+    ...     num_layers=2,
+    ...     num_heads=2,
+    ...     hidden_dim=16,
+    ...     intermediate_dim=32,
+    ... )
+    >>> model = ka.ImageClassifier(backbone, ["cat", "dog"])
+    >>> tuple(model(np.zeros((3, 8, 8, 3), "float32")).shape)
+    (3, 2)
     """
+
+    PARTS = ("backbone",)
+    SETTINGS = ("labels", "dropout")
+    pooling = "first"
 
     def __init__(
         self,
@@ -51,70 +68,65 @@ class ImageClassifier(keras.Model):
         dropout: float = 0.0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.backbone = backbone
+        super().__init__(backbone, **kwargs)
         self.labels = check_labels(labels)
         self.dropout = dropout
-        self.head = ClassificationHead(
-            len(self.labels),
-            dropout=dropout,
-            kernel_initializer=initializer(),
-            name="head",
-            dtype=self.dtype_policy,
-        )
-        self.build()
-
-    def build(self, input_shape=None):
-        self.head.build((None, self.backbone.hidden_dim))
-        self.built = True
+        self._add_head(ClassificationHead, len(self.labels), dropout=dropout)
 
     def call(self, images, training=None):
-        frozen = not self.backbone.trainable
-        outputs = self.backbone(images, training=False if frozen else training)
-        features = outputs["sequence_output"][:, 0]  # [B, E]
-        return self.head(features, training=training)  # [B, C]
+        return self._logits(images, training)  # [B, C]
 
     def classify(
         self, images: Any, *, batch_size: int = 32, verbose: bool | str = "auto"
     ) -> list[dict[str, Any]]:
-        """The label of each image.
+        """Returns the label of each image.
 
         Args:
             images: `[N, height, width, channels]`.
-            batch_size: Images computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            batch_size: The number of images that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
-            A dict an image: `label`, its `score`, and `scores` of all labels by name.
+            A dict per image: `label`, its `score`, and `scores`, the score of each
+            label by name.
         """
-        scores = np.zeros((len(images), len(self.labels)), "float32")
-        for chosen in batches_by_length([0] * len(images), batch_size, verbose):
-            logits = ops.convert_to_tensor(self.predict_on_batch(images[chosen]))
-            scores[chosen] = ops.convert_to_numpy(probabilities(logits))
-        answers = []
-        for row in scores.tolist():
-            by_name = dict(zip(self.labels, row, strict=True))
-            best = max(by_name, key=by_name.__getitem__)
-            answers.append({"label": best, "score": by_name[best], "scores": by_name})
-        return answers
+        scores = self._scores_of_rows(images, batch_size, verbose).tolist()
+        return [best_label(self.labels, row) for row in scores]
 
-    def label_ids(self, labels: Sequence[Any]) -> np.ndarray:
-        """Labels as numbers, for `fit(images, model.label_ids(labels))`.
+    def _predict(self, rows: Any, batch_size: int, verbose: Any) -> Iterator[Any]:
+        for chosen in batches_by_length([0] * len(rows), batch_size, verbose):
+            images = rows[chosen]
+            yield chosen, images, self.predict_on_batch(images)
+
+    def batches(
+        self,
+        images: Any,
+        labels: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+    ) -> ArrayBatches:
+        """Returns images and their labels as batches for `fit` and `evaluate`.
 
         Args:
-            labels: One an image: a name or a number.
+            images: `[N, height, width, channels]`.
+            labels: One label per image: a name or a number.
+            batch_size: The number of images per batch.
+            shuffle: Whether the order of the images changes each epoch.
+        """
+        check_same_number(images=images, labels=labels)
+        return ArrayBatches(
+            np.asarray(images),
+            self.label_ids(labels),
+            batch_size=batch_size,
+            shuffle=shuffle,
+        )
+
+    def label_ids(self, labels: Sequence[Any]) -> np.ndarray:
+        """Returns the numbers of labels, for `fit(images, model.label_ids(labels))`.
+
+        Args:
+            labels: One label per image: a name or a number.
         """
         return label_ids(labels, self.labels)
-
-    def compile_arguments(self) -> dict[str, Any]:
-        """Loss and metrics for `compile`."""
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss, "metrics": ["accuracy"]}
-
-    def get_config(self):
-        config = {"labels": list(self.labels), "dropout": self.dropout}
-        return {**parts_config(self, PARTS), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))

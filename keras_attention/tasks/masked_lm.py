@@ -1,4 +1,4 @@
-"""Words that were hidden from a text."""
+"""The words that were hidden from a text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,43 +8,30 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import MaskedTokenHead
-from keras_attention.models.bert import initializer
-from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import IGNORED, PaddedBatches, padded_rows
-from keras_attention.tasks._masking import MaskedBatches
-from keras_attention.tasks._shared import (
-    batches_by_length,
-    check_texts,
-    freeze_unread_pooler,
-    padding_of,
-    parts_config,
-    probabilities,
-    run_backbone,
-    tokenized,
-    with_parts,
-)
-
-PARTS = ("backbone", "tokenizer")
+from keras_attention.tasks.base import BackboneTask
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import check_texts, cross_entropy, tokenized
+from keras_attention.tasks.masking import MaskedBatches
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class MaskedLM(keras.Model):
-    """Which tokens stood where `[MASK]` stands: BERT's first training task.
+class MaskedLM(BackboneTask):
+    """The token that was at each `[MASK]`: BERT's first training task.
 
-    The last matrix is the table of the token vectors.
+    The table of the token vectors is the last matrix too.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), section 3.1.
 
     Args:
         backbone: A `BertEncoder`, or another encoder with a `token_embedding`.
-        tokenizer: The backbone's, for `fill` and `batches`; or `None`.
-        activation: Of the head; the backbone's when `None`.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        tokenizer: The backbone's tokenizer, or `None`. `fill` and `batches` need it.
+        activation: The activation in the head; the backbone's when `None`.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all inputs.
-        segment_ids: Int `[B, T]`, where the backbone takes them.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        segment_ids: Int `[B, T]`, if the backbone takes them.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
@@ -62,6 +49,8 @@ class MaskedLM(keras.Model):
     (1, 3, 100)
     """
 
+    SETTINGS = ("activation",)
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -70,31 +59,18 @@ class MaskedLM(keras.Model):
         activation: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.backbone, self.tokenizer = backbone, tokenizer
+        super().__init__(backbone, tokenizer, **kwargs)
         self.activation = backbone.activation if activation is None else activation
-        self.head = MaskedTokenHead(
+        self._add_head(
+            MaskedTokenHead,
             backbone.vocabulary_size,
             activation=self.activation,
             epsilon=backbone.layer_norm_epsilon,
-            kernel_initializer=initializer(),
-            name="head",
-            dtype=self.dtype_policy,
         )
-        freeze_unread_pooler(self)
-        self.build()
 
-    def build(self, input_shape=None):
-        self.head.build((None, None, self.backbone.hidden_dim))
-        self.built = True
-
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
-        outputs = run_backbone(self.backbone, inputs, training)
+    def _logits(self, inputs, training):
         table = self.backbone.token_embedding.embeddings
-        return self.head(outputs["sequence_output"], table)  # [B, T, V]
+        return self.head(self.features(inputs, training), table)  # [B, T, V]
 
     def fill(
         self,
@@ -104,38 +80,37 @@ class MaskedLM(keras.Model):
         batch_size: int = 32,
         verbose: bool | str = "auto",
     ) -> list[list[list[dict[str, Any]]]]:
-        """The likeliest tokens at each `[MASK]` of each text.
+        """Returns the likeliest tokens at each `[MASK]` of each text.
 
         Args:
             texts: Any number of texts.
-            top: How many tokens a mask.
-            batch_size: Texts computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            top: The number of tokens per mask.
+            batch_size: The number of texts that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
-            Of each text a list, one entry a mask: dicts of `token` and `score`.
+            A list per text with one entry per mask: a list of dicts of `token` and
+            `score`.
         """
         texts = check_texts(self, texts, "texts", "fill")
         rows = tokenized(self.tokenizer, texts)
         answers: list[list[list[dict[str, Any]]]] = [[] for _ in texts]
-        lengths = [len(row["token_ids"]) for row in rows]
-        for chosen in batches_by_length(lengths, batch_size, verbose):
-            inputs = padded_rows([rows[i] for i in chosen], padding_of(self.tokenizer))
-            places = np.argwhere(inputs["token_ids"] == self._mask_id())
-            logits = self.predict_on_batch(inputs)
-            for row, place in places:
-                scores = ops.convert_to_numpy(probabilities(logits[row, place]))
-                best = np.argsort(-scores)[:top]
-                answers[chosen[row]].append(
-                    [
-                        {
-                            "token": self.tokenizer.id_to_token(int(token)),
-                            "score": float(scores[token]),
-                        }
-                        for token in best
-                    ]
-                )
+        for chosen, inputs, logits in self._predict(rows, batch_size, verbose):
+            for row, token in np.argwhere(inputs["token_ids"] == self._mask_id()):
+                scores = ops.convert_to_numpy(self.scores(logits[row, token]))
+                answers[chosen[row]].append(self._likeliest(scores, top))
         return answers
+
+    def _likeliest(self, scores: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """Returns the tokens with the largest scores `[V]`."""
+        return [
+            {
+                "token": self.tokenizer.id_to_token(int(token)),
+                "score": float(scores[token]),
+            }
+            for token in np.argsort(-scores)[:top]
+        ]
 
     def batches(
         self,
@@ -146,19 +121,20 @@ class MaskedLM(keras.Model):
         batch_size: int = 32,
         shuffle: bool = True,
     ) -> PaddedBatches:
-        """Texts as batches for `fit`, other tokens hidden each epoch.
+        """Returns texts as batches for `fit`; other tokens are hidden each epoch.
 
-        Of the tokens chosen 80 % become `[MASK]`, 10 % a random token, and 10 % stay.
+        Of the chosen tokens 80 % become `[MASK]`, 10 % become a random token, and 10 %
+        stay unchanged.
 
         Args:
             texts: One or more texts.
-            mask_rate: Share of the tokens that are to be predicted.
+            mask_rate: The share of the tokens that are to be predicted.
             whole_words: Whether all tokens of a word are chosen together.
-            batch_size: Texts at a time.
-            shuffle: Whether they come in another order each epoch.
+            batch_size: The number of texts per batch.
+            shuffle: Whether the order of the texts changes each epoch.
         """
         texts = check_texts(self, texts, "texts", "batches")
-        prefix = "##" if whole_words else None
+        prefix = None
         if whole_words:
             prefix = self.tokenizer.get_config()["continuing_subword_prefix"]
         return MaskedBatches(
@@ -180,15 +156,5 @@ class MaskedLM(keras.Model):
         return self.tokenizer.mask_token_id
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Loss and metrics for `compile`."""
-        loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=IGNORED
-        )
-        return {"loss": loss}
-
-    def get_config(self):
-        return {**parts_config(self, PARTS), "activation": self.activation}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        """Returns the loss for `compile`; only hidden tokens count."""
+        return {"loss": cross_entropy(IGNORED)}

@@ -1,4 +1,4 @@
-"""Answers to questions, as places in a text."""
+"""Answers to questions, as spans of a text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,55 +8,50 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
-from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import PaddedBatches, padded_rows
-from keras_attention.tasks._shared import (
-    batches_by_length,
+from keras_attention.tasks.base import BackboneTask
+from keras_attention.tasks.batches import PaddedBatches
+from keras_attention.tasks.common import (
     check_same_number,
     check_texts,
-    freeze_unread_pooler,
-    padding_of,
-    parts_config,
+    cross_entropy,
     probabilities,
-    run_backbone,
-    with_parts,
 )
-from keras_attention.tasks._words import (
+from keras_attention.tasks.words import (
     frame_of,
     room_for,
     windows,
     words_of_texts,
 )
 
-PARTS = ("backbone", "tokenizer")
 MAX_ANSWER_TOKENS = 30
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class QuestionAnswerer(keras.Model):
-    """Where in a text the answer to a question stands: its first and its last token.
+class QuestionAnswerer(BackboneTask):
+    """The first and the last token of the answer to a question, in a text.
 
-    A context longer than the model is read in windows that overlap, and the best span
-    of all windows is the answer.
+    A context that is longer than the model is read in windows that overlap. The best
+    span of all windows is the answer.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), section 4.2.
 
     Args:
         backbone: A `BertEncoder`, or another encoder of this library.
-        tokenizer: The backbone's, for `answer` and `batches`; or `None`.
-        overlap: Tokens that a window of the context shares with the one before.
-        dropout: Rate, in the head.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        tokenizer: The backbone's tokenizer, or `None`. `answer` and `batches` need it.
+        overlap: The number of tokens that a window of the context shares with the
+            window before.
+        dropout: The dropout rate in the head.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        token_ids: Int `[B, T]`, or a dict of all inputs: question, then context.
-        segment_ids: Int `[B, T]`, where the backbone takes them.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        token_ids: Int `[B, T]`, the question, then the context; or a dict of all
+            inputs.
+        segment_ids: Int `[B, T]`, if the backbone takes them.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
-        Logits `[B, 2, T]`: of each token to be the first, and to be the last.
+        Logits `[B, 2, T]`: of each token to be the answer's first, and its last.
 
     Example:
     >>> backbone = ka.BertEncoder(
@@ -71,6 +66,8 @@ class QuestionAnswerer(keras.Model):
     (1, 2, 4)
     """
 
+    SETTINGS = ("overlap", "dropout")
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -80,29 +77,12 @@ class QuestionAnswerer(keras.Model):
         dropout: float = 0.0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.backbone, self.tokenizer = backbone, tokenizer
+        super().__init__(backbone, tokenizer, **kwargs)
         self.overlap, self.dropout = overlap, dropout
-        self.head = ClassificationHead(
-            2,
-            dropout=dropout,
-            kernel_initializer=initializer(),
-            name="head",
-            dtype=self.dtype_policy,
-        )
-        freeze_unread_pooler(self)
-        self.build()
+        self._add_head(ClassificationHead, 2, dropout=dropout)
 
-    def build(self, input_shape=None):
-        self.head.build((None, None, self.backbone.hidden_dim))
-        self.built = True
-
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
-        outputs = run_backbone(self.backbone, inputs, training)
-        logits = self.head(outputs["sequence_output"], training=training)  # [B, T, 2]
+    def _logits(self, inputs, training):
+        logits = super()._logits(inputs, training)  # [B, T, 2]
         return ops.transpose(logits, (0, 2, 1))  # [B, 2, T]
 
     def answer(
@@ -115,33 +95,33 @@ class QuestionAnswerer(keras.Model):
         batch_size: int = 16,
         verbose: bool | str = "auto",
     ) -> list[dict[str, Any]]:
-        """The answer to each question, as it stands in its context.
+        """Returns the answer to each question, as a span of its context.
 
         Args:
             questions: Any number of questions.
-            contexts: The text to each question.
-            no_answer_threshold: For models trained on questions without an answer:
-                how far the logits of "no answer" may lie above those of the best
-                span. `None` always gives a span.
-            max_answer_tokens: Longest answer.
-            batch_size: Windows computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            contexts: One text per question.
+            no_answer_threshold: How much the sum of the logits of "no answer" may
+                exceed that of the best span, for models that were trained on questions
+                without an answer. With `None` the answer is always a span.
+            max_answer_tokens: The largest number of tokens in an answer.
+            batch_size: The number of windows that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
-            A dict a question: `text`, `start` and `end` in characters of the context,
-            and `score`, the probability of its two ends. Without an answer the text
-            is empty, and start and end are `None`.
+            A dict per question: `text`, `start` and `end` in characters of the
+            context, and `score`, the probability of its first and last token. If there
+            is no answer, the text is empty, and start and end are `None`.
         """
         questions = check_texts(self, questions, "questions", "answer")
         contexts = check_texts(self, contexts, "contexts", "answer")
         check_same_number(questions=questions, contexts=contexts)
         rows, found, spans = self._windows(questions, contexts)
         logits: list[np.ndarray] = [np.zeros(0)] * len(rows)
-        lengths = [len(row["token_ids"]) for row in rows]
-        for chosen in batches_by_length(lengths, batch_size, verbose):
-            inputs = padded_rows([rows[i] for i in chosen], padding_of(self.tokenizer))
-            for index, one in zip(chosen, self.predict_on_batch(inputs), strict=True):
-                logits[index] = np.asarray(one, "float32")[:, : lengths[index]]
+        for chosen, _, batch in self._predict(rows, batch_size, verbose):
+            for index, one in zip(chosen, batch, strict=True):
+                length = len(rows[index]["token_ids"])
+                logits[index] = np.asarray(one, "float32")[:, :length]
         of_question: list[list[int]] = [[] for _ in questions]
         for index, (number, _, _) in enumerate(found):
             of_question[number].append(index)
@@ -165,17 +145,17 @@ class QuestionAnswerer(keras.Model):
         batch_size: int = 16,
         shuffle: bool = True,
     ) -> PaddedBatches:
-        """Questions, contexts and answers as batches for `fit` and `evaluate`.
+        """Returns questions, contexts and answers as batches for `fit` and `evaluate`.
 
-        A window that does not hold the answer is taught to point at its first token.
+        The target of a window that does not hold the answer is its first token.
 
         Args:
             questions: One or more questions.
-            contexts: The text to each.
-            answers: A dict of `text` and `start` (in characters of the context) to
-                each, or `None` where the context has no answer.
-            batch_size: Windows at a time.
-            shuffle: Whether they come in another order each epoch.
+            contexts: One text per question.
+            answers: One dict per question, of `text` and `start` (in characters of the
+                context); `None` if the context has no answer.
+            batch_size: The number of windows per batch.
+            shuffle: Whether the order of the windows changes each epoch.
         """
         questions = check_texts(self, questions, "questions", "batches")
         contexts = check_texts(self, contexts, "contexts", "batches")
@@ -188,51 +168,45 @@ class QuestionAnswerer(keras.Model):
                 target = _target(answer, contexts[number], spans[number], word_of)
                 target = target + offset if (target >= 0).all() else target * 0
             targets.append(target)
-        return PaddedBatches(
-            rows,
-            targets,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            padding=padding_of(self.tokenizer),
+        return self._padded_batches(
+            rows, targets, batch_size=batch_size, shuffle=shuffle
         )
 
     def _windows(self, questions: list[str], contexts: list[str]):
-        """Rows; of each its question, the place of its context and its words; spans."""
+        """Splits the contexts into windows that fit behind their questions.
+
+        Returns:
+            The rows; for each row the number of its question, the index of the
+            context's first token and the word of each of its tokens; and the spans of
+            the words of each context.
+        """
         frame = frame_of(self.tokenizer)
         special = len(frame.before) + len(frame.between) + len(frame.after)
-        asked = words_of_texts(self.tokenizer, questions)
-        read = words_of_texts(self.tokenizer, contexts)
+        firsts = words_of_texts(self.tokenizer, questions)
+        seconds = words_of_texts(self.tokenizer, contexts)
         rows, found = [], []
-        for number, (question, context) in enumerate(zip(asked, read, strict=True)):
+        pairs = zip(firsts, seconds, strict=True)
+        for number, (question, context) in enumerate(pairs):
             room = room_for(self, special + len(question.token_ids))
             offset = len(frame.before) + len(question.token_ids) + len(frame.between)
             overlap = min(self.overlap, room - 1)
             for ids, word_of in windows(context, room, overlap):
                 rows.append(frame.pair(question.token_ids, ids))
                 found.append((number, offset, word_of))
-        return rows, found, [context.spans for context in read]
+        return rows, found, [context.spans for context in seconds]
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Loss and metrics for `compile`."""
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss}
-
-    def get_config(self):
-        config = {"overlap": self.overlap, "dropout": self.dropout}
-        return {**parts_config(self, PARTS), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        """Returns the loss for `compile`."""
+        return {"loss": cross_entropy()}
 
 
 def _target(answer, context, spans, word_of) -> np.ndarray:
-    """First and last token of an answer in a window; -1 where it is not there."""
+    """Returns the first and last token of an answer in a window, or -1 and -1."""
     start, text = answer["start"], answer["text"]
     end = start + len(text)
     if context[start:end] != text or not text:
         raise ValueError(
-            "An answer must stand in its context where it says. Received: "
+            "An answer must be in its context, beginning at its `start`. Received: "
             f"{text!r} at {start}, where the context has {context[start:end]!r}"
         )
     inside = [i for i, (s, e) in enumerate(spans) if s < end and e > start]
@@ -244,8 +218,8 @@ def _target(answer, context, spans, word_of) -> np.ndarray:
 
 
 def _best_span(context, spans, parts, longest, threshold) -> dict[str, Any]:
-    """The span with the largest sum of logits, over all windows of one context."""
-    best, place = None, (0, 0)
+    """Returns the answer with the largest sum of logits in all windows of a context."""
+    best, words = None, (0, 0)
     no_answer = min(float(logits[0, 0] + logits[1, 0]) for *_, logits in parts)
     for offset, word_of, logits in parts:
         if not len(word_of):
@@ -258,16 +232,19 @@ def _best_span(context, spans, parts, longest, threshold) -> dict[str, Any]:
         at = int(np.argmax(sums[rows, columns]))
         value = float(sums[rows[at], columns[at]])
         if best is None or value > best:
-            best, place = value, (int(word_of[rows[at]]), int(word_of[columns[at]]))
+            best, words = value, (int(word_of[rows[at]]), int(word_of[columns[at]]))
     if best is None or (threshold is not None and no_answer - best > threshold):
         return {"text": "", "start": None, "end": None, "score": 0.0}
-    start, end = spans[place[0]][0], spans[place[1]][1]
+    start, end = spans[words[0]][0], spans[words[1]][1]
     score = _probability(parts, best)
     return {"text": context[start:end], "start": start, "end": end, "score": score}
 
 
 def _probability(parts, best: float) -> float:
-    """Of two ends whose logits sum to `best`, among the tokens of all windows."""
+    """Returns the probability of a span whose two logits have the sum `best`.
+
+    It is the product of two softmaxes over the tokens of all windows.
+    """
     total = best
     for which in (0, 1):
         logits = np.concatenate(

@@ -14,7 +14,7 @@ from keras_attention.blocks.pooling import (
 )
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.attend import score_dtype
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.common import (
     batches_by_length,
     check_texts,
     parts_config,
@@ -23,7 +23,7 @@ from keras_attention.tasks._shared import (
 
 PARTS = ("encoder", "tokenizer")
 
-# Name to a function of the sequence `[B, T, E]` and the mask `[B, T]` or `None`.
+# Each is a function of the sequence `[B, T, E]` and the mask `[B, T]` or `None`.
 POOLINGS = {
     "mean": mean_of_tokens,
     "mean_sqrt_len": mean_by_root,
@@ -34,28 +34,29 @@ POOLINGS = {
 
 @keras.saving.register_keras_serializable("keras_attention")
 class SentenceEncoder(keras.Model):
-    """One vector a sentence, pooled of an encoder's token vectors, normalised.
+    """One vector per sentence: the pooled token vectors of an encoder, normalised.
 
     Reference: Reimers & Gurevych, "Sentence-BERT", 2019 (arXiv:1908.10084).
 
     Args:
-        encoder: A `BertEncoder`.
-        tokenizer: A `WordPieceTokenizer`, for `encode` and for exports that take
-            text; or `None`.
-        normalize: Whether vectors have length 1.
-        pooling: `"mean"` of the real tokens, `"mean_sqrt_len"` (their sum over the
-            root of their number), `"max"`, or `"cls"`, the first token in its place.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        encoder: A `BertEncoder`, or another encoder of this library.
+        tokenizer: The encoder's tokenizer, or `None`. `encode` and exports that take
+            text need it.
+        normalize: Whether the vectors are scaled to length 1.
+        pooling: How token vectors become one vector: `"mean"` of the non-padding
+            tokens, `"mean_sqrt_len"` (their sum over the root of their number),
+            `"max"` of them, or `"cls"`, the vector of the first token.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of `token_ids`, `segment_ids`,
             `padding_mask`.
-        segment_ids: Int `[B, T]`; 0 when not given.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        segment_ids: Int `[B, T]`; 0 when omitted.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
-        A dict: `sentence_embedding` `[B, E]`, 0 for a row without any token, and
+        A dict: `sentence_embedding` `[B, E]`, 0 for a row that is all padding, and
         `sequence_output` `[B, T, E]`.
 
     Example:
@@ -106,12 +107,15 @@ class SentenceEncoder(keras.Model):
     def encode(
         self, texts: list[str], *, batch_size: int = 32, verbose: bool | str = "auto"
     ) -> np.ndarray:
-        """Embeds texts, similar lengths together.
+        """Returns the vectors of texts.
+
+        Texts of similar length are computed together.
 
         Args:
             texts: Any number of texts.
-            batch_size: Texts computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            batch_size: The number of texts that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
             `[len(texts), E]` float32, in the order of `texts`.
@@ -125,8 +129,8 @@ class SentenceEncoder(keras.Model):
         return vectors
 
     def get_config(self):
-        own = {"normalize": self.normalize, "pooling": self.pooling}
-        return {**parts_config(self, PARTS), **own}
+        settings = {"normalize": self.normalize, "pooling": self.pooling}
+        return {**parts_config(self, PARTS), **settings}
 
     @classmethod
     def from_config(cls, config):

@@ -1,4 +1,4 @@
-"""Text from text: translation, summaries."""
+"""Text from text, such as translations and summaries."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,42 +16,45 @@ from keras_attention.layers.base import observing
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.caches.fixed import AmpleKVCache
-from keras_attention.tasks._batches import IGNORED, PairBatches
-from keras_attention.tasks._generating import generated, rows_of_ids, streamed
-from keras_attention.tasks._shared import (
+from keras_attention.tasks.batches import IGNORED, PairBatches
+from keras_attention.tasks.common import (
     batches_by_length,
     check_same_number,
+    cross_entropy,
     padding_of,
     parts_config,
     with_parts,
 )
+from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 PARTS = ("backbone", "tokenizer")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class Seq2SeqLM(keras.Model):
-    """An encoder and a decoder with a tokenizer: translates, streams, scores, aligns.
+    """An encoder and a decoder with a tokenizer: it generates, scores and aligns text.
 
-    Trained with `fit` on what `batches` gives. The decoder reads `start_token_id`,
-    then what it wrote.
+    Train it with `fit` on the result of `batches`. The decoder reads `start_token_id`,
+    then the tokens that it wrote.
 
     Args:
         backbone: A `Seq2SeqTransformer`, `T5EncoderDecoder` or `RecurrentSeq2Seq`.
-        tokenizer: Of both sides: called with texts, gives `token_ids` and
-            `padding_mask`; has `detokenize`. `None` for ids only.
-        start_token_id: What the decoder reads first; the tokenizer's token for the
-            beginning of a text, else its padding, when `None`.
-        end_token_id: What ends a target; the tokenizer's when `None`.
-        forced_first_token: The first token of all answers, if there is one.
-        forced_last_token: That of answers that reach `max_new_tokens`, likewise.
-        suppress_tokens: What no answer has, where settings do not say anything else.
+        tokenizer: The tokenizer of both sides, or `None` for ids only. A call with
+            texts returns `token_ids` and `padding_mask`. It has `detokenize`.
+        start_token_id: The first token that the decoder reads. When `None`, it is the
+            tokenizer's token for the beginning of a text, else its padding token.
+        end_token_id: The token that ends a target; the tokenizer's when `None`.
+        forced_first_token: The first token of every answer, or `None`.
+        forced_last_token: The last token of answers that reach `max_new_tokens`, or
+            `None`.
+        suppress_tokens: The tokens that no answer has, unless the settings name
+            others.
         compiled: Whether generation is compiled.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         encoder_token_ids: Int `[B, S]`, or a dict of the four inputs.
-        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at real tokens.
+        encoder_padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
         decoder_token_ids: Int `[B, T]`, the start token first.
         decoder_padding_mask: Bool or 0 / 1 `[B, T]`.
         training: Whether dropout is active.
@@ -86,8 +89,8 @@ class Seq2SeqLM(keras.Model):
         start = _first(start_token_id, tokenizer, roles)
         if start is None:
             raise ValueError(
-                "The decoder needs a token to begin with, and the tokenizer names "
-                "none: pass `start_token_id=`. Received: start_token_id=None"
+                "The decoder needs a first token, and the tokenizer names none: "
+                "pass `start_token_id=`. Received: start_token_id=None"
             )
         self.start_token_id = start
         roles = ("eos_token_id", "sep_token_id")
@@ -118,7 +121,7 @@ class Seq2SeqLM(keras.Model):
 
     @property
     def generator(self) -> Generator:
-        """What generates; it keeps what was compiled."""
+        """The loop that generates; it keeps its compiled functions."""
         if self._generator is None:
             model = language_model_of_pair(self.backbone)
             self._generator = Generator(model, compiled=self.compiled)
@@ -135,21 +138,23 @@ class Seq2SeqLM(keras.Model):
         verbose: bool = False,
         return_details: bool = False,
     ) -> Any:
-        """Writes a target for each source.
+        """Generates a target for each source.
 
         Args:
             sources: A list of texts, or of lists of token ids; or ids `[B, S]`, alone
-                or in a dict beside a `padding_mask`.
-            settings: How; greedy search when not given.
-            max_new_tokens: In place of the one of the settings.
-            prefixes: Token ids that each target begins with; they are not returned.
-            callback: Called after each token with the new ids of each row.
+                or in a dict with a `padding_mask`.
+            settings: The settings of the generation; greedy search when omitted.
+            max_new_tokens: The limit that replaces the one of the settings.
+            prefixes: The token ids that each target begins with; they are not
+                returned.
+            callback: A function that is called after each token with the new ids of
+                each row.
             verbose: Whether to show a progress bar.
             return_details: Whether to return a `Generated` with ids,
                 log-probabilities and beam scores instead.
 
         Returns:
-            For sources of text, the text of each target; else its ids.
+            The text of each target if the sources are texts, else its ids.
         """
         rows, from_text = rows_of_ids(self, sources, "sources")
         settings = self._settings(settings, max_new_tokens)
@@ -171,15 +176,16 @@ class Seq2SeqLM(keras.Model):
         *,
         max_new_tokens: int | None = None,
     ) -> Iterator[Any]:
-        """Yields the target of one source as it comes.
+        """Yields the target of one source while it is generated.
 
         Args:
             source: A text, or a list of token ids.
-            settings: How; greedy search when not given.
-            max_new_tokens: In place of the one of the settings.
+            settings: The settings of the generation; greedy search when omitted.
+            max_new_tokens: The limit that replaces the one of the settings.
 
         Returns:
-            An iterator over pieces of text, whole characters only, or over ids.
+            An iterator over pieces of text, which have whole characters only, or over
+            ids.
         """
         settings = self._settings(settings, max_new_tokens)
         (row,), from_text = rows_of_ids(self, [source], "source")
@@ -189,17 +195,19 @@ class Seq2SeqLM(keras.Model):
     def score(
         self, sources: Any, targets: Any, *, batch_size: int = 32, verbose: Any = "auto"
     ) -> dict[str, Any]:
-        """Log-probabilities of the tokens of targets, and the perplexity.
+        """Returns the log-probabilities of the tokens of targets, and the perplexity.
 
         Args:
-            sources: As those of `generate`.
-            targets: One a source: texts, or token ids without the start token.
-            batch_size: Pairs computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            sources: The sources, in any form that those of `generate` have.
+            targets: One target per source: texts, or token ids without the start
+                token.
+            batch_size: The number of pairs that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
             A dict: `log_probabilities`, a list with T numbers for each target of T
-            tokens (its end included), and `perplexity`, over all of them.
+            tokens (its end included), and `perplexity`, which is over all targets.
         """
         pairs = self.batches(sources, targets, batch_size=batch_size, shuffle=False)
         found: list[Any] = [None] * len(pairs.rows)
@@ -210,31 +218,31 @@ class Seq2SeqLM(keras.Model):
             log_p = ops.convert_to_numpy(ops.log_softmax(logits, axis=-1))
             at = np.maximum(labels, 0)[..., None]
             log_p = np.take_along_axis(log_p, at, axis=-1)[..., 0]  # [B, T]
-            for row, place in enumerate(chosen):
-                found[place] = log_p[row, : lengths[place]]
+            for row, index in enumerate(chosen):
+                found[index] = log_p[row, : lengths[index]]
         mean = np.concatenate(found).mean(dtype="float64")
         return {"log_probabilities": found, "perplexity": float(np.exp(-mean))}
 
     def align(self, sources: Any, targets: Any) -> list[np.ndarray]:
-        """Where in the source the decoder looked when it wrote each target token.
+        """Returns the attention of each target token to the tokens of its source.
 
         Args:
-            sources: As those of `generate`.
-            targets: One a source: texts, or token ids without the start token, such as
-                those that `generate` gave.
+            sources: The sources, in any form that those of `generate` have.
+            targets: One target per source: texts, or token ids without the start
+                token, such as those that `generate` returned.
 
         Returns:
-            For each pair weights `[T, S]`, whose rows have the sum 1: means over the
-            heads and layers, see `ka.attention_maps` for each of them.
+            Weights `[T, S]` per pair, whose rows have the sum 1. They are means over
+            the heads and layers; `ka.attention_maps` returns each of them.
         """
         pairs = self.batches(sources, targets, shuffle=False)
         watched, found = _cross_attentions(self.backbone), []
-        for place, row in enumerate(pairs.rows):
-            seen: list[Any] = []
-            inputs, _ = pairs.batch_of([place])
-            with observing(lambda layer, weights: seen.append((layer, weights))):  # noqa: B023
+        for index, row in enumerate(pairs.rows):
+            observed: list[Any] = []
+            inputs, _ = pairs.batch_of([index])
+            with observing(lambda layer, weights: observed.append((layer, weights))):  # noqa: B023
                 self(inputs, training=False)
-            maps = [w for layer, w in seen if any(layer is one for one in watched)]
+            maps = [w for layer, w in observed if any(layer is one for one in watched)]
             maps = [ops.mean(w, axis=1) if len(w.shape) == 4 else w for w in maps]
             mean = ops.convert_to_numpy(sum(maps) / len(maps))  # [1, T, S]
             assert mean.shape[2] == len(row["token_ids"])
@@ -250,15 +258,16 @@ class Seq2SeqLM(keras.Model):
         shuffle: bool = True,
         pad_to_multiple_of: int = 1,
     ) -> PairBatches:
-        """Pairs as batches for `fit`: the decoder reads targets a token later.
+        """Returns pairs as batches for `fit`, with targets shifted for the decoder.
 
         Args:
-            sources: As those of `generate`.
-            targets: One a source: texts, or token ids without the start token. An end
-                token is put behind texts where the tokenizer puts none.
-            batch_size: Pairs at a time.
-            shuffle: Whether they come in another order each epoch.
-            pad_to_multiple_of: Of lengths; more than 1 makes fewer shapes to compile.
+            sources: The sources, in any form that those of `generate` have.
+            targets: One target per source: texts, or token ids without the start
+                token. An end token is appended to texts if the tokenizer adds none.
+            batch_size: The number of pairs per batch.
+            shuffle: Whether the order of the pairs changes each epoch.
+            pad_to_multiple_of: The number whose multiples the lengths of a batch are;
+                more than 1 makes fewer shapes to compile.
         """
         rows, _ = rows_of_ids(self, sources, "sources")
         labels, from_text = rows_of_ids(self, targets, "targets")
@@ -276,14 +285,11 @@ class Seq2SeqLM(keras.Model):
         )
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Loss for `compile`; padding does not count."""
-        loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=IGNORED
-        )
-        return {"loss": loss}
+        """Returns the loss for `compile`; padding does not count."""
+        return {"loss": cross_entropy(IGNORED)}
 
     def _framed(self, label):
-        """A target of text: without the start token, with the one that ends it."""
+        """Returns the ids of a target text without the start, with the end token."""
         if label and label[0] == self.start_token_id != self.end_token_id:
             label = label[1:]
         if self.end_token_id is not None and label[-1:] != [self.end_token_id]:
@@ -314,8 +320,8 @@ class Seq2SeqLM(keras.Model):
             "suppress_tokens",
             "compiled",
         )
-        own = {name: getattr(self, name) for name in names}
-        return {**parts_config(self, PARTS), **own}
+        settings = {name: getattr(self, name) for name in names}
+        return {**parts_config(self, PARTS), **settings}
 
     @classmethod
     def from_config(cls, config):
@@ -323,30 +329,30 @@ class Seq2SeqLM(keras.Model):
 
 
 class RecurrentCache(NamedTuple):
-    """A recurrent decoder's states as a cache: they hold the source too.
+    """The states of a recurrent decoder in the form of a cache; they hold the source.
 
     Attributes:
-        states: Of `RecurrentSeq2Seq.empty_cache`.
+        states: The states that `RecurrentSeq2Seq.empty_cache` or a step returned.
     """
 
     states: Any
 
     def reorder(self, rows: Any) -> "RecurrentCache":
-        """The states of other rows.
+        """Returns the states of other rows.
 
         Args:
-            rows: Int `[B']`: which row each new row continues.
+            rows: Int `[B']`, the row that each new row continues.
         """
         take = keras.tree.map_structure
         return RecurrentCache(take(lambda x: ops.take(x, rows, axis=0), self.states))
 
 
 def language_model_of_pair(backbone: Any, kind: Any = AmpleKVCache) -> LanguageModel:
-    """An encoder and a decoder as the loops of generation see them.
+    """Returns an encoder and a decoder in the form that the loops of generation take.
 
     Args:
         backbone: A `Seq2SeqTransformer`, `T5EncoderDecoder` or `RecurrentSeq2Seq`.
-        kind: Of the caches.
+        kind: The class of the caches.
     """
     recurrent = isinstance(backbone, RecurrentSeq2Seq)
 
@@ -365,11 +371,11 @@ def language_model_of_pair(backbone: Any, kind: Any = AmpleKVCache) -> LanguageM
 
     def empty_cache(batch_size, capacity):
         raise ValueError(
-            "A model with an encoder has no cache without a source: use "
+            "A model with an encoder needs a source for its cache: use "
             f"`cache_of_source`. Received: batch_size={batch_size}"
         )
 
-    # Sinusoids and distances have no end.
+    # Only learned positions are a limit: sinusoids and distances have none.
     bounded = getattr(backbone, "positions", None) == "learned"
     return LanguageModel(
         forward,
@@ -388,7 +394,7 @@ def _cross_attentions(backbone):
 
 
 def _first(given, tokenizer, roles):
-    """A token id that was given, or the first that the tokenizer has."""
+    """Returns `given`, or the first token id of these roles that the tokenizer has."""
     found = [given, *(getattr(tokenizer, role, None) for role in roles)]
     found = [one for one in found if one is not None]
     return int(found[0]) if found else None

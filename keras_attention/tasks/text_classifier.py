@@ -7,54 +7,47 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attention.blocks.heads import ClassificationHead, mean_of_tokens
-from keras_attention.models.bert import initializer
-from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import PaddedBatches, padded_rows
-from keras_attention.tasks._shared import (
-    batches_by_length,
+from keras_attention.blocks.heads import ClassificationHead
+from keras_attention.tasks.base import BackboneTask
+from keras_attention.tasks.batches import PaddedBatches
+from keras_attention.tasks.common import (
+    best_label,
     check_labels,
     check_same_number,
     check_texts,
-    freeze_unread_pooler,
     label_ids,
-    padding_of,
-    parts_config,
-    probabilities,
-    run_backbone,
     tokenized,
-    with_parts,
 )
 
-PARTS = ("backbone", "tokenizer")
 POOLINGS = ("pooled", "first", "mean")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class TextClassifier(keras.Model):
-    """One class a text, or several: a vector of the text, then a linear map.
+class TextClassifier(BackboneTask):
+    """One class per text, or several: a linear map of one vector of the text.
 
-    Fine-tune it with `ka.fine_tune`, or `compile` and `fit` as any Keras model.
+    Fine-tune it with `ka.fine_tune`, or with `compile` and `fit` like any Keras model.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), section 4.1.
 
     Args:
         backbone: A `BertEncoder`, or another encoder of this library.
-        labels: Names of the classes, in the order of the logits.
-        tokenizer: The backbone's, for `classify`, `batches` and exports that take
-            text; or `None`.
+        labels: The names of the classes, in the order of the logits.
+        tokenizer: The backbone's tokenizer, or `None`. `classify`, `batches` and
+            exports that take text need it.
         multi_label: Whether a text may have any number of the labels.
         pooling: The vector of the text: `"pooled"` (the backbone's pooler), `"first"`
             (the first token's) or `"mean"` (of all tokens). By default the pooler, or
-            the first token where there is none.
-        hidden_activation: Of a hidden layer of the head; no such layer when `None`.
-        dropout: Rate, in the head.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+            the first token if there is no pooler.
+        hidden_activation: The activation of a hidden layer of the head; no such layer
+            when `None`.
+        dropout: The dropout rate in the head.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all inputs.
-        segment_ids: Int `[B, T]`, where the backbone takes them.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        segment_ids: Int `[B, T]`, if the backbone takes them.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
@@ -73,6 +66,8 @@ class TextClassifier(keras.Model):
     (1, 2)
     """
 
+    SETTINGS = ("labels", "multi_label", "pooling", "hidden_activation", "dropout")
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -85,56 +80,28 @@ class TextClassifier(keras.Model):
         dropout: float = 0.1,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.backbone, self.tokenizer = backbone, tokenizer
+        super().__init__(backbone, tokenizer, **kwargs)
         self.labels = check_labels(labels)
         self.multi_label = multi_label
         self.pooling = _pooling(pooling, backbone)
         self.hidden_activation = hidden_activation
         self.dropout = dropout
-        self.head = ClassificationHead(
+        self._add_head(
+            ClassificationHead,
             len(self.labels),
             hidden_activation=hidden_activation,
             dropout=dropout,
-            kernel_initializer=initializer(),
-            name="head",
-            dtype=self.dtype_policy,
         )
-        freeze_unread_pooler(self)
-        self.build()
-
-    def build(self, input_shape=None):
-        self.head.build((None, self.backbone.hidden_dim))
-        self.built = True
-
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
-        return self.head(self.features(inputs, training), training=training)  # [B, C]
-
-    def features(self, inputs: dict[str, Any], training: Any = None) -> Any:
-        """The vectors `[B, E]` that the head reads.
-
-        Args:
-            inputs: As for a call, in a dict.
-            training: Whether dropout is active.
-        """
-        outputs = run_backbone(self.backbone, inputs, training)
-        if self.pooling == "pooled":
-            return outputs["pooled_output"]
-        sequence = outputs["sequence_output"]  # [B, T, E]
-        if self.pooling == "first":
-            return sequence[:, 0]  # [B, E]
-        keep = inputs.get("padding_mask")
-        keep = None if keep is None else ops.cast(keep, "bool")
-        return mean_of_tokens(sequence, keep)  # [B, E]
 
     def scores(self, logits: Any) -> Any:
-        """Logits as probabilities: over all labels, or of each by itself."""
+        """Returns logits as probabilities: of all labels together, or of each alone.
+
+        Args:
+            logits: The logits that a call returned.
+        """
         if self.multi_label:
             return ops.sigmoid(ops.cast(logits, "float32"))
-        return probabilities(logits)
+        return super().scores(logits)
 
     def classify(
         self,
@@ -145,37 +112,34 @@ class TextClassifier(keras.Model):
         batch_size: int = 32,
         verbose: bool | str = "auto",
     ) -> list[dict[str, Any]]:
-        """The label of each text, similar lengths computed together.
+        """Returns the label of each text.
+
+        Texts of similar length are computed together.
 
         Args:
             texts: Any number of texts.
-            texts_pair: The second text of each, where they come in pairs.
-            threshold: With `multi_label`, the score from which a label counts.
-            batch_size: Texts computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            texts_pair: The second text of each, if they come in pairs.
+            threshold: The score from which on a label counts, with `multi_label`.
+            batch_size: The number of texts that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
-            A dict a text: `label` and its `score`, or with `multi_label` the
-            `labels`; and `scores`, one of each label by name.
+            A dict per text: `label` and its `score`, or with `multi_label` the
+            `labels`; and `scores`, the score of each label by name.
         """
         texts = check_texts(self, texts, "texts", "classify")
         check_same_number(texts=texts, texts_pair=texts_pair)
         rows = tokenized(self.tokenizer, texts, texts_pair)
-        scores = np.zeros((len(texts), len(self.labels)), "float32")
-        lengths = [len(row["token_ids"]) for row in rows]
-        for chosen in batches_by_length(lengths, batch_size, verbose):
-            inputs = padded_rows([rows[i] for i in chosen], padding_of(self.tokenizer))
-            logits = ops.convert_to_tensor(self.predict_on_batch(inputs))
-            scores[chosen] = ops.convert_to_numpy(self.scores(logits))
-        return [self._answer(row, threshold) for row in scores.tolist()]
+        scores = self._scores_of_rows(rows, batch_size, verbose).tolist()
+        return [self._answer(row, threshold) for row in scores]
 
     def _answer(self, scores: list[float], threshold: float) -> dict[str, Any]:
+        if not self.multi_label:
+            return best_label(self.labels, scores)
         by_name = dict(zip(self.labels, scores, strict=True))
-        if self.multi_label:
-            chosen = [name for name, score in by_name.items() if score >= threshold]
-            return {"labels": chosen, "scores": by_name}
-        best = max(by_name, key=by_name.__getitem__)
-        return {"label": best, "score": by_name[best], "scores": by_name}
+        chosen = [name for name, score in by_name.items() if score >= threshold]
+        return {"labels": chosen, "scores": by_name}
 
     def batches(
         self,
@@ -186,23 +150,21 @@ class TextClassifier(keras.Model):
         batch_size: int = 32,
         shuffle: bool = True,
     ) -> PaddedBatches:
-        """Texts and their labels as batches for `fit` and `evaluate`.
+        """Returns texts and their labels as batches for `fit` and `evaluate`.
 
         Args:
             texts: One or more texts.
-            labels: One a text: a name or a number; with `multi_label` a list of them.
-            texts_pair: The second text of each, where they come in pairs.
-            batch_size: Texts at a time.
-            shuffle: Whether they come in another order each epoch.
+            labels: One label per text: a name or a number; with `multi_label` a list
+                of them.
+            texts_pair: The second text of each, if they come in pairs.
+            batch_size: The number of texts per batch.
+            shuffle: Whether the order of the texts changes each epoch.
         """
         texts = check_texts(self, texts, "texts", "batches")
         check_same_number(texts=texts, texts_pair=texts_pair, labels=labels)
-        return PaddedBatches(
-            tokenized(self.tokenizer, texts, texts_pair),
-            self._targets(labels),
-            batch_size=batch_size,
-            shuffle=shuffle,
-            padding=padding_of(self.tokenizer),
+        rows = tokenized(self.tokenizer, texts, texts_pair)
+        return self._padded_batches(
+            rows, self._targets(labels), batch_size=batch_size, shuffle=shuffle
         )
 
     def _targets(self, labels: Sequence[Any]) -> np.ndarray:
@@ -214,32 +176,16 @@ class TextClassifier(keras.Model):
         return targets
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Loss and metrics for `compile`."""
-        if self.multi_label:
-            loss = keras.losses.BinaryCrossentropy(from_logits=True)
-            return {
-                "loss": loss,
-                "metrics": [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0)],
-            }
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss, "metrics": ["accuracy"]}
-
-    def get_config(self):
-        return {
-            **parts_config(self, PARTS),
-            "labels": list(self.labels),
-            "multi_label": self.multi_label,
-            "pooling": self.pooling,
-            "hidden_activation": self.hidden_activation,
-            "dropout": self.dropout,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        """Returns the loss and the metrics for `compile`."""
+        if not self.multi_label:
+            return super().compile_arguments()
+        accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0)
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        return {"loss": loss, "metrics": [accuracy]}
 
 
 def _pooling(pooling: str | None, backbone: Any) -> str:
+    """Returns the pooling, or the default one for this backbone when `None`."""
     has_pooler = getattr(backbone, "pooler", None) is not None
     if pooling is None:
         return "pooled" if has_pooler else "first"

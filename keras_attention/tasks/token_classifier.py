@@ -1,4 +1,4 @@
-"""Labels of words: named entities, parts of speech."""
+"""Labels of words, such as named entities or parts of speech."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,23 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import ClassificationHead
-from keras_attention.models.bert import initializer
-from keras_attention.models.inputs import standardize_ids
-from keras_attention.tasks._batches import IGNORED, PaddedBatches, padded_rows
-from keras_attention.tasks._shared import (
-    batches_by_length,
+from keras_attention.tasks.base import BackboneTask
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import (
     check_labels,
     check_same_number,
     check_texts,
-    freeze_unread_pooler,
+    cross_entropy,
     label_ids,
-    padding_of,
-    parts_config,
-    probabilities,
-    run_backbone,
-    with_parts,
 )
-from keras_attention.tasks._words import (
+from keras_attention.tasks.words import (
     Words,
     frame_of,
     room_for,
@@ -33,29 +26,28 @@ from keras_attention.tasks._words import (
     words_of_texts,
 )
 
-PARTS = ("backbone", "tokenizer")
-
 
 @keras.saving.register_keras_serializable("keras_attention")
-class TokenClassifier(keras.Model):
-    """A label a word: a linear map on each token, read at the first token of a word.
+class TokenClassifier(BackboneTask):
+    """One label per word: a linear map of each token, read at a word's first token.
 
-    With labels as `O`, `B-person`, `I-person` (BIO), `tag` returns entities with
-    their place in the text. A text longer than the model is read in parts.
+    With labels such as `O`, `B-person`, `I-person` (BIO), `tag` returns entities and
+    their positions in the text. A text that is longer than the model is read in parts.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), section 5.3.
 
     Args:
         backbone: A `BertEncoder`, or another encoder of this library.
-        labels: Names of the classes, in the order of the logits.
-        tokenizer: The backbone's, for `tag`, `tag_words` and `batches`; or `None`.
-        dropout: Rate, in the head.
-        **kwargs: Those of `keras.Model`: `name`, `dtype`, `trainable`.
+        labels: The names of the classes, in the order of the logits.
+        tokenizer: The backbone's tokenizer, or `None`. `tag`, `tag_words` and
+            `batches` need it.
+        dropout: The dropout rate in the head.
+        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Int `[B, T]`, or a dict of all inputs.
-        segment_ids: Int `[B, T]`, where the backbone takes them.
-        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at real tokens.
+        segment_ids: Int `[B, T]`, if the backbone takes them.
+        padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
@@ -74,6 +66,8 @@ class TokenClassifier(keras.Model):
     (1, 4, 3)
     """
 
+    SETTINGS = ("labels", "dropout")
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -83,30 +77,10 @@ class TokenClassifier(keras.Model):
         dropout: float = 0.1,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.backbone, self.tokenizer = backbone, tokenizer
+        super().__init__(backbone, tokenizer, **kwargs)
         self.labels = check_labels(labels)
         self.dropout = dropout
-        self.head = ClassificationHead(
-            len(self.labels),
-            dropout=dropout,
-            kernel_initializer=initializer(),
-            name="head",
-            dtype=self.dtype_policy,
-        )
-        freeze_unread_pooler(self)
-        self.build()
-
-    def build(self, input_shape=None):
-        self.head.build((None, None, self.backbone.hidden_dim))
-        self.built = True
-
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
-        outputs = run_backbone(self.backbone, inputs, training)
-        return self.head(outputs["sequence_output"], training=training)  # [B, T, C]
+        self._add_head(ClassificationHead, len(self.labels), dropout=dropout)
 
     def tag(
         self,
@@ -115,24 +89,26 @@ class TokenClassifier(keras.Model):
         batch_size: int = 32,
         verbose: bool | str = "auto",
     ) -> list[list[dict[str, Any]]]:
-        """The entities of each text.
+        """Returns the entities of each text.
 
-        Words are split at spaces and punctuation. Neighbours of one type are one
-        entity; a `B-` begins another. Labels without `B-` and `I-` are joined where
-        they are the same, and `O` is none.
+        Words are split at spaces and punctuation. Neighbouring words of one type are
+        one entity; a `B-` begins a new one. If labels have no `B-` and `I-`,
+        neighbouring words with the same label are one entity. Words labelled `O` are
+        in no entity.
 
         Args:
             texts: Any number of texts.
-            batch_size: Parts of texts computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            batch_size: The number of parts of texts that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
 
         Returns:
-            A list a text of dicts: `label`, `text`, `start` and `end` in characters,
-            and `score`, the mean over its words.
+            A list of dicts per text: `label`, `text`, `start` and `end` in characters,
+            and `score`, the mean over the entity's words.
         """
         texts = check_texts(self, texts, "texts", "tag")
         rows = words_of_texts(self.tokenizer, texts)
-        scored = self._scores(rows, batch_size, verbose)
+        scored = self._word_scores(rows, batch_size, verbose)
         return [
             self._entities(text, words, scores)
             for text, words, scores in zip(texts, rows, scored, strict=True)
@@ -145,18 +121,19 @@ class TokenClassifier(keras.Model):
         batch_size: int = 32,
         verbose: bool | str = "auto",
     ) -> list[list[str]]:
-        """The label of each word, for sentences that are split already.
+        """Returns the label of each word, for sentences that are already split.
 
         Args:
-            sentences: Lists of words.
-            batch_size: Parts of sentences computed at a time.
-            verbose: Whether to show a progress bar; `"auto"` from 10 batches on.
+            sentences: The lists of words.
+            batch_size: The number of parts of sentences that are computed together.
+            verbose: Whether to show a progress bar; `"auto"` shows it from 10 batches
+                on.
         """
         sentences = check_texts(self, sentences, "sentences", "tag_words")
         rows = words_of_lists(self.tokenizer, sentences)
         return [
-            [self.labels[place] for place in scores.argmax(axis=-1)]
-            for scores in self._scores(rows, batch_size, verbose)
+            [self.labels[number] for number in scores.argmax(axis=-1)]
+            for scores in self._word_scores(rows, batch_size, verbose)
         ]
 
     def batches(
@@ -167,13 +144,13 @@ class TokenClassifier(keras.Model):
         batch_size: int = 32,
         shuffle: bool = True,
     ) -> PaddedBatches:
-        """Sentences and their labels as batches for `fit` and `evaluate`.
+        """Returns sentences and their labels as batches for `fit` and `evaluate`.
 
         Args:
-            sentences: Lists of words.
-            labels: One a word: names or numbers.
-            batch_size: Sentences at a time.
-            shuffle: Whether they come in another order each epoch.
+            sentences: The lists of words.
+            labels: One label per word, by name or by number.
+            batch_size: The number of sentences per batch.
+            shuffle: Whether the order of the sentences changes each epoch.
         """
         sentences = check_texts(self, sentences, "sentences", "batches")
         check_same_number(sentences=sentences, labels=labels)
@@ -182,22 +159,17 @@ class TokenClassifier(keras.Model):
             words_of_lists(self.tokenizer, sentences), labels, strict=True
         ):
             check_same_number(words=words.spans, labels=names)
-            wanted = label_ids(names, self.labels)
+            expected = label_ids(names, self.labels)
             for row, word_of in self._parts(words):
                 rows.append(row)
-                target = wanted[np.maximum(word_of, 0)] if len(wanted) else word_of
+                target = expected[np.maximum(word_of, 0)] if len(expected) else word_of
                 targets.append(np.where(word_of >= 0, target, IGNORED))
-        return PaddedBatches(
-            rows,
-            targets,
-            per_token=True,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            padding=padding_of(self.tokenizer),
+        return self._padded_batches(
+            rows, targets, per_token=True, batch_size=batch_size, shuffle=shuffle
         )
 
     def _parts(self, words: Words):
-        """Rows that fit, and the word of each token: -1 where none begins."""
+        """Yields rows that fit, and the word that begins at each token, or -1."""
         frame = frame_of(self.tokenizer)
         room = room_for(self, len(frame.before) + len(frame.after))
         begins = np.where(words.first_tokens(), words.word_of_token, -1)
@@ -206,10 +178,10 @@ class TokenClassifier(keras.Model):
             around = ((len(frame.before), len(frame.after)),)
             yield frame.one(ids), np.pad(word_of, around, constant_values=-1)
 
-    def _scores(self, texts: list[Words], batch_size, verbose) -> list[np.ndarray]:
-        """Probabilities `[words, labels]` of each text.
+    def _word_scores(self, texts: list[Words], batch_size, verbose) -> list[np.ndarray]:
+        """Returns the probabilities `[words, labels]` of each text.
 
-        A word that the tokenizer has nothing for gets `O`, or the first label.
+        A word without any token gets the label `O`, or the first label.
         """
         parts = [
             (number, *part)
@@ -219,23 +191,21 @@ class TokenClassifier(keras.Model):
         nothing = np.zeros(len(self.labels), "float32")
         nothing[self.labels.index("O") if "O" in self.labels else 0] = 1.0
         answers = [np.tile(nothing, (len(words.spans), 1)) for words in texts]
-        padding = padding_of(self.tokenizer)
-        lengths = [len(row["token_ids"]) for _, row, _ in parts]
-        for chosen in batches_by_length(lengths, batch_size, verbose):
-            inputs = padded_rows([parts[i][1] for i in chosen], padding)
-            logits = ops.convert_to_tensor(self.predict_on_batch(inputs))
-            scores = ops.convert_to_numpy(probabilities(logits))  # [B, T, C]
-            for place, index in enumerate(chosen):
+        rows = [row for _, row, _ in parts]
+        for chosen, _, logits in self._predict(rows, batch_size, verbose):
+            scores = self.scores(ops.convert_to_tensor(logits))
+            scores = ops.convert_to_numpy(scores)  # [B, T, C]
+            for row, index in enumerate(chosen):
                 number, _, word_of = parts[index]
                 (tokens,) = np.nonzero(word_of >= 0)
-                answers[number][word_of[tokens]] = scores[place, tokens]
+                answers[number][word_of[tokens]] = scores[row, tokens]
         return answers
 
     def _entities(self, text: str, words: Words, scores: np.ndarray) -> list[dict]:
         entities: list[dict[str, Any]] = []
         previous = None
-        for place, (start, end) in enumerate(words.spans):
-            name = self.labels[int(scores[place].argmax())]
+        for (start, end), of_word in zip(words.spans, scores, strict=True):
+            name = self.labels[int(of_word.argmax())]
             kind = name[2:] if name[:2] in {"B-", "I-"} else name
             if name == "O":
                 previous = None
@@ -243,7 +213,7 @@ class TokenClassifier(keras.Model):
             if kind != previous or name.startswith("B-"):
                 entities.append({"label": kind, "start": start, "scores": []})
             entities[-1]["end"] = end
-            entities[-1]["scores"].append(float(scores[place].max()))
+            entities[-1]["scores"].append(float(of_word.max()))
             previous = kind
         return [
             {
@@ -257,16 +227,5 @@ class TokenClassifier(keras.Model):
         ]
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Loss and metrics for `compile`."""
-        loss = keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, ignore_class=IGNORED
-        )
-        return {"loss": loss}
-
-    def get_config(self):
-        config = {"labels": list(self.labels), "dropout": self.dropout}
-        return {**parts_config(self, PARTS), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        """Returns the loss for `compile`; only first tokens of words count."""
+        return {"loss": cross_entropy(IGNORED)}

@@ -1,4 +1,4 @@
-"""`fine_tune`: what one does with a task and examples, in one call."""
+"""`fine_tune`: training a task on examples in one call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attention.tasks._shared import freeze_unread_pooler
+from keras_attention.tasks.batches import ArrayBatches
+from keras_attention.tasks.common import freeze_unread_pooler
 from keras_attention.training.schedules import WarmupLinearDecay
 
 
@@ -18,19 +19,21 @@ def fine_tuning_optimizer(
     weight_decay: float = 0.01,
     clip_norm: float | None = 1.0,
 ) -> keras.optimizers.Optimizer:
-    """AdamW as transformers are fine-tuned: warm-up, linear decay, no decay of norms.
+    """Returns AdamW with the usual settings for fine-tuning transformers.
 
-    Weights decay, biases and the scales of normalisations do not.
+    The learning rate warms up, then decays linearly. Matrices have weight decay; biases
+    and the scales of normalisations have none.
 
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019
     (arXiv:1711.05101).
 
     Args:
-        learning_rate: At its peak.
-        num_steps: Steps of the whole training.
-        warmup: Share of the steps until the peak.
-        weight_decay: Of the matrices, a step and unit of learning rate.
-        clip_norm: Largest norm of all gradients together; `None` for any.
+        learning_rate: The learning rate at its peak.
+        num_steps: The number of steps of the whole training.
+        warmup: The share of the steps before the peak.
+        weight_decay: The weight decay of the matrices, per step and unit of learning
+            rate.
+        clip_norm: The largest norm of all gradients together; `None` for no limit.
 
     Returns:
         The optimizer.
@@ -44,7 +47,8 @@ def fine_tuning_optimizer(
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=weight_decay, global_clipnorm=clip_norm, name="adamw"
     )
-    # Of the last part of a variable's path: `relative_position_bias` does decay.
+    # Only the last part of a variable's path is matched, so that the matrix of
+    # `relative_position_bias` has weight decay.
     optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)$"])
     return optimizer
 
@@ -62,23 +66,24 @@ def fine_tune(
 ) -> keras.callbacks.History:
     """Trains a task on its examples.
 
-    It is `model.compile` with the task's own loss and metrics and
-    `fine_tuning_optimizer`, then `model.fit`: call those for other settings.
+    It calls `model.compile` with the task's own loss and metrics and
+    `fine_tuning_optimizer`, then `model.fit`. Call these yourself for other settings.
 
     Args:
         model: A task with `compile_arguments`, e.g. `ka.TextClassifier`.
-        batches: What `model.batches(…)` returns.
-        epochs: Times all examples are seen.
-        learning_rate: At its peak. About 5e-5 for a whole model, 1e-3 for a head.
-        validation: More batches, to be evaluated after each epoch.
+        batches: The batches that `model.batches(…)` returned.
+        epochs: The number of passes over all examples.
+        learning_rate: The learning rate at its peak: about 5e-5 for a whole model, 1e-3
+            for a head.
+        validation: Other batches that are evaluated after each epoch, or `None`.
         freeze_backbone: Whether only the head is trained. The backbone stays frozen
-            (`model.backbone.trainable`). Where the head reads one vector a row, the
-            backbone runs once and not once an epoch.
-        callbacks: Those of `fit`.
-        verbose: Whether there is a progress bar; `"auto"` as in `fit`.
+            afterwards (`model.backbone.trainable`). If the head reads one vector per
+            row, the backbone runs once and not once per epoch.
+        callbacks: The callbacks of `fit`.
+        verbose: Whether to show a progress bar; `"auto"` as in `fit`.
 
     Returns:
-        The history of `fit`.
+        The history that `fit` returned.
 
     Example:
     ```python
@@ -91,13 +96,14 @@ def fine_tune(
     freeze_unread_pooler(model)
     trained = model
     arguments = model.compile_arguments()
-    if freeze_backbone and hasattr(model, "features"):
+    if freeze_backbone and getattr(model, "reads_one_vector", False):
         trained = keras.Sequential([model.head])
         batch_size = batches.batch_size
-        batches = _Rows(*_features(model, batches, verbose), batch_size=batch_size)
+        found = _features(model, batches, verbose)
+        batches = ArrayBatches(*found, batch_size=batch_size)
         if validation is not None:
             found = _features(model, validation, verbose)
-            validation = _Rows(*found, batch_size=batch_size)
+            validation = ArrayBatches(*found, batch_size=batch_size)
     steps = epochs * batches.num_batches
     trained.compile(fine_tuning_optimizer(learning_rate, steps), **arguments)
     history = trained.fit(
@@ -115,7 +121,7 @@ def fine_tune(
 def _features(
     model: Any, batches: Any, verbose: bool | str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the head reads, and the targets, of all rows."""
+    """Returns the features that the head reads, and the targets, of all rows."""
     compute = keras.Model.predict_on_batch
     show = int(verbose if verbose != "auto" else batches.num_batches >= 10)
     bar = keras.utils.Progbar(batches.num_batches, verbose=show, unit_name="batch")
@@ -130,7 +136,7 @@ def _features(
 
 
 class FeatureReader(keras.Model):
-    """A task up to its head, so that Keras compiles that."""
+    """A task without its head, as a model that Keras can compile."""
 
     def __init__(self, task: Any):
         super().__init__()
@@ -139,27 +145,3 @@ class FeatureReader(keras.Model):
 
     def call(self, inputs):
         return self.task.features(inputs, training=False)
-
-
-class _Rows(keras.utils.PyDataset):
-    """Rows of one shape, in another order each epoch."""
-
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray, *, batch_size: int):
-        super().__init__()
-        self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
-        self._random = np.random.default_rng(0)
-        self._order = self._random.permutation(len(inputs))
-
-    @property
-    def num_batches(self) -> int:
-        """Batches of an epoch."""
-        return -(-len(self.inputs) // self.batch_size)
-
-    def __getitem__(self, index):
-        start = index * self.batch_size
-        rows = self._order[start : start + self.batch_size]
-        return self.inputs[rows], self.targets[rows]
-
-    def on_epoch_end(self):
-        """Draws the order of the next epoch."""
-        self._order = self._random.permutation(len(self.inputs))

@@ -1,4 +1,4 @@
-"""Learning rates over time."""
+"""Schedules of learning rates."""
 
 import keras
 from keras import ops
@@ -6,15 +6,16 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_attention")
 class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises from 0 to the peak, then falls to 0, both in straight lines.
+    """A learning rate that rises linearly from 0 to the peak, then falls to 0.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), appendix A.2.
 
     Args:
-        peak: Largest learning rate.
-        num_steps: Steps of the whole training; 0 from there on.
-        num_warmup_steps: Steps until the peak.
-        name: Of the schedule.
+        peak: The largest learning rate.
+        num_steps: The number of steps of the whole training; after it the learning rate
+            is 0.
+        num_warmup_steps: The number of steps before the peak.
+        name: The schedule's name.
 
     Example:
     >>> schedule = ka.WarmupLinearDecay(1.0, num_steps=10, num_warmup_steps=2)
@@ -33,8 +34,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         super().__init__()
         if not 0 <= num_warmup_steps <= num_steps or num_steps < 1:
             raise ValueError(
-                "`num_warmup_steps` must lie between 0 and `num_steps`, which is at "
-                f"least 1. Received: num_steps={num_steps}, "
+                "`num_warmup_steps` must be between 0 and `num_steps`, and `num_steps` "
+                f"at least 1. Received: num_steps={num_steps}, "
                 f"num_warmup_steps={num_warmup_steps}"
             )
         self.peak, self.num_steps = peak, num_steps

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from c_client import ask, compile_client, library_options, needs_compiler, rows
 from language_models import language_model
-from samples import VOCABULARY, small_bert
+from samples import small_sentence_encoder
+from small_models import small_tasks
 
 import keras_attention as ka
 from keras_attention.export.artifact.manifest import read_manifest
 from keras_attention.export.cases.grid import CASES_NAME, load_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_compiler]
-LABELS = ["O", "B-one", "I-one"]
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +19,10 @@ def client(tmp_path_factory):
     return compile_client(tmp_path_factory.mktemp("build"))
 
 
-def words():
-    return ka.WordPieceTokenizer(VOCABULARY, max_length=61)
-
-
 MODELS = {
-    "sentences": lambda: ka.SentenceEncoder(small_bert(), words()),
-    "classifier": lambda: ka.TextClassifier(small_bert(), LABELS, words()),
-    "tagger": lambda: ka.TokenClassifier(small_bert(), LABELS, words()),
-    "filler": lambda: ka.MaskedLM(small_bert(), words()),
-    "answerer": lambda: ka.QuestionAnswerer(small_bert(), words()),
-    "follower": lambda: ka.NextSentence(small_bert(), words()),
-    "writer": lambda: language_model("gpt2"),
+    "SentenceEncoder": small_sentence_encoder,
+    **{n: make for n, make in small_tasks().items() if n != "ImageClassifier"},
+    "CausalLM": lambda: language_model("gpt2"),
 }
 
 

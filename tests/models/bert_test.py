@@ -9,7 +9,7 @@ from oracle import drawn
 import keras_attention as ka
 
 IDS = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
-KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+MASK = drawn("1 1 1 1 1\n1 1 1 . .")
 SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]])
 
 
@@ -32,8 +32,8 @@ def test_outputs_have_their_shapes_and_names():
 
 def test_dict_keywords_and_arrays_are_one_call():
     model = bert()
-    inputs = {"token_ids": IDS, "segment_ids": SEGMENTS, "padding_mask": KEEP}
-    expected = to_numpy(model(IDS, SEGMENTS, KEEP))
+    inputs = {"token_ids": IDS, "segment_ids": SEGMENTS, "padding_mask": MASK}
+    expected = to_numpy(model(IDS, SEGMENTS, MASK))
     for outputs in (
         model(inputs),
         model(**inputs),
@@ -49,9 +49,9 @@ def test_dict_keywords_and_arrays_are_one_call():
 
 def test_a_mask_of_zeros_and_ones_is_a_bool_mask():
     model = bert()
-    expected = to_numpy(model(IDS, padding_mask=KEEP))
+    expected = to_numpy(model(IDS, padding_mask=MASK))
     for dtype in ("int32", "int64", "uint8"):
-        outputs = to_numpy(model(IDS, padding_mask=KEEP.astype(dtype)))
+        outputs = to_numpy(model(IDS, padding_mask=MASK.astype(dtype)))
         for name, output in outputs.items():
             assert np.array_equal(output, expected[name])
 
@@ -60,8 +60,8 @@ def test_padding_changes_nothing():
     model = bert()
     alone = to_numpy(model(IDS[1:, :3]))
     for filler in (0, 12):
-        ids = np.where(KEEP, IDS, filler)
-        padded = to_numpy(model(ids, padding_mask=KEEP))
+        ids = np.where(MASK, IDS, filler)
+        padded = to_numpy(model(ids, padding_mask=MASK))
         sequence = padded["sequence_output"][1:, :3]
         assert relative_error(sequence, alone["sequence_output"]) <= 1e-6
         pooled = padded["pooled_output"][1:]
@@ -74,9 +74,9 @@ def test_padding_changes_nothing():
         ({"token_ids": IDS.astype("float32")}, "token_ids"),
         ({"token_ids": IDS[0]}, "token_ids"),
         ({"token_ids": IDS[:, None]}, "token_ids"),
-        ({"token_ids": IDS, "padding_mask": KEEP.astype("float32")}, "padding_mask"),
-        ({"token_ids": IDS, "padding_mask": KEEP[:, :4]}, "padding_mask"),
-        ({"token_ids": IDS, "padding_mask": KEEP[:, None]}, "padding_mask"),
+        ({"token_ids": IDS, "padding_mask": MASK.astype("float32")}, "padding_mask"),
+        ({"token_ids": IDS, "padding_mask": MASK[:, :4]}, "padding_mask"),
+        ({"token_ids": IDS, "padding_mask": MASK[:, None]}, "padding_mask"),
         ({"token_ids": IDS, "segment_ids": SEGMENTS[:1]}, "segment_ids"),
         ({"token_ids": IDS, "segment_ids": SEGMENTS * 0.5}, "segment_ids"),
         ({"token_ids": IDS, "segment_ids": SEGMENTS * 2}, "token_ids"),
@@ -84,7 +84,7 @@ def test_padding_changes_nothing():
         ({"token_ids": np.where(IDS == 9, -1, IDS)}, "token_ids"),
         ({"token_ids": np.ones((1, 8), int)}, "max_sequence_length"),
         ({"input_ids": IDS}, "token_ids"),
-        ({"token_ids": IDS, "attention_mask": KEEP}, "padding_mask"),
+        ({"token_ids": IDS, "attention_mask": MASK}, "padding_mask"),
     ],
 )
 def test_wrong_inputs_are_refused(inputs, name):
@@ -92,12 +92,12 @@ def test_wrong_inputs_are_refused(inputs, name):
         bert()(inputs)
 
 
-def test_positions_may_be_counted_over_real_tokens():
+def test_positions_may_be_counted_over_non_padding_tokens():
     model = bert(position_offset=2, num_segments=0)
     assert model.position_embedding.embeddings.shape[0] == 7 + 2
-    keep = drawn(". . 1 1 1\n1 1 1 . .")
+    mask = drawn(". . 1 1 1\n1 1 1 . .")
     ids = np.array([[0, 0, 5, 3, 8], [5, 3, 8, 12, 12]])
-    padded = to_numpy(model(ids, SEGMENTS, keep)["sequence_output"])
+    padded = to_numpy(model(ids, SEGMENTS, mask)["sequence_output"])
     alone = to_numpy(model(ids[:1, 2:])["sequence_output"])[0]
     assert relative_error(padded[0, 2:], alone) <= 3e-6
     assert relative_error(padded[1, :3], alone) <= 3e-6
@@ -116,10 +116,10 @@ def test_dropout_is_for_training():
 
 def test_saving_and_loading_changes_no_bit(tmp_path):
     model = bert(attention_dropout=0.2, activation="gelu_tanh")
-    expected = to_numpy(model(IDS, SEGMENTS, KEEP))
+    expected = to_numpy(model(IDS, SEGMENTS, MASK))
     model.save(tmp_path / "bert.keras")
     loaded = keras.models.load_model(tmp_path / "bert.keras")
-    for name, output in loaded(IDS, SEGMENTS, KEEP).items():
+    for name, output in loaded(IDS, SEGMENTS, MASK).items():
         assert np.array_equal(output, expected[name])
     assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
 
@@ -137,7 +137,7 @@ def functional(model):
 def test_a_functional_model_holds_it_trains_and_is_saved(tmp_path):
     encoder = bert()
     model = functional(encoder)
-    data = {"token_ids": IDS, "padding_mask": KEEP}
+    data = {"token_ids": IDS, "padding_mask": MASK}
     expected = model.layers[-1](encoder(data)["pooled_output"])
     assert relative_error(model(data), expected) <= 1e-6
     model.compile("sgd", "mse")
@@ -154,8 +154,8 @@ def test_a_functional_model_holds_it_trains_and_is_saved(tmp_path):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_in_half_precision_it_stays_close(policy):
     exact, half = bert(), bert(dtype=policy)
-    expected = to_numpy(exact(IDS, padding_mask=KEEP))["sequence_output"]
-    output = half(IDS, padding_mask=KEEP)["sequence_output"]
+    expected = to_numpy(exact(IDS, padding_mask=MASK))["sequence_output"]
+    output = half(IDS, padding_mask=MASK)["sequence_output"]
     assert keras.backend.standardize_dtype(output.dtype) == half.compute_dtype
     error = relative_error(keras.ops.cast(output, "float32"), expected)
     assert error <= {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}[policy]

@@ -128,9 +128,9 @@ def test_every_step_is_full_recomputation(position, kind, settings):
     """Behind prompts of different lengths, in every position scheme and cache."""
     model = gpt(position=position, key_dim=4, num_key_value_heads=1)
     prompts, rng = [[5, 3, 8], [2]], np.random.default_rng(2)
-    keep = drawn("1 1 1\n. . 1")
+    mask = drawn("1 1 1\n. . 1")
     cache = model.empty_cache(2, kind, **settings)
-    outputs = model(np.array([[5, 3, 8], [0, 0, 2]]), padding_mask=keep, cache=cache)
+    outputs = model(np.array([[5, 3, 8], [0, 0, 2]]), padding_mask=mask, cache=cache)
     for _ in range(4):
         for row, prompt in enumerate(prompts):
             whole = to_numpy(model(np.array([prompt]))["logits"])[0, -1]
@@ -148,19 +148,19 @@ PADDINGS = {
 }
 
 
-@pytest.mark.parametrize("keep", PADDINGS.values(), ids=PADDINGS)
+@pytest.mark.parametrize("mask", PADDINGS.values(), ids=PADDINGS)
 @pytest.mark.parametrize("filler", [0, 12])
-def test_ragged_prompts_are_those_without_padding(keep, filler):
+def test_ragged_prompts_are_those_without_padding(mask, filler):
     model = gpt()
-    ids = np.full(keep.shape, filler)
-    ids[0, keep[0]], ids[1] = [5, 3, 8], [2, 7, 1, 6, 0]
-    prompt = model(ids, padding_mask=keep, cache=model.empty_cache(2))
-    uncached = to_numpy(model(ids, padding_mask=keep))["logits"]
-    assert relative_error(to_numpy(prompt["logits"])[keep], uncached[keep]) <= 1e-5
+    ids = np.full(mask.shape, filler)
+    ids[0, mask[0]], ids[1] = [5, 3, 8], [2, 7, 1, 6, 0]
+    prompt = model(ids, padding_mask=mask, cache=model.empty_cache(2))
+    uncached = to_numpy(model(ids, padding_mask=mask))["logits"]
+    assert relative_error(to_numpy(prompt["logits"])[mask], uncached[mask]) <= 1e-5
     step = to_numpy(model(np.array([[9], [10]]), cache=prompt["cache"])["logits"])
     for row, tokens in enumerate(([5, 3, 8, 9], [2, 7, 1, 6, 0, 10])):
         alone = to_numpy(model(np.array([tokens])))["logits"][0]
-        assert relative_error(uncached[row][keep[row]], alone[:-1]) <= 1e-5
+        assert relative_error(uncached[row][mask[row]], alone[:-1]) <= 1e-5
         assert relative_error(step[row, 0], alone[-1]) <= 1e-5
 
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from contracts.kinds import relative_error, to_numpy
-from models.seq2seq_test import SOURCE, SOURCE_KEEP, TARGET, whole
+from models.seq2seq_test import SOURCE, SOURCE_MASK, TARGET, whole
 
 import keras_attention as ka
 
@@ -21,7 +21,7 @@ def test_steps_are_the_whole_and_padding_changes_nothing(attention, cell):
     model = recurrent(attention, cell)
     expected = whole(model)["logits"]
     assert expected.shape == (2, 7, 13)
-    cache, parts = model.empty_cache(model.encode(SOURCE, SOURCE_KEEP)), []
+    cache, parts = model.empty_cache(model.encode(SOURCE, SOURCE_MASK)), []
     for part in np.split(TARGET, [3, 4], axis=1):
         outputs = model(decoder_token_ids=part, cache=cache)
         cache = outputs["cache"]
@@ -31,12 +31,12 @@ def test_steps_are_the_whole_and_padding_changes_nothing(attention, cell):
     assert relative_error(expected[1:], alone) <= 1e-5
 
 
-def test_its_attention_is_seen_and_leaves_padding_out():
-    inputs = {"encoder_token_ids": SOURCE, "encoder_padding_mask": SOURCE_KEEP}
+def test_its_attention_is_recorded_and_ignores_padding():
+    inputs = {"encoder_token_ids": SOURCE, "encoder_padding_mask": SOURCE_MASK}
     maps = ka.attention_maps(recurrent(), {**inputs, "decoder_token_ids": TARGET})
     (weights,) = maps.values()
     assert np.allclose(weights.sum(-1), 1.0, atol=1e-6)
-    seen = np.broadcast_to(SOURCE_KEEP[:, None], weights.shape)
+    seen = np.broadcast_to(SOURCE_MASK[:, None], weights.shape)
     assert np.array_equal(weights > 0, seen)
 
 

@@ -7,7 +7,7 @@ from oracle import drawn
 import keras_attention as ka
 
 SOURCE = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
-SOURCE_KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+SOURCE_MASK = drawn("1 1 1 1 1\n1 1 1 . .")
 TARGET = np.array([[1, 4, 6, 11, 2, 7, 3], [1, 9, 12, 5, 8, 2, 10]])
 
 KINDS = {
@@ -45,7 +45,7 @@ def seq2seq(**kwargs):
 
 
 def whole(model, target=TARGET):
-    return to_numpy(model(SOURCE, SOURCE_KEEP, target))
+    return to_numpy(model(SOURCE, SOURCE_MASK, target))
 
 
 @every_kind
@@ -72,7 +72,7 @@ def test_outputs_have_their_shapes_and_names(settings):
 def test_steps_through_caches_are_the_whole(settings, kind, sizes):
     model = seq2seq(**settings)
     expected = whole(model)["logits"]
-    cache = model.empty_cache(model.encode(SOURCE, SOURCE_KEEP), kind, **sizes)
+    cache = model.empty_cache(model.encode(SOURCE, SOURCE_MASK), kind, **sizes)
     assert len(cache) == len(model.decoder_blocks)
     parts = []
     for part in np.split(TARGET, [3, 4, 5], axis=1):
@@ -83,9 +83,9 @@ def test_steps_through_caches_are_the_whole(settings, kind, sizes):
     assert to_numpy(cache[0].lengths).tolist() == [7, 7]
 
 
-def test_a_step_projects_no_key_of_the_encoder_again():
+def test_a_step_does_not_project_the_encoders_keys_again():
     model = seq2seq()
-    cache = model.empty_cache(model.encode(SOURCE, SOURCE_KEEP))
+    cache = model.empty_cache(model.encode(SOURCE, SOURCE_MASK))
     before = to_numpy(model.decode(TARGET[:, :1], cache=cache)["logits"])
     for block in model.decoder_blocks:
         for name in ("key", "value"):
@@ -97,7 +97,7 @@ def test_a_step_projects_no_key_of_the_encoder_again():
 
 def test_caches_are_reordered_and_cropped_with_both_their_parts():
     model = seq2seq()
-    cache = model.empty_cache(model.encode(SOURCE, SOURCE_KEEP))
+    cache = model.empty_cache(model.encode(SOURCE, SOURCE_MASK))
     cache = model.decode(TARGET[:, :5], cache=cache)["cache"]
     swapped = [one.reorder([1, 0]).crop(3) for one in cache]
     step = model.decode(TARGET[::-1, 3:4], cache=swapped)["logits"]
@@ -108,11 +108,11 @@ def test_caches_are_reordered_and_cropped_with_both_their_parts():
 @every_kind
 def test_padding_of_both_sides_changes_nothing(settings):
     model = seq2seq(**settings)
-    keep = drawn("1 1 1 1 1 1 1\n1 1 1 1 . . .")
+    mask = drawn("1 1 1 1 1 1 1\n1 1 1 1 . . .")
     for filler in (0, 12):
-        source = np.where(SOURCE_KEEP, SOURCE, filler)
-        target = np.where(keep, TARGET, filler)
-        padded = to_numpy(model(source, SOURCE_KEEP, target, keep)["logits"])
+        source = np.where(SOURCE_MASK, SOURCE, filler)
+        target = np.where(mask, TARGET, filler)
+        padded = to_numpy(model(source, SOURCE_MASK, target, mask)["logits"])
         alone = to_numpy(model(SOURCE[1:, :3], None, TARGET[1:, :4])["logits"])
         assert relative_error(padded[1:, :4], alone) <= 1e-5
 
@@ -188,7 +188,7 @@ def test_a_functional_model_of_it_trains():
     model = keras.Model(inputs, inner(inputs)["logits"])
     data = {
         "encoder_token_ids": SOURCE,
-        "encoder_padding_mask": SOURCE_KEEP,
+        "encoder_padding_mask": SOURCE_MASK,
         "decoder_token_ids": TARGET[:, :-1],
     }
     assert relative_error(model(data), inner(data)["logits"]) <= 1e-6

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from contracts.kinds import relative_error, to_numpy, weights_that_are_copies
-from models.seq2seq_test import SOURCE, SOURCE_KEEP, TARGET, whole, with_drawn_weights
+from models.seq2seq_test import SOURCE, SOURCE_MASK, TARGET, whole, with_drawn_weights
 
 import keras_attention as ka
 
@@ -22,7 +22,7 @@ def t5(**kwargs):
 def test_steps_through_caches_are_the_whole(settings):
     model = t5(**settings)
     expected = whole(model)
-    cache, parts = model.empty_cache(model.encode(SOURCE, SOURCE_KEEP)), []
+    cache, parts = model.empty_cache(model.encode(SOURCE, SOURCE_MASK)), []
     for part in np.split(TARGET, [3, 4], axis=1):
         outputs = model(decoder_token_ids=part, cache=cache)
         cache = outputs["cache"]

@@ -76,7 +76,7 @@ def test_no_weight_starts_as_a_copy_of_another():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_learns_where_the_light_is():
+def test_it_learns_which_quarter_is_bright():
     rng = np.random.default_rng(1)
     places = rng.integers(0, 4, 256)
     images = rng.normal(size=(256, 8, 8, 1)).astype("float32") * 0.3

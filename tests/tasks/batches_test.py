@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_attention.tasks._batches import IGNORED, PaddedBatches
-from keras_attention.tasks._shared import batches_by_length, label_ids
+from keras_attention.tasks.batches import IGNORED, ArrayBatches, PaddedBatches
+from keras_attention.tasks.common import batches_by_length, label_ids
 
 LENGTHS = [3, 11, 5, 2, 7, 3, 13]
 
@@ -21,10 +21,10 @@ def test_each_row_comes_once_an_epoch_with_its_target_and_its_mask():
         seen = []
         for index in range(batches.num_batches):
             inputs, targets = batches[index]
-            keep = inputs["padding_mask"]
-            assert (inputs["token_ids"][~keep] == 99).all()
+            masks = inputs["padding_mask"]
+            assert (inputs["token_ids"][~masks] == 99).all()
             for ids, mask, target in zip(
-                inputs["token_ids"], keep, targets, strict=True
+                inputs["token_ids"], masks, targets, strict=True
             ):
                 assert ids[mask].tolist() == [target + 1] * LENGTHS[target]
                 seen.append(target)
@@ -40,10 +40,30 @@ def test_rows_come_in_another_order_each_epoch_or_in_one():
     before = order(shuffled)
     shuffled.on_epoch_end()
     assert order(shuffled) != before
-    kept = PaddedBatches(rows(), np.arange(7), batch_size=2, shuffle=False)
-    before = order(kept)
-    kept.on_epoch_end()
-    assert order(kept) == before
+    ordered = PaddedBatches(rows(), np.arange(7), batch_size=2, shuffle=False)
+    before = order(ordered)
+    ordered.on_epoch_end()
+    assert order(ordered) == before
+
+
+def test_rows_of_one_shape_come_once_an_epoch_with_their_targets():
+    inputs = np.arange(7 * 3).reshape(7, 3)
+    batches = ArrayBatches(inputs, np.arange(7), batch_size=3)
+    orders = []
+    for _ in range(2):
+        found = [batches[index] for index in range(batches.num_batches)]
+        assert [len(targets) for _, targets in found] == [3, 3, 1]
+        for rows_of_batch, targets in found:
+            assert (rows_of_batch == inputs[targets]).all()
+        orders.append(np.concatenate([targets for _, targets in found]).tolist())
+        assert sorted(orders[-1]) == list(range(7))
+        batches.on_epoch_end()
+    assert orders[0] != orders[1]
+    ordered = ArrayBatches(inputs, np.arange(7), batch_size=7, shuffle=False)
+    ordered.on_epoch_end()
+    assert ordered[0][1].tolist() == list(range(7))
+    with pytest.raises(ValueError, match=r"at least one row.*Received: 0 rows"):
+        ArrayBatches(inputs[:0], np.arange(0))
 
 
 def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axis():
@@ -54,14 +74,14 @@ def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axi
         assert sizes[1] == min(sizes)
 
 
-def test_targets_of_tokens_are_padded_with_what_no_loss_counts():
+def test_targets_of_tokens_are_padded_with_a_label_that_does_not_count():
     targets = [np.arange(n) for n in LENGTHS]
     batches = PaddedBatches(rows(), targets, per_token=True, batch_size=3)
     inputs, padded = batches[0]
-    keep = inputs["padding_mask"]
-    assert padded.shape == keep.shape
-    assert (padded[~keep] == IGNORED).all()
-    assert (padded[keep] >= 0).all()
+    mask = inputs["padding_mask"]
+    assert padded.shape == mask.shape
+    assert (padded[~mask] == IGNORED).all()
+    assert (padded[mask] >= 0).all()
 
 
 def test_rows_of_similar_length_are_computed_together():

@@ -7,7 +7,7 @@ from oracle import drawn
 import keras_attention as ka
 
 IDS = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
-KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+MASK = drawn("1 1 1 1 1\n1 1 1 . .")
 
 
 def sentence_encoder(tokenizer=None, **kwargs):
@@ -22,36 +22,36 @@ def words(texts):
     length = max(len(text) for text in texts)
     rows = [[ord(letter) - ord("a") for letter in text] for text in texts]
     ids = np.array([row + [0] * (length - len(row)) for row in rows])
-    keep = np.array([[i < len(row) for i in range(length)] for row in rows])
-    return {"token_ids": ids, "padding_mask": keep}
+    mask = np.array([[i < len(row) for i in range(length)] for row in rows])
+    return {"token_ids": ids, "padding_mask": mask}
 
 
-def test_the_embedding_is_the_mean_of_real_tokens_of_length_one():
+def test_the_embedding_is_the_scaled_mean_of_non_padding_tokens():
     model = sentence_encoder()
-    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": KEEP}))
+    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": MASK}))
     sequence = outputs["sequence_output"].astype("float64")
     for row in range(2):
-        mean = sequence[row, KEEP[row]].mean(axis=0)
+        mean = sequence[row, MASK[row]].mean(axis=0)
         expected = mean / np.sqrt(mean @ mean)
         assert relative_error(outputs["sentence_embedding"][row], expected) <= 1e-6
     plain = ka.SentenceEncoder(model.encoder, normalize=False)
-    embedding = to_numpy(plain(IDS, padding_mask=KEEP))["sentence_embedding"]
+    embedding = to_numpy(plain(IDS, padding_mask=MASK))["sentence_embedding"]
     assert relative_error(embedding[0], sequence[0].mean(axis=0)) <= 1e-6
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "mean_sqrt_len"])
 def test_other_poolings_are_those_of_sentence_transformers(pooling):
     model = sentence_encoder(pooling=pooling, normalize=False)
-    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": KEEP}))
-    for row, keep in enumerate(KEEP):
-        tokens = outputs["sequence_output"][row, keep].astype("float64")
+    outputs = to_numpy(model({"token_ids": IDS, "padding_mask": MASK}))
+    for row, mask in enumerate(MASK):
+        tokens = outputs["sequence_output"][row, mask].astype("float64")
         expected = {
             "cls": tokens[0],
             "max": tokens.max(axis=0),
             "mean_sqrt_len": tokens.sum(axis=0) / np.sqrt(len(tokens)),
         }[pooling]
         assert relative_error(outputs["sentence_embedding"][row], expected) <= 1e-6
-    nothing = model(IDS, padding_mask=KEEP & False)["sentence_embedding"]
+    nothing = model(IDS, padding_mask=MASK & False)["sentence_embedding"]
     assert (to_numpy(nothing) == 0).all()
     assert type(model).from_config(model.get_config()).pooling == pooling
 
@@ -61,12 +61,12 @@ def test_another_pooling_is_refused():
         sentence_encoder(pooling="last")
 
 
-def test_padding_changes_nothing_and_no_token_is_zero():
+def test_padding_changes_nothing_and_a_row_of_padding_gives_zero():
     model = sentence_encoder()
-    padded = to_numpy(model(IDS, padding_mask=KEEP))["sentence_embedding"]
+    padded = to_numpy(model(IDS, padding_mask=MASK))["sentence_embedding"]
     alone = to_numpy(model(IDS[1:, :3]))["sentence_embedding"]
     assert relative_error(padded[1:], alone) <= 1e-6
-    nothing = model(IDS, padding_mask=KEEP & False)["sentence_embedding"]
+    nothing = model(IDS, padding_mask=MASK & False)["sentence_embedding"]
     assert (to_numpy(nothing) == 0).all()
 
 
@@ -81,7 +81,7 @@ def test_encode_keeps_the_order_of_the_texts():
     assert model.encode([], verbose=False).shape == (0, 6)
 
 
-def test_encode_says_what_it_needs():
+def test_encode_refuses_a_missing_tokenizer_and_a_single_text():
     with pytest.raises(ValueError, match=r"`tokenizer=`.*Received: tokenizer=None"):
         sentence_encoder().encode(["a"])
     with pytest.raises(ValueError, match=r"list of texts.*Received: texts='a'"):

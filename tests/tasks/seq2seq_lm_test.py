@@ -110,12 +110,12 @@ def log_softmax(logits):
     "side", ["left", pytest.param("right", marks=pytest.mark.slow)]
 )
 def test_padding_of_sources_changes_nothing(translator, side):
-    ids, keep = np.full((3, 5), 11), np.zeros((3, 5), bool)
+    ids, mask = np.full((3, 5), 11), np.zeros((3, 5), bool)
     for row, source in enumerate(SOURCES):
         at = slice(len(source)) if side == "right" else slice(5 - len(source), None)
-        ids[row, at], keep[row, at] = source, True
+        ids[row, at], mask[row, at] = source, True
     ask = Settings(max_new_tokens=2, num_beams=2)
-    padded = translator.generate({"token_ids": ids, "padding_mask": keep}, ask)
+    padded = translator.generate({"token_ids": ids, "padding_mask": mask}, ask)
     assert lists(padded) == [lists(translator.generate([s], ask))[0] for s in SOURCES]
 
 
@@ -197,7 +197,7 @@ def test_alignments_of_a_transformer_are_means_over_layers_and_heads():
     assert relative_error(weights, np.mean(cross, axis=(0, 1, 2))) <= 1e-5
 
 
-def test_batches_hold_targets_a_token_later(translator):
+def test_the_decoder_reads_targets_one_token_later(translator):
     pairs = translator.batches(
         [[5, 6, 7], [8]], [[3, END], [4, 9, 6, END]], shuffle=False
     )
@@ -212,7 +212,7 @@ def test_batches_hold_targets_a_token_later(translator):
     assert inputs["encoder_token_ids"].shape == labels.shape == (1, 4)
 
 
-def test_the_loss_does_not_see_padding(translator):
+def test_padding_does_not_change_the_loss(translator):
     def loss(sources, targets):
         inputs, labels = translator.batches(sources, targets).batch_of(
             range(len(sources))
@@ -225,7 +225,7 @@ def test_the_loss_does_not_see_padding(translator):
     assert both == pytest.approx((4 * alone[0] + 2 * alone[1]) / 6, rel=1e-5)
 
 
-def test_text_goes_in_and_comes_out():
+def test_texts_are_read_and_written():
     backbone = ka.RecurrentSeq2Seq(256, 5, 6)
     model = task(backbone, tokenizer=Bytes(), start_token_id=0, end_token_id=10)
     ids = model.generate([list(b"abc")], max_new_tokens=5)[0]
@@ -237,7 +237,7 @@ def test_text_goes_in_and_comes_out():
     assert inputs["decoder_token_ids"].tolist() == [[0, *b"xyz"]]
 
 
-def test_beams_end_at_a_string():
+def test_beams_end_at_a_stop_string():
     model = task(ka.RecurrentSeq2Seq(256, 5, 6), tokenizer=Bytes(), end_token_id=None)
     common = {"num_beams": 3, "max_new_tokens": 4}
     whole = model.generate(["abc"], Settings(**common))[0]
@@ -249,7 +249,7 @@ def test_beams_end_at_a_string():
     assert model.generate(["abc"], never)[0] == whole
 
 
-def test_it_comes_back_from_a_file(tmp_path, translator):
+def test_a_saved_task_is_loaded_with_its_settings(tmp_path, translator):
     translator.save(tmp_path / "model.keras")
     loaded = ka.load_model(tmp_path / "model.keras")
     assert loaded.get_config() == translator.get_config()
@@ -269,13 +269,13 @@ def test_bad_input_is_refused(translator):
         (lambda: generate(["text"]), "needs a tokenizer"),
         (lambda: translator.score([[3]], [[4], [5]]), "1 sources, 2 targets"),
         (lambda: translator.score([[3]], [[]]), "at least one token"),
-        (lambda: ka.Seq2SeqLM(transformer()), "token to begin with"),
+        (lambda: ka.Seq2SeqLM(transformer()), "needs a first token"),
     ):
         with pytest.raises(ValueError, match=match):
             ask()
 
 
-def test_it_comes_back_from_a_folder_and_so_does_a_backbone_alone(tmp_path):
+def test_a_folder_of_weights_is_loaded_as_a_task_or_as_a_backbone(tmp_path):
     shape = {"position_offset": 2, "normalize_embedding": True, "use_logits_bias": True}
     model = task(transformer(**shape), forced_last_token=4, suppress_tokens=[7])
     ka.save_pretrained(model, tmp_path / "task")

@@ -10,7 +10,7 @@ pytest.importorskip("tensorflow_text")
 pytestmark = pytest.mark.tensorflow
 
 IDS = np.array([[5, 3, 8, 1, 9], [2, 7, 1, 0, 0]])
-KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
+MASK = drawn("1 1 1 1 1\n1 1 1 . .")
 LABELS = ["red", "green", "blue"]
 TEXTS = ["the animal", "tired!", "the street, the animal", "a"]
 
@@ -24,23 +24,23 @@ def classifier(**settings):
 @pytest.mark.parametrize("hidden", [None, "tanh"])
 def test_logits_are_a_map_of_one_vector_of_the_text(pooling, hidden):
     model = classifier(pooling=pooling, hidden_activation=hidden)
-    outputs = to_numpy(model.backbone(IDS, padding_mask=KEEP))
+    outputs = to_numpy(model.backbone(IDS, padding_mask=MASK))
     sequence = outputs["sequence_output"].astype("float64")
     vector = {
         "pooled": outputs["pooled_output"].astype("float64"),
         "first": sequence[:, 0],
-        "mean": np.stack([sequence[i, KEEP[i]].mean(axis=0) for i in range(2)]),
+        "mean": np.stack([sequence[i, MASK[i]].mean(axis=0) for i in range(2)]),
     }[pooling]
     head = model.head
     if head.hidden is not None:
         kernel, bias = (to_numpy(w.value) for w in head.hidden.weights)
         vector = np.tanh(vector @ kernel + bias)
     kernel, bias = (to_numpy(w.value) for w in head.output_projection.weights)
-    got = to_numpy(model(IDS, padding_mask=KEEP))
+    got = to_numpy(model(IDS, padding_mask=MASK))
     assert relative_error(got, vector @ kernel + bias) <= 1e-5
 
 
-def test_answers_keep_the_order_and_know_nothing_of_their_neighbours():
+def test_answers_keep_the_order_of_the_texts_and_do_not_depend_on_the_batch():
     model = classifier()
     model.head.output_projection.kernel.assign(
         np.random.default_rng(0).normal(size=(33, 3))
@@ -57,7 +57,7 @@ def test_answers_keep_the_order_and_know_nothing_of_their_neighbours():
     assert model.classify([]) == []
 
 
-def test_with_several_labels_each_counts_from_its_own_threshold_on():
+def test_with_multi_label_each_score_is_compared_with_the_threshold():
     model = classifier(multi_label=True)
     model.head.output_projection.bias.assign([0.5, -3.0, 2.0])
     model.head.output_projection.kernel.assign(np.zeros((33, 3)))
@@ -91,11 +91,11 @@ def test_raw_strings_of_a_tf_dataset_are_fitted():
     assert not np.array_equal(before, model.head.output_projection.kernel)
 
 
-def test_what_cannot_be_is_said():
+def test_wrong_arguments_are_refused():
     model = classifier()
     with pytest.raises(ValueError, match=r"list of texts.*Received: texts='a'"):
         model.classify("a")
-    with pytest.raises(ValueError, match=r"equally many.*Received: 2 texts, 1 labels"):
+    with pytest.raises(ValueError, match=r"same length.*Received: 2 texts, 1 labels"):
         model.batches(["a", "b"], ["red"])
     with pytest.raises(ValueError, match="Received: 'yellow'"):
         model.batches(["a"], ["yellow"])

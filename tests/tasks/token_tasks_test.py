@@ -5,9 +5,9 @@ import pytest
 from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
-from keras_attention.tasks._batches import IGNORED
-from keras_attention.tasks._masking import hide_tokens
-from keras_attention.tasks._words import word_spans, words_of_texts
+from keras_attention.tasks.batches import IGNORED
+from keras_attention.tasks.masking import hide_tokens
+from keras_attention.tasks.words import word_spans, words_of_texts
 
 pytest.importorskip("tensorflow_text")
 pytestmark = pytest.mark.tensorflow
@@ -38,8 +38,8 @@ def test_words_by_themselves_have_the_tokens_of_the_whole_text(text):
     (words,) = words_of_texts(tokenizer(), [text])
     whole = tokenizer().tokenize([text]).to_list()[0]
     assert words.token_ids.tolist() == whole
-    kept = "".join(text[start:end] for start, end in word_spans(text))
-    assert kept == "".join(text.split())
+    joined = "".join(text[start:end] for start, end in word_spans(text))
+    assert joined == "".join(text.split())
 
 
 def test_only_the_first_token_of_a_word_has_its_label():
@@ -53,15 +53,15 @@ def test_only_the_first_token_of_a_word_has_its_label():
 
 
 def planted(model, monkeypatch, labels):
-    """Makes the model say these labels, one a word, with probability nearly 1."""
+    """Makes the model predict these labels, one per word, with probability 1."""
 
     def scores(texts, *_):
         return [np.eye(len(LABELS))[[LABELS.index(x) for x in labels]] for _ in texts]
 
-    monkeypatch.setattr(model, "_scores", scores)
+    monkeypatch.setattr(model, "_word_scores", scores)
 
 
-def test_entities_have_the_place_where_they_stand_in_the_text(monkeypatch):
+def test_entities_have_their_characters_in_the_text(monkeypatch):
     model = tagger()
     planted(model, monkeypatch, ["B-x", "I-x", "B-x", "O", "I-y", "I-x", "I-x"])
     text = "the  animal a, cab tired."
@@ -86,7 +86,7 @@ def test_a_long_text_is_read_in_parts_and_each_word_once():
     assert model.tag_words([[]]) == [[]]
 
 
-def test_each_word_gets_what_its_first_token_says():
+def test_the_label_of_a_word_is_that_of_its_first_token():
     model = tagger()
     model.head.output_projection.kernel.assign(
         np.random.default_rng(0).normal(size=(33, 5))
@@ -123,7 +123,7 @@ def test_windows_hold_the_answer_or_point_at_the_first_token():
 def test_the_best_span_of_all_windows_is_the_answer(monkeypatch):
     model = answerer()
 
-    def say(inputs):
+    def predict(inputs):
         ids = inputs["token_ids"]
         logits = np.zeros((len(ids), 2, ids.shape[1]), "float32")
         cab = np.isin(ids, [VOCABULARY.index("c")])
@@ -131,7 +131,7 @@ def test_the_best_span_of_all_windows_is_the_answer(monkeypatch):
         logits[:, :, 0] = 3.0
         return logits
 
-    monkeypatch.setattr(model, "predict_on_batch", say)
+    monkeypatch.setattr(model, "predict_on_batch", predict)
     start = CONTEXT.index("cab")
     asked, contexts = ["b?", "a?"], ["tired", CONTEXT]
     plain, found = model.answer(asked, contexts)
@@ -150,10 +150,10 @@ def test_the_best_span_of_all_windows_is_the_answer(monkeypatch):
     assert model.answer(["a?"], [""])[0]["text"] == ""
 
 
-def test_an_answer_that_does_not_stand_there_is_refused():
+def test_an_answer_that_is_not_in_its_context_is_refused():
     with pytest.raises(ValueError, match="Received: 'cab' at 0"):
         answerer().batches(["a"], [CONTEXT], [{"text": "cab", "start": 0}])
-    with pytest.raises(ValueError, match=r"no room.*Received"):
+    with pytest.raises(ValueError, match=r"no room for the text.*Received"):
         answerer().batches(["a " * 40], [CONTEXT], [None])
 
 
@@ -174,7 +174,7 @@ def hidden(continues, rate=0.15, size=40_000):
     return ids, out, targets, may_hide
 
 
-def test_of_the_tokens_hidden_80_in_100_are_masked_and_10_are_others():
+def test_80_percent_of_hidden_tokens_are_masked_and_10_percent_are_random():
     ids, out, targets, may_hide = hidden(lambda ids: np.zeros(ids.shape, bool))
     chosen = targets != IGNORED
     assert not chosen[~may_hide].any()
@@ -216,7 +216,7 @@ def test_fill_names_the_likeliest_tokens_of_each_mask():
     assert one[0][0]["score"] == pytest.approx(1 / (1 + np.exp(-1)), abs=0.1)
 
 
-def test_masked_logits_are_the_table_of_the_tokens():
+def test_masked_logits_are_products_with_the_table_of_the_tokens():
     model = masked_lm()
     ids = np.array([[2, 57, 58]])
     x = np.array(model.backbone(ids)["sequence_output"])
@@ -227,7 +227,7 @@ def test_masked_logits_are_the_table_of_the_tokens():
     assert sum("embeddings" in w.path for w in model.trainable_weights) == 3
 
 
-def test_next_sentence_says_whether_the_second_follows():
+def test_next_sentence_returns_the_probability_of_following():
     model = ka.NextSentence(small_bert(num_layers=1), tokenizer())
     model.head.output_projection.kernel.assign(
         np.random.default_rng(0).normal(size=(33, 2))
@@ -238,14 +238,3 @@ def test_next_sentence_says_whether_the_second_follows():
     np.testing.assert_allclose(model.follows(firsts, seconds), expected, atol=1e-5)
     _, targets = model.batches(["a"], ["b"], [True])[0]
     assert targets.tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    "make", [tagger, answerer, masked_lm], ids=["tag", "answer", "fill"]
-)
-def test_saving_and_loading_changes_no_bit(make, tmp_path):
-    model, ids = make(), np.array([[2, 57, 58]])
-    model.save(tmp_path / "model.keras")
-    loaded = ka.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(model(ids), loaded(ids))
-    assert loaded.tokenizer.vocabulary == VOCABULARY

@@ -9,7 +9,7 @@ TEXTS = ["the animal", "tired!", "the street, the animal", "a", "b c d"]
 LABELS = ["red", "green", "red", "green", "green"]
 
 
-def test_the_schedule_survives_its_config():
+def test_a_schedule_is_the_same_after_its_config():
     schedule = ka.WarmupLinearDecay(3.0, num_steps=13, num_warmup_steps=5)
     again = ka.WarmupLinearDecay.from_config(schedule.get_config())
     assert [float(again(s)) for s in (0, 5, 9, 13, 17)] == [0.0, 3.0, 1.5, 0.0, 0.0]
@@ -17,7 +17,7 @@ def test_the_schedule_survives_its_config():
         ka.WarmupLinearDecay(1.0, num_steps=5, num_warmup_steps=7)
 
 
-def test_biases_and_norms_do_not_decay_and_matrices_do():
+def test_only_matrices_have_weight_decay():
     model = small_bert(num_layers=1)
     optimizer = ka.fine_tuning_optimizer(1e-3, 10)
     optimizer.build(model.trainable_variables)
@@ -30,7 +30,7 @@ def test_biases_and_norms_do_not_decay_and_matrices_do():
     assert optimizer._use_weight_decay(scheme)
 
 
-def test_entities_count_when_words_and_type_are_right():
+def test_an_entity_counts_if_its_words_and_its_type_are_correct():
     expected = [["B-a", "I-a", "O", "B-b", "B-b"], ["I-a", "I-b", "O"]]
     # entities: a 0-1, b 3, b 4; a 0, b 1
     found = [["B-a", "I-a", "O", "B-b", "I-b"], ["B-a", "O", "B-b"]]
@@ -55,7 +55,7 @@ def classifier():
 
 
 @pytest.mark.tensorflow
-def test_a_frozen_backbone_keeps_every_bit_and_its_head_learns():
+def test_a_frozen_backbone_does_not_change_and_its_head_learns():
     model = classifier()
     before = [np.array(w) for w in model.backbone.weights]
     batches = model.batches(TEXTS, LABELS, batch_size=2)
@@ -79,7 +79,7 @@ def test_a_frozen_backbone_keeps_every_bit_and_its_head_learns():
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-def test_a_whole_model_learns_and_its_unread_pooler_stays():
+def test_a_whole_model_learns_and_its_unread_pooler_is_frozen():
     model = classifier()
     before = np.array(model.backbone.blocks[0].feed_forward.intermediate.kernel)
     batches = model.batches(TEXTS, LABELS, batch_size=2)

@@ -10,8 +10,8 @@ from keras_attention.export.cases.grid import TEXTS
 from keras_attention.generation.generate import Generator
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
-from keras_attention.tasks._generating import rows_of_ids
 from keras_attention.tasks.causal_lm import CausalLM, language_model
+from keras_attention.tasks.generating import rows_of_ids
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM, language_model_of_pair
 
 

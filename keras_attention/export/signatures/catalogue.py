@@ -24,8 +24,8 @@ from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.models.seq2seq import Seq2SeqTransformer
 from keras_attention.models.t5 import T5EncoderDecoder
 from keras_attention.models.vit import VisionTransformer
-from keras_attention.tasks._shared import probabilities
 from keras_attention.tasks.causal_lm import CausalLM
+from keras_attention.tasks.common import probabilities
 from keras_attention.tasks.image_classifier import ImageClassifier
 from keras_attention.tasks.masked_lm import MaskedLM
 from keras_attention.tasks.next_sentence import NextSentence

@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras_attention.export.cases.grid import TEXTS
 from keras_attention.export.signatures.signature import Signature, Steps, TensorInfo
 from keras_attention.export.signatures.text_input import TEXT
-from keras_attention.tasks._words import frame_of, is_punctuation, room_for
 from keras_attention.tasks.question_answerer import MAX_ANSWER_TOKENS, QuestionAnswerer
+from keras_attention.tasks.words import frame_of, is_punctuation, room_for
 from keras_attention.text.framing import Pieces
 
 SPACE, PUNCTUATION, OTHER = range(3)

@@ -97,7 +97,7 @@ def test_a_question_without_room_for_the_context_is_a_clear_error(answer):
 
 def test_words_have_the_same_characters_as_in_python():
     from keras_attention.export.signatures.question_answering import word_places
-    from keras_attention.tasks._words import word_spans
+    from keras_attention.tasks.words import word_spans
 
     # Every code point between letters; surrogates are none.
     codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]

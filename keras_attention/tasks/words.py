@@ -1,8 +1,9 @@
-"""Words of a text, their tokens, and where both stand.
+"""The words of a text, their tokens, and the positions of both in the text.
 
-Each word is tokenized by itself, so that every token has a word and every word a place
-in the text. For WordPiece the ids are those of the whole text: it splits at the same
-places. Other tokenizers are given the space before a word with it.
+Each word is tokenized by itself, so that every token belongs to a word, and the
+characters of every word are known. For WordPiece the ids are those of the whole text,
+because it splits at the same characters. Other tokenizers get the space before a word
+together with the word.
 """
 
 import unicodedata
@@ -18,9 +19,9 @@ class Words:
     """A text as words.
 
     Attributes:
-        spans: `(start, end)` of each word, in characters.
-        token_ids: Of all words, one after the other.
-        word_of_token: The number of the word that each token is of.
+        spans: The `(start, end)` of each word, in characters.
+        token_ids: The token ids of all words, one after the other.
+        word_of_token: The number of the word that each token belongs to.
     """
 
     spans: list[tuple[int, int]]
@@ -28,45 +29,45 @@ class Words:
     word_of_token: np.ndarray
 
     def first_tokens(self) -> np.ndarray:
-        """Bool `[T]`: where a word begins."""
+        """Returns a bool `[T]`, `True` at the first token of each word."""
         before = np.concatenate([[-1], self.word_of_token[:-1]])
         return self.word_of_token != before
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text stand: split at spaces, punctuation by itself.
+    """Splits a text into words at spaces; each punctuation character is a word.
 
     Args:
         text: Any text.
 
     Returns:
-        `(start, end)` of each, in characters.
+        The `(start, end)` of each word, in characters.
     """
     spans, start = [], None
-    for place, letter in enumerate(text):
-        alone = is_punctuation(letter)
-        if start is not None and (alone or letter.isspace()):
-            spans.append((start, place))
+    for index, character in enumerate(text):
+        alone = is_punctuation(character)
+        if start is not None and (alone or character.isspace()):
+            spans.append((start, index))
             start = None
         if alone:
-            spans.append((place, place + 1))
-        elif start is None and not letter.isspace():
-            start = place
+            spans.append((index, index + 1))
+        elif start is None and not character.isspace():
+            start = index
     return spans if start is None else [*spans, (start, len(text))]
 
 
-def is_punctuation(letter: str) -> bool:
-    """Whether a character is a word by itself."""
-    if letter.isascii():
-        return letter.isprintable() and not (letter.isalnum() or letter == " ")
-    return unicodedata.category(letter).startswith("P")
+def is_punctuation(character: str) -> bool:
+    """Returns whether a character is a word by itself."""
+    if character.isascii():
+        return character.isprintable() and not (character.isalnum() or character == " ")
+    return unicodedata.category(character).startswith("P")
 
 
 def words_of_texts(tokenizer: Any, texts: Sequence[str]) -> list[Words]:
-    """The words of texts, with their tokens.
+    """Returns the words of texts, with their tokens.
 
     Args:
-        tokenizer: With `tokenize`.
+        tokenizer: A tokenizer with `tokenize`.
         texts: The texts.
     """
     spans = [word_spans(text) for text in texts]
@@ -78,11 +79,13 @@ def words_of_texts(tokenizer: Any, texts: Sequence[str]) -> list[Words]:
 
 
 def words_of_lists(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[Words]:
-    """The same of sentences that are lists of words; spans are in the joined text.
+    """Returns the words of sentences that are lists of words, with their tokens.
+
+    The spans are those of the words in the sentence joined with spaces.
 
     Args:
-        tokenizer: With `tokenize`.
-        sentences: Lists of words.
+        tokenizer: A tokenizer with `tokenize`.
+        sentences: The lists of words.
     """
     spans, parts = [], []
     for words in sentences:
@@ -97,10 +100,10 @@ def words_of_lists(tokenizer: Any, sentences: Sequence[Sequence[str]]) -> list[W
 def _words(tokenizer, parts, spans) -> list[Words]:
     flat = [part for row in parts for part in row]
     pieces = [np.asarray(ids, "int32") for ids in _tokenize(tokenizer, flat)]
-    rows, place = [], 0
+    rows, done = [], 0
     for row, places in zip(parts, spans, strict=True):
-        mine = pieces[place : place + len(row)]
-        place += len(row)
+        mine = pieces[done : done + len(row)]
+        done += len(row)
         counts = [len(ids) for ids in mine]
         ids = np.concatenate([np.zeros(0, "int32"), *mine])
         rows.append(Words(places, ids, np.repeat(np.arange(len(row)), counts)))
@@ -117,10 +120,10 @@ class Frame:
     """The special tokens around one text, or around and between two.
 
     Attributes:
-        before: Ids before the first text.
-        between: Ids between the texts of a pair.
-        after: Ids at the end.
-        segments: Whether the tokenizer gives segment ids.
+        before: The ids before the first text.
+        between: The ids between the texts of a pair.
+        after: The ids at the end.
+        segments: Whether the tokenizer returns segment ids.
     """
 
     before: np.ndarray
@@ -129,12 +132,12 @@ class Frame:
     segments: bool
 
     def one(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        """A row of one text."""
+        """Returns the row of one text."""
         token_ids = np.concatenate([self.before, ids, self.after])
         return self._row(token_ids, np.zeros_like(token_ids))
 
     def pair(self, first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-        """A row of two texts."""
+        """Returns the row of a pair of texts."""
         head = np.concatenate([self.before, first, self.between])
         tail = np.concatenate([second, self.after])
         segments = np.concatenate([np.zeros_like(head), np.ones_like(tail)])
@@ -146,10 +149,10 @@ class Frame:
 
 
 def frame_of(tokenizer: Any) -> Frame:
-    """What a tokenizer puts around texts, found by asking for empty ones.
+    """Finds the special tokens that a tokenizer adds, by tokenizing empty texts.
 
     Args:
-        tokenizer: Called with texts, and with pairs.
+        tokenizer: A tokenizer that is called with texts, or with pairs of texts.
     """
     batch = tokenizer([""], [""])
     ids = np.asarray(batch["token_ids"])[0].astype("int32")
@@ -159,19 +162,19 @@ def frame_of(tokenizer: Any) -> Frame:
 def windows(
     words: Words, room: int, overlap: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The tokens of a text in parts that fit, one at least.
+    """Splits the tokens of a text into parts that fit; there is at least one.
 
     Args:
-        words: Of the text.
-        room: Most tokens of a part.
-        overlap: Tokens that a part shares with the one before.
+        words: The words of the text.
+        room: The largest number of tokens in a part.
+        overlap: The number of tokens that a part shares with the part before.
 
     Yields:
-        `(token_ids, word_of_token)` of each part.
+        The `(token_ids, word_of_token)` of each part.
     """
     if not 0 <= overlap < room:
         raise ValueError(
-            "Windows must move on: their overlap is less than the tokens that fit in "
+            "The overlap of windows must be less than the number of tokens that fit in "
             f"one. Received: an overlap of {overlap} and room for {room} tokens"
         )
     total = len(words.token_ids)
@@ -181,17 +184,20 @@ def windows(
 
 
 def room_for(model: Any, num_others: int) -> int:
-    """Tokens that fit beside others: by the positions and by the tokenizer.
+    """Returns how many tokens of a text fit into a row with other tokens.
+
+    Both the model's positions and the tokenizer's `max_length` are limits.
 
     Args:
-        model: With `backbone` and `tokenizer`.
-        num_others: Special tokens, and those of the first text of a pair.
+        model: A task with `backbone` and `tokenizer`.
+        num_others: The number of special tokens, and of tokens of the first text of a
+            pair.
     """
     limits = (model.backbone.max_sequence_length, model.tokenizer.max_length)
     longest = min([limit for limit in limits if limit is not None], default=512)
     if longest <= num_others:
         raise ValueError(
-            "There is no room for the text beside what comes before it. Shorten the "
-            f"question. Received: {num_others} tokens, of {longest} that fit"
+            "The special tokens and the question leave no room for the text. Shorten "
+            f"the question. Received: {num_others} tokens, of {longest} that fit"
         )
     return longest - num_others

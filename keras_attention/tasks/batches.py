@@ -1,4 +1,4 @@
-"""Rows of different lengths as batches for `fit`, on every backend."""
+"""Batches for `fit`, on every backend: of rows of one length, or of different ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,25 +6,28 @@ from typing import Any
 import keras
 import numpy as np
 
-# Rows that are sorted by length together: batches stay random, padding stays small.
+# The number of batches whose rows are sorted by length together. It is a compromise:
+# batches stay random, and padding stays small.
 _BATCHES_SORTED_TOGETHER = 50
-IGNORED = -100  # the label of a token that is not scored
+IGNORED = -100  # the label of a token that does not count in the loss
 
 
 class PaddedBatches(keras.utils.PyDataset):
-    """Rows of different lengths, batched with rows of similar length.
+    """Batches of rows of different lengths; each batch has rows of similar length.
 
-    Padding goes to the longest row of a batch only. What tasks return from `batches`;
-    made for `fit`, `evaluate` and `ka.fine_tune`.
+    A batch is padded to its longest row only. Tasks return it from `batches`, for
+    `fit`, `evaluate` and `ka.fine_tune`.
 
     Args:
-        rows: One dict of arrays a row, whose first axis may differ in length.
-        targets: One a row: numbers, or arrays of one shape.
-        per_token: Whether a target has one number a token, padded like its row.
-        batch_size: Rows at a time.
-        shuffle: Whether rows come in another order each epoch.
-        padding: Input name to what fills it; 0 where nothing is said.
-        seed: Of the order.
+        rows: One dict of arrays per row, whose first axis may differ in length.
+        targets: One target per row: numbers, or arrays of one shape.
+        per_token: Whether a target has one number per token, and is padded like its
+            row.
+        batch_size: The number of rows per batch.
+        shuffle: Whether the order of the rows changes each epoch.
+        padding: The value that fills shorter rows, by the input's name; 0 where none
+            is named.
+        seed: The seed of the order.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class PaddedBatches(keras.utils.PyDataset):
     ):
         super().__init__()
         if not rows:
-            raise ValueError("There must be rows to train on. Received: 0 rows")
+            raise ValueError(
+                "There must be at least one row to train on. Received: 0 rows"
+            )
         self.rows, self.targets, self.per_token = rows, targets, per_token
         self.batch_size, self.shuffle = batch_size, shuffle
         self.padding = padding or {}
@@ -50,7 +55,7 @@ class PaddedBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches per epoch."""
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index):
@@ -62,10 +67,10 @@ class PaddedBatches(keras.utils.PyDataset):
             self._batches = self._order()
 
     def batch_of(self, chosen: Sequence[int]) -> tuple[dict[str, np.ndarray], Any]:
-        """The rows of these numbers as one batch.
+        """Returns the inputs and the targets of one batch.
 
         Args:
-            chosen: Numbers of rows.
+            chosen: The numbers of its rows.
         """
         rows = [self.rows[index] for index in chosen]
         inputs = padded_rows(rows, self.padding)
@@ -73,7 +78,7 @@ class PaddedBatches(keras.utils.PyDataset):
         return inputs, pad(targets, IGNORED) if self.per_token else np.stack(targets)
 
     def _order(self) -> list[np.ndarray]:
-        """The rows of each batch."""
+        """Returns the row numbers of each batch."""
         rows = np.arange(len(self.rows))
         if self.shuffle:
             rows = self._random.permutation(rows)
@@ -86,8 +91,8 @@ class PaddedBatches(keras.utils.PyDataset):
             batches += np.split(part, cuts)
         if self.shuffle:
             order = self._random.permutation(len(batches))
-            batches = [batches[place] for place in order]
-        # Keras takes an axis for dynamic if the first two batches differ there.
+            batches = [batches[index] for index in order]
+        # Keras takes an axis as dynamic only if the first two batches differ there.
         longest = [self._lengths[batch].max() for batch in batches]
         first, second = int(np.argmax(longest)), int(np.argmin(longest))
         ends = [first] if first == second else [first, second]
@@ -96,18 +101,18 @@ class PaddedBatches(keras.utils.PyDataset):
 
 
 class PairBatches(PaddedBatches):
-    """Sources and targets for an encoder and a decoder (teacher forcing).
+    """Batches of sources and targets for an encoder and a decoder (teacher forcing).
 
-    The decoder reads the start token, then the target without its last token; labels
-    are the target.
+    The decoder's input is the start token, then the target without its last token.
+    The labels are the target.
 
     Args:
-        rows: One dict of `token_ids` `[S]` a source.
-        targets: Token ids `[T]`, one a source.
-        start_token_id: What the decoder reads first.
-        multiple: Both lengths of a batch are multiples of it.
-        padding: Input name to what fills it.
-        **kwargs: `batch_size`, `shuffle` and `seed` of `PaddedBatches`.
+        rows: One dict of `token_ids` `[S]` per source.
+        targets: One array of token ids `[T]` per source.
+        start_token_id: The first token that the decoder reads.
+        multiple: Both lengths of a batch are padded to a multiple of it.
+        padding: The value that fills shorter rows, by the input's name.
+        **kwargs: The arguments `batch_size`, `shuffle` and `seed` of `PaddedBatches`.
     """
 
     def __init__(
@@ -122,31 +127,31 @@ class PairBatches(PaddedBatches):
     ):
         if any(len(target) == 0 for target in targets):
             raise ValueError(
-                "Each target must have at least one token, such as one that ends it. "
+                "Each target must have at least one token, for example an end token. "
                 f"Received: targets of {[len(target) for target in targets]} tokens"
             )
         self.start_token_id, self.multiple = start_token_id, multiple
         super().__init__(rows, targets, per_token=True, padding=padding, **kwargs)
 
     def __getitem__(self, index):
-        # Beside the sources' axis that of the targets must be seen to be dynamic.
+        # Keras must see that the targets' axis is dynamic too, see `_order`.
         widths = [self._width(batch) for batch in self._batches[:2]]
         wider = self.multiple if index == 0 and len(set(widths)) == 1 else 0
         return self.batch_of(self._batches[index], wider)
 
     def batch_of(self, chosen, wider=0):
         inputs, labels = super().batch_of(chosen)
-        source, keep = inputs["token_ids"], inputs["padding_mask"]
+        source, source_mask = inputs["token_ids"], inputs["padding_mask"]
         more = -source.shape[1] % self.multiple
         fill = self.padding["token_ids"]
         source = np.pad(source, [(0, 0), (0, more)], constant_values=fill)
-        keep = np.pad(keep, [(0, 0), (0, more)])
+        source_mask = np.pad(source_mask, [(0, 0), (0, more)])
         more = self._width(chosen) + wider - labels.shape[1]
         labels = np.pad(labels, [(0, 0), (0, more)], constant_values=IGNORED)
         target = np.where(labels == IGNORED, fill, labels)[:, :-1]
         return {
             "encoder_token_ids": source,
-            "encoder_padding_mask": keep,
+            "encoder_padding_mask": source_mask,
             "decoder_token_ids": np.pad(
                 target, [(0, 0), (1, 0)], constant_values=self.start_token_id
             ),
@@ -158,14 +163,62 @@ class PairBatches(PaddedBatches):
         return -(-longest // self.multiple) * self.multiple
 
 
+class ArrayBatches(keras.utils.PyDataset):
+    """Batches of rows of one shape, such as images or features.
+
+    Args:
+        inputs: The rows `[N, ...]`.
+        targets: The targets `[N, ...]`.
+        batch_size: The number of rows per batch.
+        shuffle: Whether the order of the rows changes each epoch.
+        seed: The seed of the order.
+    """
+
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not len(inputs):
+            raise ValueError(
+                "There must be at least one row to train on. Received: 0 rows"
+            )
+        self.inputs, self.targets = inputs, targets
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self._random = np.random.default_rng(seed)
+        self._rows = np.arange(len(inputs))
+        self.on_epoch_end()
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches per epoch."""
+        return -(-len(self.inputs) // self.batch_size)
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        rows = self._rows[start : start + self.batch_size]
+        return self.inputs[rows], self.targets[rows]
+
+    def on_epoch_end(self):
+        """Draws the order of the next epoch."""
+        if self.shuffle:
+            self._rows = self._random.permutation(len(self.inputs))
+
+
 def padded_rows(
     rows: Sequence[dict[str, np.ndarray]], padding: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """Rows as one batch of inputs, with the `padding_mask` of their tokens.
+    """Returns rows as one batch of inputs, with the `padding_mask` of their tokens.
 
     Args:
-        rows: One dict of arrays `[T]` a row.
-        padding: Input name to what fills it; 0 where nothing is said.
+        rows: One dict of arrays `[T]` per row.
+        padding: The value that fills shorter rows, by the input's name; 0 where none
+            is named.
     """
     inputs = {
         name: pad([row[name] for row in rows], padding.get(name, 0)) for name in rows[0]
@@ -175,14 +228,14 @@ def padded_rows(
 
 
 def pad(rows: Sequence[np.ndarray], value: int) -> np.ndarray:
-    """Arrays `[T, …]` of different T as one `[B, longest T, …]`.
+    """Pads arrays `[T, …]` of different T to one array `[B, longest T, …]`.
 
     Args:
         rows: The arrays.
-        value: What fills the shorter ones.
+        value: The value that fills the shorter ones.
     """
     longest = max(len(row) for row in rows)
     batch = np.full((len(rows), longest, *rows[0].shape[1:]), value, rows[0].dtype)
-    for place, row in zip(batch, rows, strict=True):
-        place[: len(row)] = row
+    for padded, row in zip(batch, rows, strict=True):
+        padded[: len(row)] = row
     return batch

@@ -1,26 +1,26 @@
-"""Tokens hidden at random, to be predicted."""
+"""Training data of masked language models: tokens that are hidden at random."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_attention.tasks._batches import IGNORED, PaddedBatches
-from keras_attention.tasks._shared import padding_of
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import padding_of
 
 
 class MaskedBatches(PaddedBatches):
-    """Batches whose targets are the tokens that were hidden, others each time.
+    """Batches whose targets are hidden tokens; other tokens are hidden each time.
 
     Args:
-        rows: One dict of arrays a row.
-        tokenizer: That made them.
+        rows: One dict of arrays per row.
+        tokenizer: The tokenizer that made the rows.
         mask_id: The id that hides a token.
-        mask_rate: Share of the tokens that are to be predicted.
-        continuing_prefix: What marks a token that continues a word, to choose whole
-            words; `None` chooses tokens.
-        batch_size: Rows at a time.
-        shuffle: Whether rows come in another order each epoch.
+        mask_rate: The share of the tokens that are to be predicted.
+        continuing_prefix: The prefix of a token that continues a word, to choose whole
+            words; `None` to choose single tokens.
+        batch_size: The number of rows per batch.
+        shuffle: Whether the order of the rows changes each epoch.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class MaskedBatches(PaddedBatches):
     ):
         if not 0 < mask_rate < 1:
             raise ValueError(
-                f"`mask_rate` must lie between 0 and 1. Received: mask_rate={mask_rate}"
+                f"`mask_rate` must be between 0 and 1. Received: mask_rate={mask_rate}"
             )
         self._mask_id, self._rate = mask_id, mask_rate
         vocabulary = tokenizer.vocabulary
@@ -81,28 +81,29 @@ def hide_tokens(
     num_tokens: int,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hides tokens as BERT does: 80 % masked, 10 % random, 10 % as they are.
+    """Hides tokens as BERT does: 80 % masked, 10 % random, 10 % unchanged.
 
     Args:
-        ids: `[B, T]`.
-        may_hide: Bool `[B, T]`: no padding, no special token.
-        continues: Bool `[B, T]`: tokens that share the fate of the one before.
+        ids: The token ids `[B, T]`.
+        may_hide: Bool `[B, T]`, `False` at padding and special tokens.
+        continues: Bool `[B, T]`, `True` at tokens that are chosen together with the
+            token before.
         mask_id: The id that hides a token.
-        rate: Share of the tokens to be predicted.
-        num_tokens: Of the vocabulary.
-        random: Draws.
+        rate: The share of the tokens to be predicted.
+        num_tokens: The size of the vocabulary.
+        random: The generator of random numbers.
 
     Returns:
-        The ids with tokens hidden, and the targets: the id that was there at a chosen
-        token, -100 elsewhere.
+        The ids with hidden tokens, and the targets: the original id at a chosen token,
+        -100 elsewhere.
     """
     word = np.cumsum(~continues, axis=1) - 1  # [B, T]
     word = np.maximum(word, 0)
     draws = random.random(ids.shape)
     chosen = np.take_along_axis(draws, word, axis=1) < rate
     chosen &= may_hide
-    fate = random.random(ids.shape)
+    choice = random.random(ids.shape)
     other = random.integers(0, num_tokens, ids.shape)
-    hidden = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, other, ids))
+    hidden = np.where(choice < 0.8, mask_id, np.where(choice < 0.9, other, ids))
     hidden = np.where(chosen, hidden, ids).astype(ids.dtype)
     return hidden, np.where(chosen, ids, IGNORED).astype("int32")

@@ -1,4 +1,4 @@
-"""What tasks that generate share: prompts in, texts out, as they come or at once."""
+"""What tasks that generate share: their prompts, the loop, and its results."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +14,13 @@ from keras_attention.models.inputs import standardize_ids
 
 
 def rows_of_ids(task: Any, given: Any, name: str) -> tuple[list[list[int]], bool]:
-    """Lists of ids without padding, and whether they were texts.
+    """Returns lists of ids without padding, and whether they came from texts.
 
     Args:
-        task: With `tokenizer`.
+        task: A task with a `tokenizer`.
         given: A list of texts, or of lists of token ids; or ids `[B, T]`, alone or in
-            a dict beside a `padding_mask`.
-        name: Of the argument.
+            a dict with a `padding_mask`.
+        name: The argument's name, for error messages.
     """
     if isinstance(given, str):
         raise ValueError(
@@ -32,26 +32,30 @@ def rows_of_ids(task: Any, given: Any, name: str) -> tuple[list[list[int]], bool
     )
     if from_text:
         check_tokenizer(task, name)
-        # Cut silently, a text would say something else.
+        # A prompt that was truncated silently would have another meaning.
         given = getattr(task.tokenizer, "encode_whole", task.tokenizer)(given)
     if isinstance(given, list | tuple):
         return [[int(token) for token in row] for row in given], from_text
     if isinstance(given, dict):
         given = {n: given[n] for n in ("token_ids", "padding_mask") if n in given}
     inputs = standardize_ids(given, {"padding_mask": None})
-    ids, keep = inputs["token_ids"], inputs["padding_mask"]
-    ids = ops.convert_to_numpy(ids)
-    keep = np.ones_like(ids, bool) if keep is None else ops.convert_to_numpy(keep)
-    rows = [row[real].tolist() for row, real in zip(ids, keep, strict=True)]
+    ids, padding_mask = (
+        ops.convert_to_numpy(inputs["token_ids"]),
+        inputs["padding_mask"],
+    )
+    if padding_mask is None:
+        return ids.tolist(), from_text
+    padding_mask = ops.convert_to_numpy(padding_mask)
+    rows = [row[mask].tolist() for row, mask in zip(ids, padding_mask, strict=True)]
     return rows, from_text
 
 
 def check_tokenizer(task: Any, name: str) -> None:
-    """Refuses text where there is no tokenizer.
+    """Refuses text if the task has no tokenizer.
 
     Args:
-        task: With `tokenizer`.
-        name: Of the argument that holds text.
+        task: A task with a `tokenizer`.
+        name: The name of the argument that holds text.
     """
     if task.tokenizer is None:
         raise ValueError(
@@ -61,11 +65,13 @@ def check_tokenizer(task: Any, name: str) -> None:
 
 
 def string_ends(task: Any, settings: GenerationSettings) -> Callable | None:
-    """Which rows hold a string that ends them; `None` without such strings.
+    """Returns a function that finds the rows that hold a stop string.
+
+    It returns `None` if the settings have no `stop_strings`.
 
     Args:
-        task: With `tokenizer`.
-        settings: With `stop_strings`.
+        task: A task with a `tokenizer`.
+        settings: The settings of the generation.
     """
     if not settings.stop_strings:
         return None
@@ -88,23 +94,24 @@ def generated(
     verbose: bool = False,
     sources: list[list[int]] | None = None,
 ) -> Generated:
-    """What comes of prompts, step by step where somebody looks on.
+    """Generates from prompts, in steps if there is a callback or a progress bar.
 
     Args:
-        task: With `generator` and `tokenizer`.
-        prompts: Lists of token ids.
-        settings: How.
-        callback: Called after each token with the new ids of each row.
+        task: A task with `generator` and `tokenizer`.
+        prompts: The lists of token ids.
+        settings: The settings of the generation.
+        callback: A function that is called after each token with the new ids of each
+            row.
         verbose: Whether to show a progress bar.
-        sources: For the encoder: a list of token ids a prompt.
+        sources: The encoder's input: one list of token ids per prompt.
     """
     more = {"sources": sources, "ends": string_ends(task, settings)}
     if callback is None and not verbose:
         return task.generator.generate(prompts, settings, **more)
     if settings.num_beams > 1:
         raise ValueError(
-            "A callback and a progress bar follow single rows: `num_beams` must be "
-            f"1. Received: num_beams={settings.num_beams}"
+            "A callback and a progress bar work with single rows only: `num_beams` "
+            f"must be 1. Received: num_beams={settings.num_beams}"
         )
     bar = keras.utils.Progbar(settings.max_new_tokens, verbose=int(verbose))
     state = None
@@ -125,18 +132,18 @@ def streamed(
     as_text: bool,
     source: list[int] | None = None,
 ) -> Iterator[Any]:
-    """Yields what follows one prompt as it comes.
+    """Yields the continuation of one prompt while it is generated.
 
     Args:
-        task: With `generator` and `tokenizer`.
-        prompt: Token ids.
-        settings: How.
+        task: A task with `generator` and `tokenizer`.
+        prompt: The token ids.
+        settings: The settings of the generation.
         as_text: Whether to yield texts instead of ids.
-        source: Token ids for the encoder.
+        source: The token ids for the encoder.
     """
     if settings.num_return_sequences > 1 or settings.num_beams > 1:
         raise ValueError(
-            "`stream` gives one row as it comes, so that `num_beams` and "
+            "`stream` yields one row while it is generated: `num_beams` and "
             "`num_return_sequences` must be 1. Received: "
             f"num_beams={settings.num_beams}, "
             f"num_return_sequences={settings.num_return_sequences}"

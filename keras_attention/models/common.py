@@ -1,0 +1,77 @@
+"""What several models share: their config, the initializer, positions, checks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attention.ops.positions import positions_of_tokens
+
+
+def base_config(model: keras.Model) -> dict:
+    """Returns the part of a config that every Keras layer has.
+
+    Args:
+        model: A model of this library.
+    """
+    return keras.layers.Layer.get_config(model)
+
+
+def initializer() -> keras.initializers.Initializer:
+    """Returns BERT's and GPT-2's initializer: a truncated normal, deviation 0.02."""
+    return keras.initializers.TruncatedNormal(stddev=0.02)
+
+
+def check_divisible(hidden_dim: int, num_heads: int) -> None:
+    """Refuses a number of heads that does not divide the hidden size."""
+    if hidden_dim % num_heads:
+        raise ValueError(
+            "`hidden_dim` must be a multiple of `num_heads`. Received: "
+            f"hidden_dim={hidden_dim}, num_heads={num_heads}"
+        )
+
+
+def run_encoder(
+    blocks: Sequence[Any], x: Any, *, padding_mask: Any, training: bool | None
+) -> Any:
+    """Runs encoder blocks one after the other.
+
+    Args:
+        blocks: The `EncoderBlock`s.
+        x: The token vectors `[B, S, E]`.
+        padding_mask: Bool `[B, S]`, `True` at non-padding tokens, or `None`.
+        training: Whether dropout is active.
+
+    Returns:
+        The vectors `[B, S, E]` after the last block.
+    """
+    for block in blocks:
+        x = block(x, padding_mask=padding_mask, training=training)
+    return x
+
+
+def token_positions(token_ids: Any, padding_mask: Any, cache: Any = None) -> Any:
+    """Returns positions `[B, T]` that count only non-padding tokens; -1 at padding.
+
+    Args:
+        token_ids: Int `[B, T]`.
+        padding_mask: Bool `[B, T]`, or `None` where no token is padding.
+        cache: One cache per decoder block, whose tokens come before these, or `None`.
+    """
+    if padding_mask is None:
+        padding_mask = ops.ones_like(token_ids, dtype="bool")
+    if cache is None:
+        return positions_of_tokens(padding_mask)
+    return cache[0].next_positions(padding_mask)
+
+
+def table_rows(positions: Any) -> Any:
+    """Returns the rows of a position table for positions that may be -1 at padding.
+
+    The output at a padding token is never read, so that any row will do there.
+
+    Args:
+        positions: Int, any shape.
+    """
+    return ops.maximum(positions, 0)
