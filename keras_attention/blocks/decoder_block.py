@@ -129,9 +129,8 @@ class DecoderBlock(keras.layers.Layer):
                 query=entered,
                 query_mask=keep,
                 training=training,
-                **(source if memory is None else {"cache": memory}),
+                **(source if memory is None else {"memory": memory}),
             )
-            attended = attended if memory is None else attended[0]
             x = self.cross_residual.leave(x, attended, training)
         fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
         x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]

@@ -19,7 +19,7 @@ class DecoderState(NamedTuple):
         step: `[B, 1]`, number of the next step. Float, as all states of an RNN are.
         value: `[B, S, V]`, the memory, 0 at padding.
         key: `[B, S, K]`, the part of the scores that depends on the memory alone.
-        keep: `[B, S]`, 1 at real tokens of the memory, 0 at padding.
+        memory_mask: `[B, S]`, 1 at non-padding tokens of the memory, 0 at padding.
     """
 
     cell: Any
@@ -28,7 +28,7 @@ class DecoderState(NamedTuple):
     step: Any
     value: Any
     key: Any
-    keep: Any
+    memory_mask: Any
 
 
 def fit_cell_state(cell: Any, given: Any, batch_size: Any) -> Any:

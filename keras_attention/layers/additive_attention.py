@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_attention.layers._conversions import from_keras_additive
-from keras_attention.layers._scores import AdditiveScore, attend_with_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import make_score
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
 
@@ -70,9 +71,9 @@ class AdditiveAttention(AttentionLayer):
             raise ValueError(f"`units` must be 1 or more. Received: units={units}")
         self.units = units
         self.normalize = normalize
-        self._score = AdditiveScore(
-            units, normalize=normalize, name="score", dtype=self.dtype_policy
-        )
+        settings = {"units": units, "normalize": normalize}
+        self._score = make_score("additive", **settings, dtype=self.dtype_policy)
+        self.key_term_size = self._score.key_term_size
 
     @classmethod
     def from_keras(cls, layer: Any) -> "AdditiveAttention":
@@ -94,6 +95,9 @@ class AdditiveAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:
             self._score.build(query_shape, key_shape)
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)

@@ -5,7 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._arguments import clear_padding
 from keras_attention.layers._decoder_state import (
     DecoderState,
     cast_floats,
@@ -14,13 +13,10 @@ from keras_attention.layers._decoder_state import (
     output_size_of,
     reset_dropout_masks,
 )
-from keras_attention.layers._scores import Score, StepInputs
-from keras_attention.layers.base import AttentionLayer
+from keras_attention.layers.base import AttentionLayer, StepState
 from keras_attention.layers.global_attention import attentional_projection
-from keras_attention.layers.monotonic_attention import MonotonicAttention
 from keras_attention.ops import masks
 from keras_attention.ops.backend.shapes import describe
-from keras_attention.ops.monotonic import first_alignment
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -172,7 +168,7 @@ class AttentionCell(keras.layers.Layer):
             self.combine.build((None, size + query_size))
         if self.coverage:
             self.coverage_vector = self.add_weight(
-                name="coverage_vector", shape=(self._covered_score().units,)
+                name="coverage_vector", shape=(self._key_term_size(),)
             )
         self.memory_shape = (None, None, memory_shape[-1])
         self.attention_size = size
@@ -194,24 +190,20 @@ class AttentionCell(keras.layers.Layer):
         Returns:
             A list of tensors, `initial_state=` of `keras.layers.RNN`.
         """
-        memory, keep = _check_memory(memory, memory_mask)
+        memory, memory_mask = _check_memory(memory, memory_mask)
         self.build_attention(memory.shape)
-        memory = ops.cast(clear_padding(memory, keep), self.compute_dtype)
-        alignment = ops.zeros_like(memory[:, :, 0])  # [B, S]
-        keep = ops.ones_like(alignment) if keep is None else keep
-        if isinstance(self.attention, MonotonicAttention):
-            alignment = first_alignment(alignment)
+        memory = ops.cast(memory, self.compute_dtype)
+        start = self.attention.start(memory, memory_mask)
         batch = ops.shape(memory)[0]
-        score = self._score()
         reset_dropout_masks(self.cell)
         state = DecoderState(
             cell=fit_cell_state(self.cell, cell_state, batch),
             attention=ops.zeros((batch, self._fed_size())),
-            alignment=alignment,
-            step=ops.zeros((batch, 1)),
-            value=memory,
-            key=memory if score is None else score.prepare(memory),
-            keep=keep,
+            alignment=start.alignment,
+            step=start.step,
+            value=start.value,
+            key=start.key,
+            memory_mask=start.mask,
         )
         return list(cast_floats(state, self.compute_dtype))
 
@@ -223,19 +215,20 @@ class AttentionCell(keras.layers.Layer):
         state = DecoderState(*states)
         if self.attend_first:
             query = output_of_state(self.cell, state.cell)
-            attention, weights = self._attend(query, state, training)
+            attention, weights, after = self._attend(query, state, training)
             output, cell_state = self._run(inputs, attention, state, training)
         else:
             fed = state.attention if self.input_feeding else None
             output, cell_state = self._run(inputs, fed, state, training)
-            attention, weights = self._attend(output, state, training)
+            attention, weights, after = self._attend(output, state, training)
         output, attention = self._result(output, attention)
-        total = state.alignment + weights if self.coverage else weights
         state = state._replace(
             cell=cell_state,
             attention=ops.cast(attention, self.compute_dtype),
-            alignment=ops.cast(total, self.compute_dtype),
+            alignment=ops.cast(after.alignment, self.compute_dtype),
             step=state.step + 1.0,
+            value=ops.cast(after.value, self.compute_dtype),
+            key=ops.cast(after.key, self.compute_dtype),
         )
         if self.return_attention_scores:
             weights = ops.cast(weights, output.dtype)
@@ -272,36 +265,22 @@ class AttentionCell(keras.layers.Layer):
         return ops.cast(output, self.compute_dtype), cell_state
 
     def _attend(self, query, state, training):
-        """`[B, A]` and the weights `[B, S]`."""
-        keep = state.keep > 0.5
-        if self._score() is None:  # heads, which project for themselves
-            output, weights = self.attention(
-                query[:, None],
-                state.value,
-                value_mask=keep,
-                return_attention_scores=True,
-                training=training,
-            )
-            return output[:, 0], ops.mean(weights, axis=1)[:, 0]
+        """Runs one step of the attention: `[B, A]`, weights `[B, S]`, its new state."""
         key = state.key
         if self.coverage:
             covered = state.alignment[..., None]  # [B, S, 1]
             key = key + covered * ops.cast(self.coverage_vector, key.dtype)
-        output, weights = self.attention.attend_to(
-            StepInputs(
-                query=query[:, None],  # [B, 1, Q]
-                key=key,
-                value=state.value,
-                mask=keep[:, None],
-                key_mask=keep,
-                training=training,
-                need_weights=True,
-                soft_cap=self.attention.logits_soft_cap,
-                positions=ops.cast(state.step, "int32"),
-                previous=state.alignment,
-            )
+        before = StepState(
+            alignment=state.alignment,
+            step=ops.cast(state.step, "int32"),
+            value=state.value,
+            key=key,
+            mask=state.memory_mask > 0.5,
         )
-        return output[:, 0], weights[:, 0]
+        attention, weights, after = self.attention.step(query, before, training)
+        if self.coverage:
+            after = after._replace(alignment=state.alignment + weights, key=state.key)
+        return attention, weights, after
 
     def _result(self, output, attention):
         """The output of the step, and the attention that is fed to the next."""
@@ -315,26 +294,21 @@ class AttentionCell(keras.layers.Layer):
         return ops.concatenate([output, attention], axis=1), attention
 
     def _mixes(self) -> bool:
-        """Whether what the attention returns holds h_t already."""
-        own = getattr(self.attention, "attentional_vector", False)
-        return own and not self.attend_first
+        """Whether the output of the attention contains h_t already."""
+        return self.attention.attentional_vector and not self.attend_first
 
     def _fed_size(self) -> int | None:
         return self.attention_vector_size or self.attention_size
 
-    def _score(self) -> Score | None:
-        return getattr(self.attention, "_score", None)
-
-    def _covered_score(self) -> Any:
-        score = self._score()
-        monotonic = isinstance(self.attention, MonotonicAttention)
-        if score is None or not score.adds or monotonic:
+    def _key_term_size(self) -> int:
+        size = self.attention.key_term_size
+        if size is None:
             raise ValueError(
                 "`coverage` is a term inside an additive score. Use "
                 "`AdditiveAttention`, or `GlobalAttention` or `LocalAttention` with "
                 f"score='concat'. Received: attention={self.attention!r}"
             )
-        return score
+        return size
 
     def get_build_config(self):
         if not self.built:

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 
 from keras_attention.layers._conversions import from_keras_attention
-from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
-SCORES = ("scaled_dot", "dot", "general", "cosine")
+SCORES = scores_with(multiplies=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -64,13 +65,7 @@ class DotProductAttention(AttentionLayer):
                 "The 'cosine' score has a learned scale already: leave `use_scale` "
                 f"away. Received: use_scale={use_scale}, score={score!r}"
             )
-        self._score = make_score(
-            score,
-            units=None,
-            max_length=None,
-            dtype=self.dtype_policy,
-            use_scale=use_scale,
-        )
+        self._score = make_score(score, use_scale=use_scale, dtype=self.dtype_policy)
 
     @classmethod
     def from_keras(cls, layer: Any) -> "DotProductAttention":
@@ -88,6 +83,9 @@ class DotProductAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:
             self._score.build(query_shape, key_shape)
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)

@@ -5,11 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.projection import Projection
 
-SCORES = ("dot", "general", "concat", "location")
+SCORES = scores_with(luong=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -75,9 +76,13 @@ class GlobalAttention(AttentionLayer):
             dtype=self.dtype_policy,
         )
         self._score.build(query_shape, key_shape)
+        self.key_term_size = self._score.key_term_size
         if self.attentional_vector:
             self.combine = attentional_projection(units, self.dtype_policy)
             self.combine.build((None, None, value_shape[-1] + query_shape[-1]))
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)

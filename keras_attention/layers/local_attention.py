@@ -5,18 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import (
-    StepInputs,
-    attend_with_score,
-    check_score,
-    make_score,
-)
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.layers.projection import Projection
 from keras_attention.ops.positions import first_positions, positions_of_tokens
 
-SCORES = ("dot", "general", "concat")
+SCORES = scores_with(luong=True, compares_keys=True)
 ALIGNMENTS = ("monotonic", "predictive")
 
 
@@ -96,14 +92,18 @@ class LocalAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         units = self.units or query_shape[-1]
         dtype = self.dtype_policy
-        self._score = make_score(self.score, units=units, max_length=None, dtype=dtype)
+        self._score = make_score(self.score, units=units, dtype=dtype)
         self._score.build(query_shape, key_shape)
+        self.key_term_size = self._score.key_term_size
         maker = {"monotonic": _Monotonic, "predictive": _Predictive}[self.alignment]
         self._alignment = maker(self.window, units, name="alignment", dtype=dtype)
         self._alignment.build(query_shape)
         if self.attentional_vector:
             self.combine = attentional_projection(units, dtype)
             self.combine.build((None, None, value_shape[-1] + query_shape[-1]))
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         seen, factor = self._alignment.around(inputs)
@@ -180,8 +180,8 @@ class _Predictive(keras.layers.Layer):
 
 def _query_positions(inputs: AttentionInputs) -> Any:
     """Int `[B or 1, T]`; one step of a recurrent decoder knows its number."""
-    if isinstance(inputs, StepInputs):
-        return inputs.positions
+    if inputs.step is not None:
+        return inputs.step
     return _token_positions(inputs.query, inputs.query_mask)
 
 

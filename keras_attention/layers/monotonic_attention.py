@@ -5,14 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import (
-    AdditiveScore,
-    StepInputs,
-    check_score,
-    make_score,
-    scores_of,
-)
-from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers._score_attention import scores_of
+from keras_attention.layers._scores import check_score, make_score, scores_with
+from keras_attention.layers.base import AttentionInputs, AttentionLayer, StepState
 from keras_attention.ops.attend import cap_scores
 from keras_attention.ops.monotonic import (
     check_mode,
@@ -20,7 +15,7 @@ from keras_attention.ops.monotonic import (
     monotonic_alignments,
 )
 
-SCORES = ("additive", "dot", "scaled_dot", "general", "cosine", "concat")
+SCORES = scores_with(compares_keys=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -105,30 +100,31 @@ class MonotonicAttention(AttentionLayer):
         self._noise_seed = keras.random.SeedGenerator(seed) if sigmoid_noise else None
 
     def build_weights(self, query_shape, value_shape, key_shape):
-        units, dtype = self.units or query_shape[-1], self.dtype_policy
-        if self.score == "additive":
-            self._score = AdditiveScore(
-                units, normalize=self.normalize, name="score", dtype=dtype
-            )
-        else:
-            self._score = make_score(
-                self.score, units=units, max_length=None, dtype=dtype
-            )
+        self._score = make_score(
+            self.score,
+            units=self.units or query_shape[-1],
+            normalize=self.normalize,
+            dtype=self.dtype_policy,
+        )
         self._score.build(query_shape, key_shape)
         self.score_bias = self.add_weight(
             name="score_bias", shape=(), initializer=self.score_bias_initializer
         )
 
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
+
+    def start(self, memory: Any, memory_mask: Any = None) -> StepState:
+        state = super().start(memory, memory_mask)
+        return state._replace(alignment=first_alignment(state.alignment))
+
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         probabilities, walks = self._stopping(inputs)
-        stepwise = isinstance(inputs, StepInputs)
-        a_query = ops.sum(probabilities[:, :1], axis=1)  # [B, S], also if T is 0
-        weights = monotonic_alignments(
-            probabilities,
-            inputs.previous if stepwise else first_alignment(a_query),
-            self.mode,
-            walks,
-        )
+        previous = inputs.previous
+        if previous is None:
+            a_query = ops.sum(probabilities[:, :1], axis=1)  # [B, S], also if T is 0
+            previous = first_alignment(a_query)
+        weights = monotonic_alignments(probabilities, previous, self.mode, walks)
         dropout = self.active_dropout(inputs.training)
         kept = weights if dropout is None else dropout(weights)
         output = ops.matmul(kept, ops.cast(inputs.value, kept.dtype))  # [B, T, V]
