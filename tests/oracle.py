@@ -63,6 +63,20 @@ def location(q, k, s, w):
     return (q @ w["score/position/kernel"])[s]
 
 
+# The equation of each score, by the name that layers take as `score=`. A new score
+# needs a line here. Those of SAME_SIZE multiply queries and keys as they are.
+SCORES = {
+    "additive": additive,
+    "concat": additive,
+    "dot": dot,
+    "scaled_dot": scaled_dot,
+    "cosine": cosine,
+    "general": general,
+    "location": location,
+}
+SAME_SIZE = {"dot", "scaled_dot", "cosine"}
+
+
 def everywhere(q, keep, w):
     """Luong 2015, section 3.1."""
     return np.full(len(keep), True), np.ones(len(keep))

@@ -8,11 +8,13 @@ from functools import partial
 import keras
 import ml_dtypes
 import numpy as np
+import oracle
 import pytest
 import tensorflow as tf
 from backends import derivatives, gradients
 from contracts.kinds import (
     BY_NAME,
+    CALL_PATHS,
     KEY,
     KINDS,
     QUERY,
@@ -29,6 +31,10 @@ from contracts.kinds import (
 )
 from keras import ops
 from oracle import drawn
+
+import keras_attention as ka
+from keras_attention.layers._scores import SCORES
+from keras_attention.layers.base import AttentionLayer
 
 MASK = np.stack(
     [
@@ -59,6 +65,9 @@ BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that may look at nothing
 HAS_KERNEL = keras.backend.backend() == "torch"
 XLA = keras.backend.backend() != "torch"  # there a compiler of its own, not measured
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+every_call_path = pytest.mark.parametrize(
+    "kind", CALL_PATHS, ids=lambda kind: kind.name
+)
 
 
 def expected_of(kind, layer, inputs):
@@ -368,7 +377,7 @@ def test_returned_weights_are_those_before_dropout(kind):
 # --- ways to call ------------------------------------------------------------------
 
 
-@every_kind
+@every_call_path
 def test_a_list_of_tensors_is_the_same_call(kind):
     layer, inputs = kind.shared(), kind.inputs()
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
@@ -385,7 +394,7 @@ def test_a_list_of_tensors_is_the_same_call(kind):
     assert are_equal(in_list, expected)
 
 
-@every_kind
+@every_call_path
 def test_two_tensors_use_the_value_as_key(kind):
     rng = np.random.default_rng(1)
     query, value = rng.normal(size=(B, T, 7)), rng.normal(size=(B, S, 7))
@@ -404,7 +413,7 @@ def embedded(size):
     return embedding(query_ids), embedding(value_ids)
 
 
-@every_kind
+@every_call_path
 def test_masks_that_keras_carries_are_used_and_passed_on(kind):
     query, value = embedded(QUERY)
     layer = kind.make()
@@ -425,7 +434,7 @@ def test_masks_that_keras_carries_are_used_and_passed_on(kind):
     assert not are_equal(layer(*bare, **extra), expected)
 
 
-@every_kind
+@every_call_path
 def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
     query, value = embedded(QUERY)
     layer = kind.make()
@@ -622,10 +631,12 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
         assert not learns or not are_equal(weight, was), weight.path
 
 
-def test_the_list_holds_every_constructor_choice():
-    layers = {name.split("-")[0] for name in BY_NAME}
-    one_head = {"additive", "dot", "global", "local", "monotonic"}
-    assert layers == one_head | {"multi", "longformer", "big"}
+def test_the_list_holds_every_public_kind_and_score():
+    layers = [getattr(ka, n) for n, m in ka._DEFINED_IN.items() if "layers." in m]
+    kinds = {each for each in layers if isinstance(each, type)}
+    kinds = {each for each in kinds if issubclass(each, AttentionLayer)}
+    assert {type(kind.make()) for kind in KINDS} == kinds
+    assert set(oracle.SCORES) == set(SCORES)
     assert len(BY_NAME) == len(KINDS)
     sizes = (B, T, S, QUERY, KEY, VALUE, UNITS)
     assert len(set(sizes)) == len(sizes)

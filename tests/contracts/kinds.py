@@ -1,4 +1,4 @@
-"""The one list of attention kinds. A new kind joins all contracts by one line here."""
+"""The list of all attention kinds. A new kind joins all contracts by one line here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,11 @@ import pytest
 from backends import to_numpy
 
 import keras_attention as ka
+from keras_attention.layers import (
+    dot_product_attention,
+    global_attention,
+    local_attention,
+)
 
 # Pairwise different primes. Dot products need keys as wide as queries.
 B, T, S = 2, 3, 5
@@ -182,16 +187,6 @@ def _monotonic(query, key, value, *, mask, keep, query_keep, w):
 
 
 WINDOW, GLOBAL, BLOCK = 2, (1,), 2
-SCORES = {
-    "dot": oracle.dot,
-    "scaled_dot": oracle.scaled_dot,
-    "cosine": oracle.cosine,
-    "general": oracle.general,
-    "concat": oracle.additive,
-    "location": oracle.location,
-    "use_scale": oracle.learned_scale,
-}
-DOTS = ("dot", "scaled_dot", "cosine", "use_scale")
 
 
 def _kind(name, layer, expected, *args, settings=None, **facts):
@@ -199,16 +194,18 @@ def _kind(name, layer, expected, *args, settings=None, **facts):
 
 
 def _score_kind(name, layer, score, *args, settings=None, **facts):
-    expected = partial(_one_head, score=SCORES[score])
-    facts = {"same_size": score in DOTS, "by_content": score != "location", **facts}
+    expected = partial(_one_head, score=oracle.SCORES[score])
+    same_size = score in oracle.SAME_SIZE
+    facts = {"same_size": same_size, "by_content": score != "location", **facts}
     return _kind(name, layer, expected, *args, settings=settings, **facts)
 
 
 def _local(alignment, score):
-    expected = partial(_local_m, score=SCORES[score])
+    score_function = oracle.SCORES[score]
+    expected = partial(_local_m, score=score_function)
     if alignment == "predictive":
         around = oracle.local_p(WINDOW)
-        expected = partial(_one_head, score=SCORES[score], around=around)
+        expected = partial(_one_head, score=score_function, around=around)
     return _kind(
         f"local-{alignment}-{score}",
         ka.LocalAttention,
@@ -219,7 +216,7 @@ def _local(alignment, score):
             "score": score,
             "units": UNITS,
         },
-        same_size=score in DOTS,
+        same_size=score in oracle.SAME_SIZE,
         sums_to_one=alignment == "monotonic",
         by_content=False,
         size=UNITS,
@@ -265,17 +262,17 @@ def _heads(
     )
 
 
-LOCATION = {"max_length": 19}
 KINDS = [
     *(
         _score_kind(f"dot-product-{score}", ka.DotProductAttention, score, score)
-        for score in ("dot", "scaled_dot", "cosine", "general")
+        for score in dot_product_attention.SCORES
     ),
-    _score_kind(
+    _kind(
         "dot-product-use-scale",
         ka.DotProductAttention,
-        "use_scale",
+        partial(_one_head, score=oracle.learned_scale),
         settings={"score": "dot", "use_scale": True},
+        same_size=True,
     ),
     *(
         _score_kind(
@@ -284,10 +281,10 @@ KINDS = [
             score,
             score,
             UNITS,
-            settings=LOCATION if score == "location" else {},
+            settings={"max_length": 19},
             size=UNITS,
         )
-        for score in ("dot", "general", "concat", "location")
+        for score in global_attention.SCORES
     ),
     _score_kind(
         "global-context",
@@ -300,7 +297,7 @@ KINDS = [
     *(
         _local(alignment, score)
         for alignment in ("monotonic", "predictive")
-        for score in ("dot", "general", "concat")
+        for score in local_attention.SCORES
     ),
     _score_kind("additive", ka.AdditiveAttention, "concat", UNITS),
     _score_kind(
@@ -404,6 +401,23 @@ KINDS = [
     ),
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+def _first_of_each(path):
+    """The first kind of each value of `path(layer)`."""
+    return list({path(kind.make()): kind for kind in reversed(KINDS)}.values())[::-1]
+
+
+# Arguments are checked, masks combined and call forms unpacked before a kind's own
+# equations begin, by code that only the method `call` and these two attributes choose.
+# What is tested there is tested on one kind of each.
+CALL_PATHS = _first_of_each(
+    lambda layer: (
+        type(layer).call,
+        getattr(layer, "pattern", None) is not None,
+        getattr(layer, "position", None) is not None,
+    )
+)
 
 # What costs seconds a kind (graphs, XLA, ONNX) is tried on these by `make test`, on all
 # others too by `make test-all`.

@@ -55,10 +55,6 @@ def with_weights(kind, tools):
     return kind.shared()(*inputs_of(kind), **MASKS, return_attention_scores=True)[0]
 
 
-def dropout_configured(kind, tools):
-    return kind.built(dropout=0.5)(*inputs_of(kind), **MASKS)
-
-
 def graph(kind, tools, **compiled):
     layer, tensors = kind.shared(), inputs_of(kind)
     unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in tensors]
@@ -138,8 +134,22 @@ def can_be_chunked(kind):  # others need all weights at once
     return kind.multi_head and not kind.mixed and "shaw" not in kind.name
 
 
+def cache_path(kind):
+    """The properties of a layer that the code of caches depends on."""
+    layer = kind.make()
+    sizes = (
+        layer.num_heads == layer.num_key_value_heads,
+        layer.key_dim == layer.value_dim,
+    )
+    return type(layer.pattern), type(layer.position), *sizes
+
+
+_CACHED = {cache_path(kind): kind for kind in reversed(KINDS) if kind.cached}
+
+
 def can_be_cached(kind, name):  # a rolling cache numbers its tokens anew
-    return kind.cached and not (kind.absolute and "rolling" in name)
+    one_of_its_path = kind in _CACHED.values()
+    return one_of_its_path and not (kind.absolute and "rolling" in name)
 
 
 EACH, SOME = list(range(1, LENGTH)), [4, 5, 9]
@@ -151,7 +161,6 @@ CACHES = {
 PATHS = [
     Path("eager", eager),
     Path("with weights", with_weights),
-    Path("dropout configured", dropout_configured),
     Path("in blocks", in_blocks, has_pattern),
     Path("in chunks", in_chunks, can_be_chunked),
     *(
