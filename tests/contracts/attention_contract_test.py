@@ -247,7 +247,7 @@ def test_gradients_are_those_of_finite_differences(kind):
 
 
 @every_kind
-def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
+def test_a_query_that_can_attend_to_nothing_has_context_zero_on_every_path(kind):
     inputs = kind.inputs()
     plain, dropping = kind.shared(), kind.built(dropout=0.5)
     assert BLIND.sum() == 3
@@ -273,7 +273,7 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
 
 
 @every_kind
-def test_what_stands_at_padding_never_leaks(kind):
+def test_values_at_padding_never_leak(kind):
     layer, inputs = kind.shared(), kind.inputs()
     clean, clean_weights = observed(kind, layer, inputs, **MASKS)
     keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
@@ -312,7 +312,7 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
 
 
 @every_kind
-def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
+def test_a_key_that_is_hidden_from_all_queries_gets_gradient_zero(kind):
     layer = kind.shared()
     hidden = MASK & (np.arange(S) != 2)
 
@@ -326,7 +326,7 @@ def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
 
 
 @every_kind
-def test_causal_shows_nothing_of_the_future(kind):
+def test_a_causal_mask_hides_the_future(kind):
     layer, inputs = kind.shared(), kind.inputs(queries=S)
     output = to_numpy(kind.call(layer, *inputs, use_causal_mask=True))
     lower = np.tril(np.ones((1, S, S), bool))
@@ -524,7 +524,7 @@ def test_sizes_of_one_and_zero_work(kind, sizes):
 
 
 @every_kind
-def test_each_row_of_a_batch_stands_for_itself(kind):
+def test_rows_of_a_batch_are_independent(kind):
     layer, inputs = kind.shared(), kind.inputs(batch=5)
     whole = to_numpy(kind.call(layer, *inputs))
     for row in range(5):

@@ -300,7 +300,7 @@ def test_states_are_float32_in_half_precision(policy):
     assert error.max() < {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}[policy]
 
 
-def test_dropout_of_the_wrapped_cell_is_one_mask_a_sequence_and_a_new_one_each_call():
+def test_dropout_of_the_wrapped_cell_draws_one_mask_per_sequence_and_call():
     cell = keras.layers.LSTMCell(U, dropout=0.5, recurrent_dropout=0.5, seed=3)
     layer = decoder(cell, additive(dtype="float32"), dtype="float32")
     call = tf.function(lambda x, m: layer(x, m, training=True)[0])
@@ -347,7 +347,7 @@ def test_a_functional_model_is_saved_and_loaded_bit_by_bit(tmp_path):
     assert len(copy.weights) == len(model.weights)
 
 
-def test_attention_maps_shows_the_whole_history():
+def test_attention_maps_have_the_weights_of_all_steps():
     model = functional(return_attention_scores=True)
     tokens = np.array([[3, 1, 4, 1, 0]]), np.array([[1, 2, 3]])
     (weights,) = attention_maps(model, tokens).values()
@@ -411,6 +411,6 @@ def gru_cell(attention=None, **kwargs):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(wrong, message):
+def test_wrong_arguments_are_refused_with_a_reason(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()

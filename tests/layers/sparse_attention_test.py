@@ -47,7 +47,7 @@ def drawn(length=LENGTH):
 
 @pytest.mark.parametrize("causal", [False, True])
 @every_layer
-def test_it_gives_one_answer_sparse_and_with_its_weights(make, causal):
+def test_the_output_is_the_same_in_blocks_and_with_weights(make, causal):
     layer, (x, keep) = make(), drawn()
 
     def call(**kwargs):
@@ -81,7 +81,7 @@ def test_gradients_reach_every_weight(make):
 
 
 @every_layer
-def test_a_copy_from_the_config_with_the_weights_says_the_same(make):
+def test_a_copy_from_the_config_with_the_weights_has_the_same_output(make):
     layer, (x, keep) = make(), drawn()
     expected = layer(x, x, value_mask=keep)
     config = keras.saving.serialize_keras_object(layer)
@@ -92,7 +92,7 @@ def test_a_copy_from_the_config_with_the_weights_says_the_same(make):
 
 
 @pytest.mark.parametrize("name", ["longformer", "big bird"])
-def test_a_cache_gives_what_the_whole_sequence_gives(name):
+def test_steps_with_a_cache_equal_the_whole_sequence(name):
     layer, x = LAYERS[name](), np.nan_to_num(drawn(53)[0])
     expected = layer(x, x, use_causal_mask=True)
     cache = KVCache.empty(batch_size=2, key_size=12, value_size=12)
