@@ -1,252 +1,48 @@
 """Attention layers for Keras 3, from a single layer to a served model.
 
-Importing this package loads neither Keras nor a backend: each public name is imported
-from its module when it is first used (PEP 562).
+Importing this package loads neither Keras nor a backend: a public name is imported from
+its module when it is first used (PEP 562). The names and their modules are listed in
+`__init__.pyi`, next to this file, which type checkers read too.
 """
 
+import ast
 import importlib
+import pkgutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import wrapt
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it. The imports below say the same once more,
-# for type checkers; tests/public_api_test.py compares the two.
-_DEFINED_IN = {
-    "AdditiveAttention": "layers.additive_attention",
-    "AlibiBias": "layers.alibi_bias",
-    "AttentionCell": "layers.attention_cell",
-    "AttentionRNN": "layers.attention_rnn",
-    "BertEncoder": "models.bert",
-    "BigBirdAttention": "layers.big_bird_attention",
-    "BytePairTokenizer": "text.byte_pair.tokenizer",
-    "CausalLM": "tasks.causal_lm",
-    "DecoderBlock": "blocks.decoder_block",
-    "DotProductAttention": "layers.dot_product_attention",
-    "EncoderBlock": "blocks.encoder_block",
-    "EncoderDecoderCache": "ops.caches.static",
-    "FeedForward": "layers.feed_forward",
-    "FixedKVCache": "ops.caches.fixed",
-    "GPTDecoder": "models.gpt",
-    "GenerationSettings": "generation.settings",
-    "GlobalAttention": "layers.global_attention",
-    "ImageClassifier": "tasks.image_classifier",
-    "KVCache": "ops.caches.growing",
-    "LocalAttention": "layers.local_attention",
-    "LongformerAttention": "layers.longformer_attention",
-    "MaskedLM": "tasks.masked_lm",
-    "MonotonicAttention": "layers.monotonic_attention",
-    "MultiHeadAttention": "layers.multi_head_attention",
-    "NextSentence": "tasks.next_sentence",
-    "PatchEmbedding": "layers.patch_embedding",
-    "PositionEmbedding": "layers.position_embedding",
-    "QuestionAnswerer": "tasks.question_answerer",
-    "RMSNormalization": "layers.rms_normalization",
-    "RecurrentSeq2Seq": "models.recurrent_seq2seq",
-    "RelativePositionBias": "layers.relative_position_bias",
-    "RelativePositionRepresentation": "layers.relative_position_representation",
-    "RollingKVCache": "ops.caches.rolling",
-    "RotaryEmbedding": "layers.rotary_embedding",
-    "SentenceEncoder": "tasks.sentence_encoder",
-    "SentencePieceTokenizer": "text.sentence_piece.tokenizer",
-    "Seq2SeqLM": "tasks.seq2seq_lm",
-    "Seq2SeqTransformer": "models.seq2seq",
-    "SinusoidalEncoding": "layers.sinusoidal_encoding",
-    "SinusoidalEncoding2D": "layers.sinusoidal_encoding_2d",
-    "StaticKVCache": "ops.caches.static",
-    "T5EncoderDecoder": "models.t5",
-    "TextClassifier": "tasks.text_classifier",
-    "TokenClassifier": "tasks.token_classifier",
-    "VisionTransformer": "models.vit",
-    "WarmupLinearDecay": "training.schedules",
-    "WordPieceTokenizer": "text.wordpiece.tokenizer",
-    "assert_causal": "testing.assertions",
-    "assert_padding_invariant": "testing.assertions",
-    "attention_maps": "explain.record",
-    "compare_artifacts": "export.verification.comparison",
-    "coverage_loss": "ops.coverage",
-    "entity_scores": "training.entity_scores",
-    "export_model": "export.api",
-    "feeds_of_texts": "export.verification.comparison",
-    "fine_tune": "training.fine_tuning",
-    "fine_tuning_optimizer": "training.fine_tuning",
-    "from_keras": "layers.from_keras",
-    "from_pretrained": "weights.pretrained",
-    "generation_signature": "export.signatures.generation",
-    "load_model": "models.loading",
-    "load_tokenizer": "text.loading",
-    "open_artifact": "export.runtimes.opening",
-    "plot_attention": "explain.plot",
-    "publish": "export.deployment.versions",
-    "quantize_artifact": "export.quantization.quantize",
-    "restore": "export.deployment.versions",
-    "rollback": "export.deployment.versions",
-    "save_pretrained": "weights.pretrained",
-    "scan_artifact": "export.scanning.scan",
-    "train_byte_pair": "text.training",
-    "train_sentence_piece": "text.training",
-    "train_word_piece": "text.training",
-    "verify_artifact": "export.verification.verify",
-}
-# Public name -> the module it stands for.
-_MODULES = {"masks": "ops.masks", "processors": "generation.processors"}
 
-__all__ = [*_DEFINED_IN, *_MODULES]  # noqa: PLE0604  # pyright: ignore
+def _listed_names() -> dict[str, str]:
+    """Returns every public name of `__init__.pyi` with the module it comes from."""
+    stub = pkgutil.get_data(__name__, "__init__.pyi")
+    assert stub is not None, "the loader of this package can read its files"
+    return {
+        alias.name: node.module
+        for node in ast.parse(stub).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
 
-if TYPE_CHECKING:
-    from keras_attention.blocks.decoder_block import DecoderBlock as DecoderBlock
-    from keras_attention.blocks.encoder_block import EncoderBlock as EncoderBlock
-    from keras_attention.explain.plot import plot_attention as plot_attention
-    from keras_attention.explain.record import attention_maps as attention_maps
-    from keras_attention.export.api import export_model as export_model
-    from keras_attention.export.deployment.versions import publish as publish
-    from keras_attention.export.deployment.versions import restore as restore
-    from keras_attention.export.deployment.versions import rollback as rollback
-    from keras_attention.export.quantization.quantize import (
-        quantize_artifact as quantize_artifact,
-    )
-    from keras_attention.export.runtimes.opening import open_artifact as open_artifact
-    from keras_attention.export.scanning.scan import scan_artifact as scan_artifact
-    from keras_attention.export.signatures.generation import (
-        generation_signature as generation_signature,
-    )
-    from keras_attention.export.verification.comparison import (
-        compare_artifacts as compare_artifacts,
-    )
-    from keras_attention.export.verification.comparison import (
-        feeds_of_texts as feeds_of_texts,
-    )
-    from keras_attention.export.verification.verify import (
-        verify_artifact as verify_artifact,
-    )
-    from keras_attention.generation import processors as processors
-    from keras_attention.generation.settings import (
-        GenerationSettings as GenerationSettings,
-    )
-    from keras_attention.layers.additive_attention import (
-        AdditiveAttention as AdditiveAttention,
-    )
-    from keras_attention.layers.alibi_bias import AlibiBias as AlibiBias
-    from keras_attention.layers.attention_cell import AttentionCell as AttentionCell
-    from keras_attention.layers.attention_rnn import AttentionRNN as AttentionRNN
-    from keras_attention.layers.big_bird_attention import (
-        BigBirdAttention as BigBirdAttention,
-    )
-    from keras_attention.layers.dot_product_attention import (
-        DotProductAttention as DotProductAttention,
-    )
-    from keras_attention.layers.feed_forward import FeedForward as FeedForward
-    from keras_attention.layers.from_keras import from_keras as from_keras
-    from keras_attention.layers.global_attention import (
-        GlobalAttention as GlobalAttention,
-    )
-    from keras_attention.layers.local_attention import LocalAttention as LocalAttention
-    from keras_attention.layers.longformer_attention import (
-        LongformerAttention as LongformerAttention,
-    )
-    from keras_attention.layers.monotonic_attention import (
-        MonotonicAttention as MonotonicAttention,
-    )
-    from keras_attention.layers.multi_head_attention import (
-        MultiHeadAttention as MultiHeadAttention,
-    )
-    from keras_attention.layers.patch_embedding import PatchEmbedding as PatchEmbedding
-    from keras_attention.layers.position_embedding import (
-        PositionEmbedding as PositionEmbedding,
-    )
-    from keras_attention.layers.relative_position_bias import (
-        RelativePositionBias as RelativePositionBias,
-    )
-    from keras_attention.layers.relative_position_representation import (
-        RelativePositionRepresentation as RelativePositionRepresentation,
-    )
-    from keras_attention.layers.rms_normalization import (
-        RMSNormalization as RMSNormalization,
-    )
-    from keras_attention.layers.rotary_embedding import (
-        RotaryEmbedding as RotaryEmbedding,
-    )
-    from keras_attention.layers.sinusoidal_encoding import (
-        SinusoidalEncoding as SinusoidalEncoding,
-    )
-    from keras_attention.layers.sinusoidal_encoding_2d import (
-        SinusoidalEncoding2D as SinusoidalEncoding2D,
-    )
-    from keras_attention.models.bert import BertEncoder as BertEncoder
-    from keras_attention.models.gpt import GPTDecoder as GPTDecoder
-    from keras_attention.models.loading import load_model as load_model
-    from keras_attention.models.recurrent_seq2seq import (
-        RecurrentSeq2Seq as RecurrentSeq2Seq,
-    )
-    from keras_attention.models.seq2seq import Seq2SeqTransformer as Seq2SeqTransformer
-    from keras_attention.models.t5 import T5EncoderDecoder as T5EncoderDecoder
-    from keras_attention.models.vit import VisionTransformer as VisionTransformer
-    from keras_attention.ops import masks as masks
-    from keras_attention.ops.caches.fixed import FixedKVCache as FixedKVCache
-    from keras_attention.ops.caches.growing import KVCache as KVCache
-    from keras_attention.ops.caches.rolling import RollingKVCache as RollingKVCache
-    from keras_attention.ops.caches.static import (
-        EncoderDecoderCache as EncoderDecoderCache,
-    )
-    from keras_attention.ops.caches.static import StaticKVCache as StaticKVCache
-    from keras_attention.ops.coverage import coverage_loss as coverage_loss
-    from keras_attention.tasks.causal_lm import CausalLM as CausalLM
-    from keras_attention.tasks.image_classifier import (
-        ImageClassifier as ImageClassifier,
-    )
-    from keras_attention.tasks.masked_lm import MaskedLM as MaskedLM
-    from keras_attention.tasks.next_sentence import NextSentence as NextSentence
-    from keras_attention.tasks.question_answerer import (
-        QuestionAnswerer as QuestionAnswerer,
-    )
-    from keras_attention.tasks.sentence_encoder import (
-        SentenceEncoder as SentenceEncoder,
-    )
-    from keras_attention.tasks.seq2seq_lm import Seq2SeqLM as Seq2SeqLM
-    from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
-    from keras_attention.tasks.token_classifier import (
-        TokenClassifier as TokenClassifier,
-    )
-    from keras_attention.testing.assertions import assert_causal as assert_causal
-    from keras_attention.testing.assertions import (
-        assert_padding_invariant as assert_padding_invariant,
-    )
-    from keras_attention.text.byte_pair.tokenizer import (
-        BytePairTokenizer as BytePairTokenizer,
-    )
-    from keras_attention.text.loading import load_tokenizer as load_tokenizer
-    from keras_attention.text.sentence_piece.tokenizer import (
-        SentencePieceTokenizer as SentencePieceTokenizer,
-    )
-    from keras_attention.text.training import train_byte_pair as train_byte_pair
-    from keras_attention.text.training import (
-        train_sentence_piece as train_sentence_piece,
-    )
-    from keras_attention.text.training import train_word_piece as train_word_piece
-    from keras_attention.text.wordpiece.tokenizer import (
-        WordPieceTokenizer as WordPieceTokenizer,
-    )
-    from keras_attention.training.entity_scores import entity_scores as entity_scores
-    from keras_attention.training.fine_tuning import fine_tune as fine_tune
-    from keras_attention.training.fine_tuning import (
-        fine_tuning_optimizer as fine_tuning_optimizer,
-    )
-    from keras_attention.training.schedules import (
-        WarmupLinearDecay as WarmupLinearDecay,
-    )
-    from keras_attention.weights.pretrained import from_pretrained as from_pretrained
-    from keras_attention.weights.pretrained import save_pretrained as save_pretrained
+
+_DEFINED_IN = _listed_names()
+
+__all__ = list(_DEFINED_IN)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    elif name in _DEFINED_IN:
-        module = importlib.import_module(f"{__name__}.{_DEFINED_IN[name]}")
-        value = getattr(module, name)
-    else:
+    if name not in _DEFINED_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # the next access does not come here
+    module = importlib.import_module(_DEFINED_IN[name])
+    if hasattr(module, name):
+        value = getattr(module, name)
+    else:  # the name is a module itself: `masks` of `keras_attention.ops`
+        value = importlib.import_module(f"{module.__name__}.{name}")
+    globals()[name] = value  # later uses do not call this function
+    _register_classes()
     return value
 
 
@@ -254,7 +50,19 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# `keras.saving.load_model` finds a class of ours only if its module was imported. Who
-# has imported Keras already waits for nothing more; who has not uses `ka.load_model`.
-if "keras" in sys.modules:
-    importlib.import_module(f"{__name__}.models.loading").register_classes()
+def _register_classes(*_: Any) -> None:
+    """Imports every class of ours, so that `keras.saving.load_model` finds them.
+
+    Keras finds a class only if its module was imported. This waits for nothing while
+    Keras is not loaded, and while a module of ours is being imported: that module may
+    be the one that loads Keras.
+    """
+    ours = [name for name in [*sys.modules] if name.startswith(f"{__name__}.")]
+    importing = any(
+        getattr(sys.modules[name].__spec__, "_initializing", False) for name in ours
+    )
+    if "keras" in sys.modules and not importing:
+        importlib.import_module(f"{__name__}.models.loading").register_classes()
+
+
+wrapt.register_post_import_hook(_register_classes, "keras")

@@ -20,7 +20,10 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 HEADING = re.compile(r"^(#+) (.*)$", flags=re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 # No kind of attention, and nothing about positions.
-NO_KIND = {"FeedForward", "PatchEmbedding", "RMSNormalization", "from_keras"}
+NO_KIND = {
+    *("AttentionInputs", "AttentionLayer", "PositionScheme"),
+    *("FeedForward", "PatchEmbedding", "RMSNormalization", "from_keras"),
+}
 
 
 def name_of(page):
@@ -40,7 +43,7 @@ def public_kinds():
     """Public names of layers/ and ops/, and of what checks them."""
     packages = {"layers", "ops", "testing"}
     names = {
-        n for n, where in ka._DEFINED_IN.items() if where.split(".")[0] in packages
+        n for n, where in ka._DEFINED_IN.items() if where.split(".")[1] in packages
     }
     return sorted(names - NO_KIND)
 

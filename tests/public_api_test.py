@@ -1,6 +1,7 @@
 """`import keras_attention as ka` is cheap, and every name it promises is there."""
 
 import ast
+import configparser
 import inspect
 import subprocess
 import sys
@@ -16,15 +17,12 @@ NAMES = sorted(ka.__all__)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_public_name_resolves_to_what_its_module_defines(name):
-    value = getattr(ka, name)
-    if name in ka._MODULES:
-        assert isinstance(value, types.ModuleType)
-        assert value.__name__ == f"keras_attention.{ka._MODULES[name]}"
+    value, module = getattr(ka, name), ka._DEFINED_IN[name]
+    if isinstance(value, types.ModuleType):
+        assert value.__name__ == f"{module}.{name}"
     else:
-        # Not re-exported from elsewhere: the table names the file to open.
-        assert inspect.unwrap(value).__module__ == (
-            f"keras_attention.{ka._DEFINED_IN[name]}"
-        )
+        # The list names the file to open, not one that imports the name from there.
+        assert inspect.unwrap(value).__module__ == module
         assert value.__name__ == name
 
 
@@ -37,17 +35,18 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         _ = ka.MultiheadAttention
 
 
-def test_type_checkers_see_the_same_names_as_the_runtime():
-    seen = {}
-    for node in ast.walk(ast.parse(Path(ka.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith(ka.__name__):
+def test_type_checkers_take_every_name_of_the_list_for_a_public_one():
+    stub = ast.parse(Path(ka.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 assert alias.asname == alias.name, f"write `as {alias.name}`"
-                module = f"{node.module}.{alias.name}"
-                if alias.name not in ka._MODULES:
-                    module = node.module
-                seen[alias.name] = module.removeprefix("keras_attention.")
-    assert seen == ka._DEFINED_IN | ka._MODULES
+
+
+def test_the_wheel_holds_the_list():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
+    assert "*.pyi" in setup["options.package_data"]["keras_attention"]
 
 
 @pytest.mark.parametrize("module", ["keras_attention", "keras_attention.cli.main"])

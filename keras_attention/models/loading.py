@@ -1,5 +1,6 @@
 """Loading `.keras` files that hold classes of this library."""
 
+import functools
 import importlib
 import pkgutil
 import re
@@ -9,17 +10,29 @@ from typing import Any
 
 import keras
 
+_PACKAGES = ("ops", "layers", "blocks", "models", "tasks", "training")
 
+
+@functools.cache
 def register_classes() -> None:
     """Imports every module whose classes a `.keras` file may name.
 
     Keras finds a registered class only once its module was imported, and this
     library imports a module only when one of its names is used.
     """
-    for part in ("ops", "layers", "blocks", "models", "tasks", "training"):
+    for part in _PACKAGES:
         package = importlib.import_module(f"keras_attention.{part}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+    if keras.backend.backend() == "tensorflow":  # else they would load TensorFlow
+        register_tokenizers()
+
+
+@functools.cache
+def register_tokenizers() -> None:
+    """Imports the tokenizers, which a task may hold. They need TensorFlow."""
+    for kind in ("byte_pair", "sentence_piece", "wordpiece"):
+        importlib.import_module(f"keras_attention.text.{kind}.tokenizer")
 
 
 def load_model(path: str | Path, **kwargs: Any) -> Any:
@@ -38,7 +51,10 @@ def load_model(path: str | Path, **kwargs: Any) -> Any:
     ```
     """
     register_classes()
-    if "keras_hub" in _packages_of(Path(path)):
+    packages = _packages_of(Path(path))
+    if "keras_attention.text" in packages:
+        register_tokenizers()
+    if "keras_hub" in packages:
         try:
             importlib.import_module("keras_hub")
         except ImportError as error:
@@ -50,10 +66,13 @@ def load_model(path: str | Path, **kwargs: Any) -> Any:
 
 
 def _packages_of(path: Path) -> set[str]:
-    """The packages that a `.keras` file names classes of; none of what is not one."""
+    """Returns the packages of the classes that a `.keras` file names.
+
+    Of ours it returns the subpackages too. A file that cannot be read names none.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             config = archive.read("config.json").decode("utf-8")
     except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile):
         return set()  # Keras says what is wrong with it
-    return set(re.findall(r'"module": "(\w+)', config))
+    return set(re.findall(r'"module": "(keras_attention\.\w+|\w+)', config))
