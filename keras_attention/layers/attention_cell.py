@@ -93,8 +93,8 @@ class AttentionCell(keras.layers.Layer):
         super().__init__(**kwargs)
         if not isinstance(attention, AttentionLayer):
             raise ValueError(
-                "`attention` must be an attention layer of keras_attention. "
-                f"Received: attention={attention!r}"
+                "`attention` must be an attention layer of keras_attention, or a "
+                f"subclass of its `AttentionLayer`. Received: attention={attention!r}"
             )
         self.cell = cell
         self.attention = attention

@@ -20,7 +20,7 @@ SOURCE = RNG.normal(size=(B, S, 7)).astype("float32")
 KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
 SOURCE_KEEP = drawn("1 1 1\n1 1 .")
 
-# Self-attention needs an output as wide as its query: units = None is that.
+# Self-attention needs an output of the query's size, which is `units=None`.
 KINDS = {
     "additive": lambda **kw: ka.AdditiveAttention(11, **kw),
     "dot-product": ka.DotProductAttention,

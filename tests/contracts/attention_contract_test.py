@@ -1,4 +1,4 @@
-"""What every attention layer promises. The kinds are listed in contracts/kinds.py."""
+"""The contract of all attention layers. The kinds are listed in contracts/kinds.py."""
 
 import inspect
 import itertools
@@ -60,7 +60,7 @@ KEY_MASK = drawn("""
 """)
 MASKS = {"attention_mask": MASK, "query_mask": QUERY_MASK, "value_mask": KEY_MASK}
 SEEN = MASK & QUERY_MASK[..., None] & KEY_MASK[:, None, :]
-BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that may look at nothing
+BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that can attend to nothing
 
 HAS_KERNEL = keras.backend.backend() == "torch"
 XLA = keras.backend.backend() != "torch"  # there a compiler of its own, not measured
@@ -146,9 +146,9 @@ def test_in_float64_they_are_exact_to_float64(kind):
 
 
 HALVES = {"mixed_float16": "float16", "mixed_bfloat16": ml_dtypes.bfloat16}
-# What computing, and not storing, in half precision may cost; the figures measured are
-# 9.5e-4 and, because projections round their results, 7.6e-3 on a CPU that multiplies
-# bfloat16 itself and 1.05e-2 on one that does not.
+# The error of computing, and not of storing, in half precision. Measured were 9.5e-4
+# and, because projections round their results, 7.6e-3 on a CPU with bfloat16
+# instructions and 1.05e-2 on one without.
 COMPUTING = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 1.2e-2}
 
 
@@ -163,7 +163,7 @@ def test_in_half_precision_they_are_as_exact_as_it_allows(kind, policy):
     assert keras.backend.standardize_dtype(actual.dtype) == layer.compute_dtype
     actual = to_numpy(actual)
     assert relative_error(actual, stored) <= COMPUTING[policy]
-    # Twice the error of only storing inputs, weights and the result in that dtype.
+    # Twice the error of storing inputs, weights and the result in that dtype.
     unavoidable = relative_error(stored, exact) + ml_dtypes.finfo(HALVES[policy]).eps
     assert relative_error(actual, exact) <= 2 * unavoidable
 
@@ -212,7 +212,7 @@ def test_bias_multiplies_weights_by_its_exponential(kind):
     assert relative_error(biased, expected) <= 1e-5
 
 
-# Outside TensorFlow Keras computes float64 in float32: the step has to be longer.
+# Except on TensorFlow, Keras computes float64 in float32, so the step is longer.
 EXACT = keras.backend.backend() == "tensorflow"
 
 
@@ -626,7 +626,7 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
     assert history.history["loss"][1] < history.history["loss"][0]
     for weight, was in zip(model.trainable_weights, old, strict=True):
         assert np.isfinite(np.array(weight)).all()
-        # softmax(x + c) = softmax(x): a bias on all keys learns nothing
+        # softmax(x + c) = softmax(x): a bias on all keys has no gradient
         learns = not weight.path.endswith("key/bias")
         assert not learns or not are_equal(weight, was), weight.path
 
@@ -635,6 +635,7 @@ def test_the_list_holds_every_public_kind_and_score():
     layers = [getattr(ka, n) for n, m in ka._DEFINED_IN.items() if "layers." in m]
     kinds = {each for each in layers if isinstance(each, type)}
     kinds = {each for each in kinds if issubclass(each, AttentionLayer)}
+    kinds -= {AttentionLayer}
     assert {type(kind.make()) for kind in KINDS} == kinds
     assert set(oracle.SCORES) == set(SCORES)
     assert len(BY_NAME) == len(KINDS)

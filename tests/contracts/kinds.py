@@ -37,7 +37,7 @@ class Kind:
     same_size: bool = False  # queries and keys have one size
     sums_to_one: bool = True
     by_content: bool = True  # moving keys moves nothing but their weights
-    needs_positions: bool = False  # a window, which lengths alone do not place
+    needs_positions: bool = False  # of the queries among the keys
     size: int | None = None  # of the output; VALUE when None
     multi_head: bool = False
     cached: bool = False  # takes a cache
@@ -56,7 +56,7 @@ class Kind:
         return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
     def call(self, layer, query, value, key, **kwargs):
-        """Calls the layer; windows are told where the queries stand."""
+        """Calls the layer; those that need positions get the queries' positions."""
         if self.needs_positions and "positions" not in kwargs:
             kwargs["positions"] = np.arange(query.shape[1])
         return layer(query, value, key, **kwargs)
@@ -86,7 +86,7 @@ class Kind:
         key_mask=None,
         stored_as="float64",
     ):
-        """What the papers say the layer should return, in float64.
+        """The expected output and weights in float64, by the equations of the papers.
 
         `stored_as` rounds inputs and weights, but no step in between.
         """
@@ -161,7 +161,7 @@ def band(behind, ahead, step=1):
 
 
 def with_global(seen):
-    """What `seen` sees, and what the global tokens see and are seen by."""
+    """The keys that `seen` shows, and those of and for global tokens."""
 
     def also(queries, keys):
         return seen(queries, keys) | np.isin(queries, GLOBAL) | np.isin(keys, GLOBAL)
@@ -170,7 +170,7 @@ def with_global(seen):
 
 
 def blocks(queries, keys):
-    """BigBird without chance: the block, those beside it, and the first, BLOCK wide."""
+    """BigBird without random blocks: own block, its neighbours and the first block."""
     queries, keys = queries // BLOCK, keys // BLOCK
     return (abs(queries - keys) <= 1) | (queries == 0) | (keys == 0)
 
@@ -239,7 +239,7 @@ def _heads(
     position=None,
     **settings,
 ):
-    """Multi-head attention: `seen` and `scheme` are what the oracle is told of it."""
+    """Multi-head attention; `seen` and `scheme` are its equations for the oracle."""
     equations = {"soft_cap": soft_cap, "scheme": scheme, "seen": seen}
     if soft_cap is not None:
         settings["logits_soft_cap"] = soft_cap
@@ -419,8 +419,8 @@ CALL_PATHS = _first_of_each(
     )
 )
 
-# What costs seconds a kind (graphs, XLA, ONNX) is tried on these by `make test`, on all
-# others too by `make test-all`.
+# Tests that take seconds per kind (graphs, XLA, ONNX) run on these in `make test`, and
+# on all others too in `make test-all`.
 FIRST = {
     "additive",
     "dot-product-general",
@@ -435,7 +435,7 @@ FIRST = {
 
 
 def costly(kind):
-    """Marks of a case that costs seconds."""
+    """The marks of a case that takes seconds."""
     return () if kind.name in FIRST else pytest.mark.slow
 
 
@@ -450,7 +450,7 @@ def relative_error(actual, expected):
 
 
 def is_identity(x):
-    """Whether it is the matrix that changes nothing, which is not drawn."""
+    """Whether it is an identity matrix, which is not drawn."""
     return x.ndim == 2 and x.shape[0] == x.shape[1] and (x == np.eye(len(x))).all()
 
 

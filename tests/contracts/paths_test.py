@@ -1,4 +1,4 @@
-"""One meaning: every path to a result gives the same numbers, for every kind.
+"""Every path of computation gives the same numbers, for every kind.
 
 A kind joins by its line in contracts/kinds.py, a path by its line in PATHS. The judge
 is the float64 oracle; a query that may look at nothing has context exactly 0.
@@ -123,7 +123,7 @@ class Path:
     name: str
     run: Callable  # (kind, tools) -> output
     serves: Callable = lambda kind: True
-    costly: bool = False  # seconds a kind
+    costly: bool = False  # takes seconds per kind
 
 
 def has_pattern(kind):
@@ -197,7 +197,7 @@ CASES = [
 def test_every_path_gives_the_numbers_of_the_paper(kind, path, tools):
     expected, output = expected_of(kind), to_numpy(path.run(kind, tools))
     assert relative_error(output, expected) <= 1e-6
-    # Where nothing is seen, the context is exactly 0: what is left is a bias.
+    # The context of a query without visible keys is exactly 0; a bias remains.
     assert np.array_equal(output[~KEEP], expected[~KEEP].astype("float32"))
 
 

@@ -207,7 +207,7 @@ def test_local_attention_moves_with_the_number_of_the_step():
     layer = decoder(CELLS["gru"](), KINDS["local-m"]())
     near = abs(np.arange(S)[None] - np.arange(T)[:, None]) <= 1
     assert np.array_equal(to_numpy(layer(TARGETS, MEMORY)[1]) > 0, [near] * B)
-    # A padded target is no step; the window counts real tokens of the memory.
+    # A padding target is no step; the window counts non-padding tokens of the memory.
     late = np.array([[False, True, True]] * B)
     scores = to_numpy(layer(TARGETS, MEMORY, mask=late, memory_mask=KEEP)[1])
     assert np.array_equal(scores[1, 1] > 0, [False, True, True, False, False])
@@ -307,7 +307,7 @@ def test_dropout_of_the_wrapped_cell_draws_one_mask_per_sequence_and_call():
     targets, memory = TARGETS.astype("float32"), MEMORY.astype("float32")
     one, two = to_numpy(call(targets, memory)), to_numpy(call(targets, memory))
     assert not np.allclose(one, two)
-    # Another batch size: masks of an earlier sequence would not fit.
+    # With another batch size, masks of an earlier sequence would have a wrong shape.
     assert layer(targets[:1], memory[:1], training=True)[0].shape[0] == 1
     assert agree(layer(targets, memory), layer(targets, memory), 0)
 

@@ -9,7 +9,6 @@ from contracts.kinds import KINDS
 from keras import ops
 
 import keras_attention as ka
-from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.ops.attend import attend
 
 B, T, S, E = 2, 3, 5, 8
@@ -23,7 +22,7 @@ ATOL = 1e-6
 
 
 @keras.saving.register_keras_serializable("tests")
-class Distance(AttentionLayer):
+class Distance(ka.AttentionLayer):
     """Scores are minus a learned factor times the squared distance of query and key."""
 
     def build_weights(self, query_shape, value_shape, key_shape):
@@ -147,7 +146,7 @@ def test_every_kind_computes_attend_to_as_it_computes_a_call():
         mask = RNG.random((B, queries, S)) > 0.4
         bias = RNG.normal(size=(B, queries, S)).astype("float32")
         layer = kind.shared()
-        inputs = AttentionInputs(query, key, value, mask, bias, need_weights=True)
+        inputs = ka.AttentionInputs(query, key, value, mask, bias, need_weights=True)
         arguments = {"attention_mask": mask, "attention_bias": bias}
         wanted = layer(query, value, key, return_attention_scores=True, **arguments)
         for found, want in zip(layer.attend_to(inputs), wanted, strict=True):

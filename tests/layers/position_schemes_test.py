@@ -179,7 +179,7 @@ def test_t5_reads_the_row_of_the_bucket():
     bias = to_numpy(layer(QUERY, QUERY_POSITIONS, KEY_POSITIONS))
     table = to_numpy(layer.embeddings)
     assert table.shape == (32, N)
-    # Row 0: the query at 4 sees keys 4 and 3 behind, at 0, 3 ahead, and far ahead.
+    # Row 0: keys 4 and 3 behind the query at 4, at its position, 3 ahead, far ahead.
     assert np.array_equal(bias[0, :, 0].T, table[[4, 3, 0, 16 + 3, 31]])
     assert np.array_equal(bias[0, :, 2].T, table[[14, 14, 14, 13, 31]])
 

@@ -76,7 +76,7 @@ def test_gradients_reach_every_weight(make):
     gradients = tape.gradient(loss, layer.trainable_weights)
     for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
         assert np.isfinite(gradient).all()
-        # The softmax does not see what is added to all keys of a query.
+        # The softmax does not depend on a term that all keys of a query share.
         assert weight.path.endswith("key/bias") or np.abs(gradient).max() > 1e-4
 
 
@@ -101,7 +101,7 @@ def test_steps_with_a_cache_equal_the_whole_sequence(name):
         new = x[:, start:stop]
         part, cache = layer(new, new, use_causal_mask=True, cache=cache)
         parts.append(part)
-    # A global token sees what comes after it only where that is known already.
+    # A global token attends to later tokens only if they are in the cache already.
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-6)
 
 

@@ -514,7 +514,7 @@ def test_a_learned_scale_multiplies_every_product(score):
     assert half(x, x).dtype == "float16"
 
 
-# --- what cannot be taken over -------------------------------------------------------
+# --- what cannot be converted --------------------------------------------------------
 
 
 class Special(keras.layers.MultiHeadAttention):

@@ -1,4 +1,4 @@
-"""Where other libraries fail, by the failure; here is what should have happened.
+"""Failures of other libraries, and the correct result here.
 
 tests/parity/keras_test.py has those that show both sides in one line. Failures of
 packages that are not installed here (KerasHub, keras-self-attention and others) are
