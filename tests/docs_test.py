@@ -1,6 +1,7 @@
 """The documentation runs: every `>>>` in docs/, every link leads somewhere.
 
-And it is complete: each kind of attention, position scheme and cache has its section.
+And it is complete: each kind of attention, position scheme and cache has its section,
+and the table of scores lists what the code allows.
 """
 
 import doctest
@@ -86,6 +87,32 @@ def test_every_public_kind_has_a_section_and_a_row_of_the_overview(name):
     rows = [row for row in OVERVIEW.read_text().splitlines() if row.startswith("|")]
     linked = [row for row in rows if f"`{name}`" in row and with_section[0] in row]
     assert linked, f"{OVERVIEW.name} has no row with `{name}` and {with_section[0]}"
+
+
+def test_the_table_of_scores_lists_what_each_kind_allows():
+    from keras_attention.layers import (
+        _scores,
+        dot_product_attention,
+        global_attention,
+        local_attention,
+        monotonic_attention,
+    )
+
+    section = OVERVIEW.read_text().split("## Scores")[1].split("\n## ")[0]
+    rows = [re.split(r" *(?<!\\)\| *", line) for line in section.splitlines()]
+    title, _, *rows = [row[1:-1] for row in rows if len(row) > 2]
+    allowed = {row[0].strip('`"'): row for row in rows}
+    assert set(allowed) == set(_scores.SCORES)
+    for kind in (
+        dot_product_attention,
+        global_attention,
+        local_attention,
+        monotonic_attention,
+    ):
+        name = kind.__name__.split(".")[-1].title().replace("_", "")
+        column = title.index(f"`{name}`")
+        listed = {score for score, row in allowed.items() if row[column]}
+        assert listed == set(kind.SCORES), name
 
 
 @pytest.mark.parametrize("page", sorted({*KINDS} - {OVERVIEW}), ids=name_of)

@@ -1,14 +1,14 @@
 """The equations of the papers in float64 numpy, one query and one key at a time.
 
 Every expected number of the tests comes from here. Weights arrive as a dict of arrays
-by name, "query/kernel" for example; masks as bool `[B, T, S]`, True = may look.
+by name, such as "query/kernel"; masks are bool `[B, T, S]`, True = visible.
 """
 
 import numpy as np
 
 
 def drawn(text):
-    """A mask from a drawing: one line a row, `1` or `.` a key."""
+    """A mask from a drawing: one line per row, `1` or `.` per key."""
     lines = [line.split() for line in text.strip().splitlines()]
     return np.array([[mark == "1" for mark in line] for line in lines])
 
@@ -63,13 +63,27 @@ def location(q, k, s, w):
     return (q @ w["score/position/kernel"])[s]
 
 
+# The equation of each score, by the name that layers take as `score=`. A new score
+# needs a line here. Those of SAME_SIZE multiply queries and keys as they are.
+SCORES = {
+    "additive": additive,
+    "concat": additive,
+    "dot": dot,
+    "scaled_dot": scaled_dot,
+    "cosine": cosine,
+    "general": general,
+    "location": location,
+}
+SAME_SIZE = {"dot", "scaled_dot", "cosine"}
+
+
 def everywhere(q, keep, w):
     """Luong 2015, section 3.1."""
     return np.full(len(keep), True), np.ones(len(keep))
 
 
 def local_p(window):
-    """Luong 2015, equations 9 and 10; S counts the real tokens."""
+    """Luong 2015, equations 9 and 10; S counts non-padding tokens."""
 
     def around(q, keep, w):
         hidden = np.tanh(q @ w["alignment/hidden/kernel"])

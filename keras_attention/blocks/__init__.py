@@ -1,1 +1,1 @@
-"""Layers composed with residuals."""
+"""Blocks: attention and feed-forward layers with residual connections."""

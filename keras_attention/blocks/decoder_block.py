@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.blocks.encoder_block import (
+from keras_attention.blocks.common import (
     build_once,
     padding_mask_of,
     with_layers,
@@ -15,7 +15,7 @@ from keras_attention.ops.caches.static import EncoderDecoderCache
 
 @keras.saving.register_keras_serializable("keras_attention")
 class DecoderBlock(keras.layers.Layer):
-    """Causal self-attention, maybe attention to an encoder, then feed-forward.
+    """Causal self-attention, optional cross-attention, then a feed-forward network.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.1; `norm="pre"`:
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
@@ -25,25 +25,25 @@ class DecoderBlock(keras.layers.Layer):
             of its query.
         feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
         cross_attention: Attention to an encoder's sequence, or `None`.
-        norm: Normalisation `"pre"` (before the sub-layer; GPT-2) or `"post"`
-            (after the residual; the original Transformer).
-        epsilon: Of the normalisations.
+        norm: The place of the normalisation: `"pre"` (before the sub-layer; GPT-2) or
+            `"post"` (after the residual; the original Transformer).
+        epsilon: The epsilon of the normalisations.
         dropout: Rate of dropout on the output of each sub-layer.
         seed: Seed of that dropout.
-        normalization: `"layer"`, or `"rms"` (Llama).
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        normalization: The kind of normalisation: `"layer"` or `"rms"` (Llama).
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         x: `[B, T, E]`.
-        encoder_sequence: `[B, S, E']`; needed if and only if there is a
+        encoder_sequence: `[B, S, E']`; required if and only if there is a
             `cross_attention`, and not with an `EncoderDecoderCache`.
-        padding_mask: Bool `[B, T]`, `True` at real tokens; the mask that Keras
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens; the mask that Keras
             carries on `x` when not given.
-        encoder_padding_mask: Bool `[B, S]`, likewise.
-        attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`, beside the causal
-            one.
-        cache: The self-attention's `KVCache` of past tokens; or an
-            `EncoderDecoderCache`, which holds the encoder's keys and values too.
+        encoder_padding_mask: Bool `[B, S]`, the same for `encoder_sequence`.
+        attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`, in addition to the
+            causal one.
+        cache: A `KVCache` of past tokens for the self-attention; or an
+            `EncoderDecoderCache`, which contains the encoder's keys and values too.
         positions: Int `[T]` or `[B, T]`; they continue the cache when not given.
         training: Whether dropout is active.
 
@@ -112,10 +112,10 @@ class DecoderBlock(keras.layers.Layer):
     ):
         past, memory = self._parts(cache)
         self._check_encoder(encoder_sequence if memory is None else memory)
-        keep = padding_mask_of(x, padding_mask)
+        padding_mask = padding_mask_of(x, padding_mask)
         x, past = self._attend_to_self(
             x,
-            keep,
+            padding_mask,
             attention_mask=attention_mask,
             cache=past,
             positions=positions,
@@ -123,15 +123,14 @@ class DecoderBlock(keras.layers.Layer):
         )
         if self.cross_attention is not None and self.cross_residual is not None:
             entered = self.cross_residual.enter(x)
-            encoder_keep = padding_mask_of(encoder_sequence, encoder_padding_mask)
-            source = {"value": encoder_sequence, "value_mask": encoder_keep}
+            value_mask = padding_mask_of(encoder_sequence, encoder_padding_mask)
+            source = {"value": encoder_sequence, "value_mask": value_mask}
             attended = self.cross_attention(
                 query=entered,
-                query_mask=keep,
+                query_mask=padding_mask,
                 training=training,
-                **(source if memory is None else {"cache": memory}),
+                **(source if memory is None else {"memory": memory}),
             )
-            attended = attended if memory is None else attended[0]
             x = self.cross_residual.leave(x, attended, training)
         fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
         x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
@@ -140,20 +139,22 @@ class DecoderBlock(keras.layers.Layer):
         return x, past if memory is None else EncoderDecoderCache(past, memory)
 
     def _parts(self, cache):
-        """The caches of self-attention and of cross-attention."""
+        """Returns the past of self-attention and the memory of cross-attention."""
         if isinstance(cache, EncoderDecoderCache):
             return cache
         return cache, None
 
-    def _attend_to_self(self, x, keep, *, attention_mask, cache, positions, training):
+    def _attend_to_self(
+        self, x, padding_mask, *, attention_mask, cache, positions, training
+    ):
         entered = self.attention_residual.enter(x)
-        # Only multi-head attention knows these two.
+        # Only multi-head attention has these two arguments.
         steps = {"cache": cache, "positions": positions}
         attended = self.attention(
             query=entered,
             value=entered,
-            query_mask=keep,
-            value_mask=keep,
+            query_mask=padding_mask,
+            value_mask=padding_mask,
             attention_mask=attention_mask,
             use_causal_mask=True,
             training=training,

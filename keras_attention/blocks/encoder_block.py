@@ -4,6 +4,11 @@ from typing import Any
 
 import keras
 
+from keras_attention.blocks.common import (
+    build_once,
+    padding_mask_of,
+    with_layers,
+)
 from keras_attention.blocks.residual import Residual
 
 
@@ -11,7 +16,7 @@ from keras_attention.blocks.residual import Residual
 class EncoderBlock(keras.layers.Layer):
     """Self-attention, then a feed-forward network, each with a residual.
 
-    Any attention layer of this library fits: swapping the kind changes one argument.
+    `attention` may be any attention layer of this library.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.1; `norm="pre"`:
     Xiong et al., 2020 (arXiv:2002.04745).
@@ -19,19 +24,20 @@ class EncoderBlock(keras.layers.Layer):
     Args:
         attention: An attention layer whose output has the size of its query.
         feed_forward: A layer `[B, T, E]` to `[B, T, E]`, e.g. `FeedForward`.
-        norm: Normalisation `"post"` (after the residual; BERT) or `"pre"`
-            (before the sub-layer; GPT-2).
-        epsilon: Of the normalisations.
+        norm: The place of the normalisation: `"post"` (after the residual; BERT) or
+            `"pre"` (before the sub-layer; GPT-2).
+        epsilon: The epsilon of the normalisations.
         dropout: Rate of dropout on the output of each sub-layer.
         seed: Seed of that dropout.
-        normalization: `"layer"`, or `"rms"` (T5).
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        normalization: The kind of normalisation: `"layer"` or `"rms"` (T5).
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         x: `[B, T, E]`.
-        padding_mask: Bool `[B, T]`, `True` at real tokens; the mask that Keras
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens; the mask that Keras
             carries on `x` when not given.
-        attention_mask: Bool `[B, T, T]` or a mask of `ka.masks`; `True` = may look.
+        attention_mask: Bool `[B, T, T]`, `True` where a query can attend to a key; or
+            a mask of `ka.masks`.
         attention_bias: Float `[B, T, T]`, added to the scores.
         training: Whether dropout is active.
 
@@ -85,13 +91,13 @@ class EncoderBlock(keras.layers.Layer):
         attention_bias=None,
         training=None,
     ):
-        keep = padding_mask_of(x, padding_mask)
+        padding_mask = padding_mask_of(x, padding_mask)
         entered = self.attention_residual.enter(x)
         attended = self.attention(
             query=entered,
             value=entered,
-            query_mask=keep,
-            value_mask=keep,
+            query_mask=padding_mask,
+            value_mask=padding_mask,
             attention_mask=attention_mask,
             attention_bias=attention_bias,
             training=training,
@@ -119,21 +125,3 @@ class EncoderBlock(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**with_layers(config, "attention", "feed_forward"))
-
-
-def build_once(layer: keras.layers.Layer, *shapes: Any) -> None:
-    """Builds a layer unless it is built: users may pass layers with weights."""
-    if not layer.built:
-        layer.build(*shapes)
-
-
-def padding_mask_of(x: Any, padding_mask: Any) -> Any:
-    """The explicit mask, else the one Keras carries on `x`, else `None`."""
-    return getattr(x, "_keras_mask", None) if padding_mask is None else padding_mask
-
-
-def with_layers(config: dict, *names: str) -> dict:
-    """A config with the layers under `names` rebuilt."""
-    rebuild = keras.saving.deserialize_keras_object
-    layers = {name: rebuild(config[name]) for name in names if config[name]}
-    return {**config, **layers}

@@ -1,4 +1,4 @@
-"""What stands on top of an encoder."""
+"""Heads: layers that make a prediction from an encoder's output."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ class FirstTokenPooler(keras.layers.Layer):
     Reference: Devlin et al., 2018 (arXiv:1810.04805).
 
     Args:
-        kernel_initializer: Of W.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        kernel_initializer: The initializer of W.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         sequence: `[B, T, E]`.
@@ -54,18 +54,18 @@ class FirstTokenPooler(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class ClassificationHead(keras.layers.Layer):
-    """One logit a class from a vector, with a hidden layer or without.
+    """Maps a vector to one logit per class, with or without a hidden layer.
 
     BERT's head is a linear map, RoBERTa's has a hidden tanh layer, DistilBERT's a
-    hidden ReLU layer. Vectors of tokens get a logit a class each.
+    hidden ReLU layer. For token classification each token's vector is mapped.
 
     Args:
         num_classes: Number of logits.
-        hidden_activation: Of a hidden layer as wide as the input; no such layer when
-            `None`.
-        dropout: Rate, before the last linear map.
-        kernel_initializer: Of the matrices.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        hidden_activation: The activation of a hidden layer that is as wide as the
+            input; there is no hidden layer when `None`.
+        dropout: Rate of dropout before the last linear map.
+        kernel_initializer: The initializer of the matrices.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         features: `[..., E]`.
@@ -131,20 +131,20 @@ class ClassificationHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MaskedTokenHead(keras.layers.Layer):
-    """BERT's masked-token head: a layer, a normalisation, the table of the tokens.
+    """BERT's masked-token head: a layer, a normalisation, and the token table.
 
     Reference: Devlin et al., 2018 (arXiv:1810.04805), section 3.1.
 
     Args:
         vocabulary_size: Number of logits.
-        activation: Of the layer.
-        epsilon: Of the normalisation.
-        kernel_initializer: Of the layer.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        activation: The layer's activation.
+        epsilon: The epsilon of the normalisation.
+        kernel_initializer: The initializer of the layer's kernel.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         features: `[..., E]`.
-        table: The embeddings of the tokens `[V, E]`, which are the last matrix too.
+        table: The token embeddings `[V, E]`, which are used as the last matrix.
 
     Returns:
         `[..., V]`.
@@ -198,11 +198,11 @@ class MaskedTokenHead(keras.layers.Layer):
 
 
 def mean_of_tokens(sequence: Any, padding_mask: Any = None) -> Any:
-    """The mean over real tokens; 0 for a row without any.
+    """Returns the mean over non-padding tokens; 0 for a row without any.
 
     Args:
         sequence: `[B, T, E]`.
-        padding_mask: Bool `[B, T]`, `True` at real tokens; all when `None`.
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens; all when `None`.
 
     Returns:
         `[B, E]`.
@@ -210,7 +210,7 @@ def mean_of_tokens(sequence: Any, padding_mask: Any = None) -> Any:
     if padding_mask is None:
         return ops.mean(sequence, axis=1)
     dtype = score_dtype(sequence)
-    kept = ops.where(padding_mask[..., None], ops.cast(sequence, dtype), 0.0)
+    cleared = ops.where(padding_mask[..., None], ops.cast(sequence, dtype), 0.0)
     count = ops.sum(ops.cast(padding_mask, dtype), axis=1)[:, None]  # [B, 1]
-    mean = ops.sum(kept, axis=1) / ops.maximum(count, 1.0)  # [B, E]
+    mean = ops.sum(cleared, axis=1) / ops.maximum(count, 1.0)  # [B, E]
     return ops.cast(mean, sequence.dtype)

@@ -1,4 +1,4 @@
-"""The residual connection around a sub-layer, norm before or after."""
+"""The residual connection around a sub-layer, with its normalisation."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ class Residual(keras.layers.Layer):
     (arXiv:2002.04745).
 
     Args:
-        norm: `"pre"` or `"post"`.
-        epsilon: Of the normalisation.
+        norm: The place of the normalisation: `"pre"` or `"post"`.
+        epsilon: The epsilon of the normalisation.
         dropout: Rate of dropout on f's output.
         seed: Seed of that dropout.
-        normalization: `"layer"` or `"rms"`.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        normalization: The kind of normalisation: `"layer"` or `"rms"`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     A block calls `enter` before the sub-layer and `leave` after it:
 
@@ -65,11 +65,11 @@ class Residual(keras.layers.Layer):
         self.built = True
 
     def enter(self, x: Any) -> Any:
-        """What the sub-layer is given, `[B, T, E]`."""
+        """Returns the input of the sub-layer, `[B, T, E]`."""
         return self.normalization(x) if self.norm == "pre" else x
 
     def leave(self, x: Any, output: Any, training: bool | None = None) -> Any:
-        """The sub-layer's output joined with what went in, `[B, T, E]`."""
+        """Returns the residual sum of `x` and the sub-layer's output, `[B, T, E]`."""
         x = x + self._dropout_layer(output, training=training)
         return self.normalization(x) if self.norm == "post" else x
 
@@ -85,11 +85,11 @@ class Residual(keras.layers.Layer):
 
 
 def make_normalization(kind: str, **settings: Any) -> keras.layers.Layer:
-    """The normalisation called `"layer"` or `"rms"`.
+    """Makes the normalisation layer of that kind.
 
     Args:
-        kind: The name.
-        **settings: Arguments of its layer.
+        kind: `"layer"` or `"rms"`.
+        **settings: Arguments of the layer.
     """
     if kind not in NORMALIZATIONS:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Maths with weights: one public class a file."""
+"""Layers: one public class per file."""

@@ -1,6 +1,6 @@
-"""What callers hand to an attention layer: unpacked and checked.
+"""The arguments of an attention layer's call: unpacked and checked.
 
-Everything a user can get wrong is handled here; `_visibility.py` combines the masks.
+Wrong arguments are refused here; `_visibility.py` combines the masks.
 """
 
 from typing import Any
@@ -34,14 +34,14 @@ _VALUE_MISSING = (
 
 
 def unpack(query, value, key, *, query_mask, value_mask, key_mask, name, mask=None):
-    """Brings both call forms to one and finds every padding mask.
+    """Unpacks both call forms and finds every padding mask.
 
-    Keras hands over the mask it carries on a tensor only where that argument's
-    mask is not given, and not for tensors in a list. Both are put right here.
+    Keras passes the mask that it carries on a tensor only if the argument for that mask
+    is not given, and never for tensors in a list. Here both are combined.
 
     Returns:
-        `query, value, key, query_mask, key_mask, key_mask`; the last two are one:
-        a key is visible if neither its key nor its value is padding.
+        `query, value, key, query_mask, key_mask, key_mask`; the last two are the same
+        mask: a key is visible if neither its key nor its value is padding.
     """
     (query, value, key), (query_mask, value_mask, key_mask) = separate(
         query,
@@ -65,16 +65,16 @@ def unpack(query, value, key, *, query_mask, value_mask, key_mask, name, mask=No
 
 
 def separate(query, value, key, *, query_mask, value_mask, key_mask, mask=None):
-    """The call forms `(query, value, key)` and `([query, value, key])` as one.
+    """Unpacks the call forms `(query, value, key)` and `([query, value, key])`.
 
     Args:
         query: The query, or a list of two or three inputs.
         value: The value, or `None` with a list.
         key: The key or `None`.
-        query_mask: The query's padding mask, or a list of such masks with a list.
-        value_mask: The value's, or `None`.
-        key_mask: The key's, or `None`.
-        mask: A list of masks in the order of the inputs, as layers of Keras take it.
+        query_mask: The query's padding mask; with a list of inputs a list of masks.
+        value_mask: The value's padding mask, or `None`.
+        key_mask: The key's padding mask, or `None`.
+        mask: A list of masks in the order of the inputs, an argument of Keras' layers.
 
     Returns:
         `((query, value, key), (query_mask, value_mask, key_mask))`.
@@ -91,15 +91,16 @@ def separate(query, value, key, *, query_mask, value_mask, key_mask, mask=None):
             received = describe(mask) if hasattr(mask, "shape") else repr(mask)
             raise ValueError(
                 "`mask` must be a list of padding masks, `[query_mask, value_mask]` or "
-                "`[query_mask, value_mask, key_mask]`. A mask of who may look at what "
-                f"is passed as `attention_mask=`. Received: mask={received}"
+                "`[query_mask, value_mask, key_mask]`. A mask of which keys a query "
+                "can attend to is passed as `attention_mask=`. "
+                f"Received: mask={received}"
             )
         given = _join_listed(mask, given)
     return (query, value, key), tuple(given.values())
 
 
 def _join_listed(listed, given):
-    """Padding masks by name AND those of a list in the same order."""
+    """Combines padding masks given by name with those of a list in the same order."""
     joined = dict(given)
     for name, mask in zip(given, listed, strict=False):
         if given[name] is None:
@@ -132,7 +133,7 @@ def _check_inputs(query, value, key, name):
 
 
 def _padding_mask(tensor, explicit, argument):
-    """The explicit mask AND the one Keras carries on the tensor; or `None`."""
+    """Combines the explicit mask with the one that Keras carries; or `None`."""
     implicit = getattr(tensor, "_keras_mask", None)
     if explicit is None or explicit is implicit:
         return implicit
@@ -153,9 +154,12 @@ def _both(left, right):
     return left & right
 
 
-def clear_padding(tensor: Any, keep: Any) -> Any:
-    """0 where `keep` is False: 0 x NaN is NaN, so a weight of 0 is not enough."""
-    return tensor if keep is None else ops.where(keep[..., None], tensor, 0)
+def clear_padding(tensor: Any, mask: Any) -> Any:
+    """Sets vectors to 0 where `mask` is False.
+
+    A weight of 0 is not enough, because 0 · NaN is NaN.
+    """
+    return tensor if mask is None else ops.where(mask[..., None], tensor, 0)
 
 
 def check_attention_mask(mask, query, key, max_rank):
@@ -212,9 +216,9 @@ def _check_fits(tensor, query, key, name, shapes):
 
 
 def cached_positions(
-    cache: Cache, positions: Any, query: Any, key: Any, keep: Any
+    cache: Cache, positions: Any, query: Any, key: Any, key_mask: Any
 ) -> tuple[Any, Any]:
-    """Positions `[B, T]` of queries and of the keys they add to the cache.
+    """Returns positions `[B, T]` of queries and of the keys they add to the cache.
 
     Returns:
         `(query positions, positions of the new keys)`; the new keys' positions
@@ -227,11 +231,11 @@ def cached_positions(
             f"cache. Received: query={describe(query)}, key={describe(key)}"
         )
     batch, length = ops.shape(query)[:2]
-    if keep is None:
-        keep = ops.ones((batch, length), dtype="bool")
+    if key_mask is None:
+        key_mask = ops.ones((batch, length), dtype="bool")
     if positions is None:
-        new = cache.next_positions(keep)
+        new = cache.next_positions(key_mask)
         return new, new
     positions = standardize_positions(positions, length=length)
     positions = ops.broadcast_to(positions, (batch, length))
-    return positions, ops.where(keep, positions, -1)
+    return positions, ops.where(key_mask, positions, -1)

@@ -1,7 +1,7 @@
 """Attention over some axes of an image or a video.
 
-The axes that attention runs over become one length and the others join the batch, so
-that the layer itself knows sequences only.
+The axes that attention runs over become one length, and the others are merged with the
+batch, so that the layer itself computes attention of sequences only.
 """
 
 import math
@@ -17,7 +17,7 @@ from keras_attention.ops.backend.shapes import describe, differ
 
 
 def standardize_axes(attention_axes: Any) -> tuple[int, ...] | None:
-    """`attention_axes` as a tuple; `None` means all but batch and features."""
+    """Returns `attention_axes` as a tuple; `None` is all but batch and features."""
     if attention_axes is None:
         return None
     listed = [attention_axes] if isinstance(attention_axes, int) else attention_axes
@@ -30,11 +30,11 @@ def standardize_axes(attention_axes: Any) -> tuple[int, ...] | None:
 
 
 def resolve_axes(attention_axes: tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
-    """The axes of an input of that rank, counted from the front.
+    """Returns the axes of an input of that rank, counted from the front.
 
     Args:
         attention_axes: What `standardize_axes` returned.
-        rank: Number of axes of the query, batch and features among them.
+        rank: Number of axes of the query, including batch and features.
     """
     if attention_axes is None:
         return tuple(range(1, rank - 1))
@@ -49,35 +49,35 @@ def resolve_axes(attention_axes: tuple[int, ...] | None, rank: int) -> tuple[int
 
 
 class Axes:
-    """Sequences `[B, T, E]`: there is nothing to fold."""
+    """Sequences `[B, T, E]`: every method returns its argument."""
 
     def unpack(self, query, value, key, **arguments: Any) -> tuple:
-        """Inputs `[B, T, E]` and their padding masks `[B, T]`, see `unpack`."""
+        """Returns inputs `[B, T, E]` and their padding masks `[B, T]`, see `unpack`."""
         return unpack(query, value, key, **arguments)
 
     def fold_mask(self, mask: Any, name: str) -> Any:
-        """A mask or bias `[B, T, S]` or `[B, N, T, S]`, or one of the algebra.
+        """Returns a mask or bias `[B, T, S]` or `[B, N, T, S]`; or a mask of rules.
 
         Args:
-            mask: As the caller gave it.
-            name: The argument it was given as, for messages.
+            mask: The argument of the call.
+            name: The argument's name, for error messages.
         """
         return mask
 
     def fold_head_mask(self, head_mask: Any) -> Any:
-        """`[N]` or `[B, N]`."""
+        """Returns the head mask as `[N]` or `[B, N]`."""
         return head_mask
 
     def unfold(self, output: Any) -> Any:
-        """The output with the axes of the query."""
+        """Returns the output with the axes of the query."""
         return output
 
     def unfold_weights(self, weights: Any) -> Any:
-        """`[B, <other axes>, N, <axes of the query>, <axes of the key>]`."""
+        """Returns `[B, <other axes>, N, <axes of the query>, <axes of the key>]`."""
         return weights
 
     def check(self, *, cache: Any, positions: Any) -> None:
-        """Refuses what these axes do not go with."""
+        """Refuses arguments that cannot be combined with these axes."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ class FoldedAxes(Axes):
     Attributes:
         attention: Axes that attention runs over, in their order.
         others: The other axes between batch and features.
-        query_sizes: Of all axes but features; tensors where not known statically.
-        key_sizes: Likewise.
+        query_sizes: The query's sizes without the features; tensors where they are not
+            known statically.
+        key_sizes: The key's sizes, likewise.
     """
 
     attention: tuple[int, ...]
@@ -102,21 +103,22 @@ class FoldedAxes(Axes):
         for tensor in tensors:
             if id(tensor) not in folded:
                 folded[id(tensor)] = self._fold(tensor)
-        keep = {
+        padding_masks = {
             f"{argument}_mask": self._fold_padding(tensor, mask, argument)
             for argument, tensor, mask in zip(
                 ("query", "value", "key"), tensors, padding_masks, strict=True
             )
         }
-        return unpack(*(folded[id(tensor)] for tensor in tensors), **keep, name=name)
+        inputs = (folded[id(tensor)] for tensor in tensors)
+        return unpack(*inputs, **padding_masks, name=name)
 
     def fold_mask(self, mask, name):
         if isinstance(mask, masks.Mask) and self.others and not mask.of_positions:
             raise ValueError(
-                "A mask of `ka.masks` that holds tensors has one row for each of the "
-                f"batch, but attention over the axes {self.attention} leaves out the "
-                f"axes {self.others}. Pass a bool `{name}=` [batch, other axes, axes "
-                f"of the query, axes of the key]. Received: {name}={mask!r}"
+                "A mask of `ka.masks` that holds tensors has one row for each row of "
+                f"the batch, but attention over the axes {self.attention} does not run "
+                f"over the axes {self.others}. Pass a bool `{name}=` [batch, other "
+                f"axes, axes of the query, axes of the key]. Received: {name}={mask!r}"
             )
         if mask is None or isinstance(mask, masks.Mask):
             return mask
@@ -190,7 +192,7 @@ class FoldedAxes(Axes):
         return ops.reshape(tensor, shape)  # [B', T, E]
 
     def _fold_padding(self, tensor, explicit, argument):
-        """Bool `[B', T]`: the explicit mask AND the one Keras carries, or `None`."""
+        """Combines the explicit mask with the one Keras carries: bool `[B', T]`."""
         implicit = getattr(tensor, "_keras_mask", None)
         if explicit is not None and explicit is not implicit:
             name, shape = f"{argument}_mask", "[batch, ...] without the features"
@@ -202,15 +204,15 @@ class FoldedAxes(Axes):
                     f"features. Received: {name}={describe(explicit)}, "
                     f"{argument}={describe(tensor)}"
                 )
-        keep = None
+        padding_mask = None
         for mask in {id(mask): mask for mask in (explicit, implicit)}.values():
             if mask is not None:
                 folded = self._fold(mask)
-                keep = folded if keep is None else keep & folded
-        return keep
+                padding_mask = folded if padding_mask is None else padding_mask & folded
+        return padding_mask
 
     def _sizes(self):
-        """Sizes of the batch with the other axes, and of both attention axes."""
+        """Returns sizes of the batch with the other axes, and of the attention axes."""
         outer = [self.query_sizes[axis] for axis in (0, *self.others)]
         rows = [self.query_sizes[axis] for axis in self.attention]
         columns = [self.key_sizes[axis] for axis in self.attention]
@@ -221,13 +223,13 @@ class FoldedAxes(Axes):
         shape = ", ".join(str(x) if isinstance(x, int) else "?" for x in sizes)
         return ValueError(
             f"`{name}` must have shape [batch, other axes, axes of the query, axes of "
-            f"the key], here [{shape}] (axes may be 1), with the heads before the axes "
-            f"of the query if there is one for each. Received: {name}={received}"
+            f"the key], here [{shape}] (axes may be 1); a mask or bias per head has "
+            f"the heads before the axes of the query. Received: {name}={received}"
         )
 
 
 def axes_of(attention_axes: tuple[int, ...] | None, query, value, key) -> Axes:
-    """How inputs of this rank are folded.
+    """Returns how inputs of this rank are folded.
 
     Args:
         attention_axes: What `standardize_axes` returned.
@@ -240,7 +242,7 @@ def axes_of(attention_axes: tuple[int, ...] | None, query, value, key) -> Axes:
     ranks = {len(tensor.shape) for tensor in tensors}
     rank = max(ranks)
     if len(ranks) > 1 or rank < 3 or len(tensors) < 2:
-        return Axes()  # the checks of sequences say what is wrong
+        return Axes()  # the checks of sequences raise the error
     attention = resolve_axes(attention_axes, rank)
     if rank == 3:
         return Axes()

@@ -1,4 +1,4 @@
-"""Layers of Keras as layers of this library, with the same weights and numbers."""
+"""Conversion of Keras' layers to layers of this library, with the same weights."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-# Options of Keras' layers that mean here what they mean there.
+# Options of Keras' layers that this library has too, with the same meaning.
 _MULTI_HEAD = {
     "num_heads",
     "key_dim",
@@ -32,7 +32,7 @@ _EVERY_LAYER = {"name", "trainable", "dtype"}
 
 
 def from_keras_multi_head(cls: Any, layer: Any) -> Any:
-    """`cls` with options and weights of a multi-head layer of Keras.
+    """Makes a `cls` with the options and weights of a multi-head layer of Keras.
 
     Args:
         cls: `MultiHeadAttention` of this library.
@@ -46,7 +46,7 @@ def from_keras_multi_head(cls: Any, layer: Any) -> Any:
         config["key_dim"] = config.pop("head_dim")
     axes, rank = config.get("attention_axes"), len(shapes[0])
     if axes is not None and tuple(axes) == tuple(range(1, rank - 1)):
-        config["attention_axes"] = None  # Keras writes out what None stands for
+        config["attention_axes"] = None  # Keras stores the axes that None means
     ours = cls(**_options(layer, config, _MULTI_HEAD))
     ours.build(*shapes)
     ours.set_weights(layer.get_weights())
@@ -54,7 +54,7 @@ def from_keras_multi_head(cls: Any, layer: Any) -> Any:
 
 
 def from_keras_attention(cls: Any, layer: Any) -> Any:
-    """`cls` with options and weights of a `keras.layers.Attention`.
+    """Makes a `cls` with the options and weights of a `keras.layers.Attention`.
 
     Args:
         cls: `DotProductAttention` of this library.
@@ -76,7 +76,7 @@ def from_keras_attention(cls: Any, layer: Any) -> Any:
 
 
 def from_keras_additive(cls: Any, layer: Any) -> Any:
-    """`cls` with options and numbers of an additive layer of Keras.
+    """Makes a `cls` with the options and numbers of an additive layer of Keras.
 
     Args:
         cls: `AdditiveAttention` of this library.
@@ -109,18 +109,18 @@ def from_keras_additive(cls: Any, layer: Any) -> Any:
 
 
 def with_fewer_key_value_heads(layer: Any, num_key_value_heads: int) -> Any:
-    """A copy whose key and value heads are means of groups of the layer's own.
+    """Returns a copy whose key and value heads are means of groups of heads.
 
     Args:
         layer: A built `MultiHeadAttention` of this library.
-        num_key_value_heads: How many the copy has.
+        num_key_value_heads: Number of key/value heads of the copy.
     """
     _check_built(layer)
     before = layer.num_key_value_heads
     if num_key_value_heads < 1 or before % num_key_value_heads:
         raise ValueError(
-            f"The layer has {before} key/value heads, and `to_grouped` takes the mean "
-            "of groups of one size: give a divisor of that number. "
+            f"`to_grouped` takes the mean of groups of equal size of the layer's "
+            f"{before} key/value heads: pass a divisor of that number. "
             f"Received: num_key_value_heads={num_key_value_heads}"
         )
     config = {**layer.get_config(), "num_key_value_heads": num_key_value_heads}
@@ -134,7 +134,7 @@ def with_fewer_key_value_heads(layer: Any, num_key_value_heads: int) -> Any:
 
 
 def _mean_of_heads(value, shape):
-    """From `[..., K, H]` to a shape `[..., K', H]`, in float64."""
+    """Reduces `[..., K, H]` to the shape `[..., K', H]`, in float64."""
     *outer, groups, size = shape
     grouped = value.astype("float64").reshape(*outer, groups, -1, size)
     return grouped.mean(axis=-2)  # [..., K', H]
@@ -145,7 +145,7 @@ def _check(layer, *kinds):
     if type(layer) not in kinds:
         names = " or ".join(f"keras.layers.{kind.__name__}" for kind in kinds)
         raise ValueError(
-            f"`from_keras` takes over a {names} here, and no subclass, which may "
+            f"This `from_keras` converts a {names}, and no subclass of it, which may "
             f"compute something else. Received: layer={layer!r}"
         )
     _check_built(layer)
@@ -157,25 +157,25 @@ def _check(layer, *kinds):
 def _check_built(layer):
     if not layer.built:
         raise ValueError(
-            "The weights of a layer can be taken over once it has them: call it, or "
-            "its `build`, first. Received: built=False"
+            "Only a layer that has weights can be converted: call it, or its `build`, "
+            "first. Received: built=False"
         )
     for each in layer._flatten_layers():
         if getattr(each, "lora_enabled", False) or each.quantization_mode:
             raise ValueError(
-                "Weights are taken over before `enable_lora` and `quantize`; saving "
-                "and loading a model puts LoRA into the kernels. Received: "
+                "A layer must be converted before `enable_lora` and `quantize`; saving "
+                "and loading a model merges LoRA into the kernels. Received: "
                 f"'{each.path}' with quantization_mode={each.quantization_mode!r}"
             )
 
 
-def _options(layer, config, taken):
-    """The options of Keras' layer that are ours too; refuses what we lack."""
-    taken = taken | _EVERY_LAYER
-    unknown = {name: value for name, value in config.items() if name not in taken}
+def _options(layer, config, supported):
+    """Returns the options of Keras' layer; refuses those that are not supported."""
+    supported = supported | _EVERY_LAYER
+    unknown = {name: value for name, value in config.items() if name not in supported}
     if any(unknown.values()):
         raise ValueError(
             f"keras.layers.{type(layer).__name__} {keras.__version__} has options "
-            f"that this library lacks. Received: {unknown}"
+            f"that this library does not have. Received: {unknown}"
         )
-    return {name: value for name, value in config.items() if name in taken}
+    return {name: value for name, value in config.items() if name in supported}

@@ -1,4 +1,4 @@
-"""What travels through a recurrent decoder from step to step."""
+"""The state of a recurrent decoder."""
 
 from typing import Any, NamedTuple
 
@@ -9,17 +9,16 @@ from keras import ops
 class DecoderState(NamedTuple):
     """States of an `AttentionCell`, in their order.
 
-    All but the first three are the same in every step: the memory is a value that is
-    passed along, nothing of it is kept on a layer.
+    The memory is part of the state and is not stored on a layer.
 
     Attributes:
         cell: States of the wrapped cell.
-        attention: `[B, A]`, what the attention returned last.
+        attention: `[B, A]`, the last output of the attention.
         alignment: `[B, S]`, the last weights; with coverage the sum of all so far.
         step: `[B, 1]`, number of the next step. Float, as all states of an RNN are.
         value: `[B, S, V]`, the memory, 0 at padding.
-        key: `[B, S, K]`, the part of the scores that depends on the memory alone.
-        keep: `[B, S]`, 1 at real tokens of the memory, 0 at padding.
+        key: `[B, S, K]`, what `AttentionLayer.prepare_key` returned for the memory.
+        memory_mask: `[B, S]`, 1 at non-padding tokens of the memory, 0 at padding.
     """
 
     cell: Any
@@ -28,11 +27,11 @@ class DecoderState(NamedTuple):
     step: Any
     value: Any
     key: Any
-    keep: Any
+    memory_mask: Any
 
 
 def fit_cell_state(cell: Any, given: Any, batch_size: Any) -> Any:
-    """States of the wrapped cell in its own structure.
+    """Returns states in the structure of the wrapped cell's own states.
 
     Args:
         cell: The wrapped cell.
@@ -57,31 +56,34 @@ def fit_cell_state(cell: Any, given: Any, batch_size: Any) -> Any:
 
 
 def output_of_state(cell: Any, state: Any) -> Any:
-    """The tensor of a cell's state that was its last output (of a stack, the top)."""
+    """Returns the tensor of a cell's state that was its last output.
+
+    In a stack it is the last output of the top cell.
+    """
     if isinstance(cell, keras.layers.StackedRNNCells):
         return output_of_state(cell.cells[-1], state[-1])
     return keras.tree.flatten(state)[0]
 
 
 def output_size_of(cell: Any) -> int:
-    """Size of a cell's output."""
+    """Returns the size of a cell's output."""
     size = getattr(cell, "output_size", None)
     return keras.tree.flatten(cell.state_size)[0] if size is None else size
 
 
 def dropout_cells(cell: Any) -> list:
-    """The cells, in a stack or alone, that keep dropout masks for a whole sequence."""
+    """Returns the cells that use one dropout mask for a whole sequence."""
     cells = getattr(cell, "cells", [cell])
     return [each for each in cells if hasattr(each, "reset_dropout_mask")]
 
 
 def reset_dropout_masks(cell: Any) -> None:
-    """Makes a new sequence draw new masks."""
+    """Makes the cells draw new dropout masks for the next sequence."""
     for each in dropout_cells(cell):
         each.reset_dropout_mask()
         each.reset_recurrent_dropout_mask()
 
 
 def cast_floats(structure: Any, dtype: str) -> Any:
-    """The same structure in one dtype."""
+    """Returns the structure with all tensors cast to one dtype."""
     return keras.tree.map_structure(lambda x: ops.cast(x, dtype), structure)

@@ -1,7 +1,8 @@
-"""Arguments of multi-head attention, checked."""
+"""Checks of the arguments of multi-head attention, and its weights."""
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_attention.layers.projection import Projection, fresh_initializer
@@ -10,7 +11,7 @@ from keras_attention.ops.caches.static import StaticKVCache
 
 
 def check_heads(num_heads: int, num_key_value_heads: int, key_dim: int) -> None:
-    """Refuses numbers of heads that do not fit each other."""
+    """Refuses invalid numbers of heads."""
     if min(num_heads, num_key_value_heads, key_dim) < 1:
         raise ValueError(
             "`num_heads`, `num_key_value_heads` and `key_dim` must be 1 or more. "
@@ -26,7 +27,7 @@ def check_heads(num_heads: int, num_key_value_heads: int, key_dim: int) -> None:
 
 
 def standardize_window(window: Any) -> tuple[int, int] | None:
-    """`sliding_window` as a pair `(behind, ahead)`."""
+    """Returns `sliding_window` as a pair `(behind, ahead)`."""
     if window is None:
         return None
     pair = (window - 1, window - 1) if isinstance(window, int) else tuple(window)
@@ -40,7 +41,7 @@ def standardize_window(window: Any) -> tuple[int, int] | None:
 
 
 def standardize_bias(use_bias: Any) -> bool | str:
-    """`use_bias`, checked."""
+    """Returns `use_bias` if it is valid."""
     if not isinstance(use_bias, bool) and use_bias != INNER_BIASES:
         raise ValueError(
             f"`use_bias` must be True, False or '{INNER_BIASES}'. "
@@ -60,7 +61,7 @@ INNER_BIASES = "query_key_value"
 
 
 def standardize_sizes(output_shape: Any) -> tuple[int, ...] | None:
-    """`output_shape` as a tuple of sizes."""
+    """Returns `output_shape` as a tuple of sizes."""
     if output_shape is None:
         return None
     sizes = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape)
@@ -100,21 +101,107 @@ def mask_heads(head_mask: Any, num_heads: int, context: Any, weights: Any) -> tu
     return context, weights
 
 
-def take_memory(cache: Any) -> tuple[Any, Any]:
-    """A cache as `(keys of an encoder, past tokens)`, of which one is `None`."""
-    return (cache, None) if isinstance(cache, StaticKVCache) else (None, cache)
+def check_memory(memory: Any, cache: Any, *, query: Any, **replaced: Any) -> None:
+    """Refuses a memory as `cache`, and arguments that a memory replaces.
+
+    Args:
+        memory: The argument of the call.
+        cache: The argument of the call.
+        query: The argument of the call, a tensor or a list of inputs.
+        **replaced: The arguments of the call that a memory replaces.
+    """
+    if isinstance(cache, StaticKVCache):
+        raise ValueError(
+            "`cache` holds past tokens of the sequence itself. Pass the keys and "
+            "values of another sequence, which `remember` returned, as `memory=`, "
+            "without a `value`. Received: cache=StaticKVCache"
+        )
+    if memory is None:
+        return
+    if not isinstance(memory, StaticKVCache):
+        received = describe(memory) if hasattr(memory, "shape") else repr(memory)
+        raise ValueError(
+            "`memory` must be what `layer.remember(value)` returned. Pass a sequence "
+            f"that is not projected yet as `value`. Received: memory={received}"
+        )
+    given = [name for name, argument in replaced.items() if argument is not None]
+    given += ["cache"] if cache is not None else []
+    given += ["a list of inputs"] if isinstance(query, list | tuple) else []
+    if given:
+        raise ValueError(
+            "`memory` holds projected keys and values with their mask. A call with it "
+            "takes no `value`, `key`, `value_mask`, `key_mask` and `cache`: omit them, "
+            f"or omit `memory`. Received: memory and {', '.join(given)}"
+        )
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """Returns the constructor arguments of a layer in a form that JSON can hold.
+
+    Args:
+        layer: The `MultiHeadAttention`.
+    """
+    config = {
+        "num_heads": layer.num_heads,
+        "key_dim": layer.key_dim,
+        "value_dim": layer.value_dim,
+        "num_key_value_heads": layer.num_key_value_heads,
+        "sliding_window": layer.sliding_window,
+        "position": keras.saving.serialize_keras_object(layer.position),
+        "talking_heads": layer.talking_heads,
+        "use_gate": layer.use_gate,
+        "chunked": layer.chunked,
+        "scale": layer.scale,
+        "use_bias": layer.use_bias,
+        "output_shape": layer.output_sizes,
+        "attention_axes": layer.attention_axes,
+        "activity_regularizer": keras.regularizers.serialize(
+            layer.projection_regularizer
+        ),
+    }
+    for name in ("kernel", "bias"):
+        for module in ("initializers", "regularizers", "constraints"):
+            option = f"{name}_{module[:-1]}"
+            config[option] = getattr(keras, module).serialize(getattr(layer, option))
+    return config
+
+
+def make_gate(layer: Any, query_shape: tuple) -> Projection:
+    """Makes and builds the projection whose sigmoid scales the heads' outputs.
+
+    Args:
+        layer: The `MultiHeadAttention`.
+        query_shape: `(B, T, E)`.
+    """
+    sizes = layer.num_heads, layer.value_dim
+    gate = make_projection(layer, "gate", sizes, activation="sigmoid")
+    gate.build(query_shape)
+    return gate
+
+
+def make_mixing(layer: Any) -> tuple[Any, Any]:
+    """Makes the matrices that mix the heads' scores and their weights.
+
+    Args:
+        layer: The `MultiHeadAttention`.
+    """
+    settings = {"shape": (layer.num_heads,) * 2, "initializer": "identity"}
+    return (
+        layer.add_weight(name="mix_scores", **settings),
+        layer.add_weight(name="mix_weights", **settings),
+    )
 
 
 def make_projection(
     layer: Any, name: str, output_axes: tuple[int, ...], **kwargs: Any
 ) -> Projection:
-    """One of the linear maps of a `MultiHeadAttention`, with the layer's settings.
+    """Makes one of the linear maps of a `MultiHeadAttention`, with its settings.
 
     Args:
         layer: The `MultiHeadAttention`.
-        name: Of the projection.
-        output_axes: As `Projection` takes it.
-        **kwargs: Of `Projection`.
+        name: The projection's name.
+        output_axes: The argument of `Projection`.
+        **kwargs: Other arguments of `Projection`.
     """
     return Projection(
         output_axes,

@@ -1,4 +1,4 @@
-"""What multi-head attention asks of a position scheme."""
+"""The interface between multi-head attention and a position scheme."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from keras_attention.ops.positions import standardize_positions
 
 
 class PositionScheme(keras.layers.Layer):
-    """Base of the ways in which positions enter attention.
+    """Base of the position schemes, the `position` of `MultiHeadAttention`.
 
-    A scheme may turn queries and keys (`rotate`), add to the scores (`bias`), or add
-    to the result (`context`). Multi-head attention builds it and asks for all three;
-    by default each does nothing.
+    A scheme may rotate queries and keys (`rotate`), add to the scores (`bias`), or add
+    to the result (`context`). Multi-head attention builds it and calls all three; by
+    default each does nothing.
 
-    Positions are int `[T]` or `[B, T]`. At position -1, an empty slot, the numbers
-    mean nothing but are finite.
+    Positions are int `[T]` or `[B, T]`. At position -1, an empty slot, results are
+    finite but have no meaning.
 
     Attributes:
-        needs_weights: Whether `context` has something to add, from the weights.
+        needs_weights: Whether `context` adds something, which needs the weights.
         looks_at_query: Whether `bias` depends on the query. If not, it depends on the
             difference of the positions only.
-        depends_on_length: Whether `rotate` changes as a sequence grows, so that keys
-            are remembered as they were before it.
+        depends_on_length: Whether `rotate` changes as a sequence grows. A cache then
+            holds the keys without rotation.
     """
 
     needs_weights = False
@@ -31,7 +31,7 @@ class PositionScheme(keras.layers.Layer):
     depends_on_length = False
 
     def build(self, heads_shape):
-        """Creates the weights. May be called again: schemes can be shared.
+        """Creates the weights. Layers that share a scheme each call it.
 
         Args:
             heads_shape: `(batch, length, num_heads, key_dim)` of the queries.
@@ -58,10 +58,10 @@ class PositionScheme(keras.layers.Layer):
         """Creates the weights, once. Nothing by default."""
 
     def rotate(self, heads: Any, positions: Any) -> Any:
-        """Queries or keys with their positions in them.
+        """Returns queries or keys that depend on their positions.
 
         Args:
-            heads: `[B, T, N * H]`, heads side by side; keys may have fewer heads.
+            heads: `[B, T, N * H]`, all heads in one axis; keys may have fewer heads.
             positions: Int `[T]` or `[B, T]`.
 
         Returns:
@@ -70,11 +70,11 @@ class PositionScheme(keras.layers.Layer):
         return heads
 
     def bias(self, query: Any, query_positions: Any, key_positions: Any) -> Any:
-        """What is added to the scores.
+        """Returns the term that is added to the scores.
 
         Args:
-            query: `[B, T, N * H]`, as it is multiplied with the keys: times 1/sqrt(H).
-                Only a scheme that `looks_at_query` uses it.
+            query: `[B, T, N * H]`, scaled: times 1/sqrt(H). Only a scheme that
+                `looks_at_query` uses it.
             query_positions: Int `[T]` or `[B, T]`.
             key_positions: Int `[S]` or `[B, S]`.
 
@@ -84,7 +84,7 @@ class PositionScheme(keras.layers.Layer):
         return None
 
     def context(self, weights: Any, query_positions: Any, key_positions: Any) -> Any:
-        """What is added to the result.
+        """Returns the term that is added to the result.
 
         Args:
             weights: `[B, N, T, S]`, after softmax and dropout.
@@ -108,7 +108,7 @@ class PositionScheme(keras.layers.Layer):
 
 
 class PositionBias(PositionScheme):
-    """Base of the schemes that add to the scores; called, it gives what is added."""
+    """Base of the schemes that add to the scores; a call returns that term."""
 
     def call(self, query, query_positions=None, key_positions=None):
         batch, length, heads, size = ops.shape(query)

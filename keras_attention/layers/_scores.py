@@ -1,9 +1,13 @@
-"""Score functions with weights: how well a query fits each key.
+"""The score functions: how well a query fits each key.
 
-Each is a small layer called as `score(query, key)`: `[B, T, E]`, `[B, S, E']` to
-scores `[B, T, S]` in float32 (float64 for float64 inputs). Attention layers hold
-one; none of them branches on its kind. A score is made in two parts, so that a
-recurrent decoder does the first once: `compare(query, prepare(key))`.
+Each is a small layer that is called as `score(query, key)`, `[B, T, E]` and
+`[B, S, E']`, and returns scores `[B, T, S]` in float32 (float64 for float64 inputs).
+An attention layer holds one score and never branches on its name. A score has two
+parts, `compare(query, prepare(key))`, so that a recurrent decoder computes the second
+one once.
+
+To add a score, write a class and add it to `SCORES`. The properties of the class decide
+which attention layers allow it.
 """
 
 from dataclasses import dataclass
@@ -12,45 +16,64 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers.base import AttentionInputs
 from keras_attention.layers.projection import Projection
-from keras_attention.ops.attend import attend, dot_product_attention, score_dtype
+from keras_attention.ops.attend import score_dtype
 
 
 @dataclass(frozen=True)
-class StepInputs(AttentionInputs):
-    """What a recurrent decoder attends to in one step, T = 1.
+class ScoreSettings:
+    """The settings of an attention layer that its score may use.
 
     Attributes:
-        key: `[B, S, K]`, what `Score.prepare` made of the keys.
-        positions: Number of the step, int `[B, 1]`.
-        previous: `[B, S]`, the alignment of the step before; one-hot at 0 in the
-            first.
+        dtype: The layer's dtype policy.
+        units: Size of the hidden layer of an additive score.
+        max_length: Length of the longest key sequence, for `"location"`.
+        use_scale: Whether a product is multiplied by a learned scalar.
+        normalize: Whether v of `"additive"` is a learned length times a direction.
     """
 
-    positions: Any = None
-    previous: Any = None
+    dtype: Any
+    units: int | None = None
+    max_length: int | None = None
+    use_scale: bool = False
+    normalize: bool = False
 
 
 class Score(keras.layers.Layer):
     """Base of the score functions.
 
     Attributes:
-        multiplies: Whether the score is a product `project(query) · project_key(key)
-            · scale`, so that attention over it is dot-product attention.
-        adds: Whether a term for each key may be added to what `prepare` returns.
+        multiplies: Whether the score is a product `prepare_query(query) ·
+            prepare(key) · scale`, so that attention over it is dot-product attention.
+        compares_keys: Whether the score depends on the keys, and not only on the query
+            and the keys' positions.
+        luong: Whether the score is one of Luong et al., 2015.
+        key_term_size: Size of the vectors that may be added to what `prepare` returns;
+            `None` if nothing may be added.
 
     Args:
         use_scale: Whether a product is multiplied by a learned scalar.
-        **kwargs: Those of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     multiplies = False
-    adds = False
+    compares_keys = True
+    luong = False
+    key_term_size: int | None = None
 
     def __init__(self, *, use_scale: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.use_scale = use_scale
+
+    @classmethod
+    def of(cls, settings: ScoreSettings) -> "Score":
+        """Makes the score for an attention layer.
+
+        Args:
+            settings: The layer's settings.
+        """
+        use_scale = settings.use_scale
+        return cls(use_scale=use_scale, name="score", dtype=settings.dtype)
 
     def build(self, query_shape, key_shape):
         if self.use_scale:
@@ -61,14 +84,14 @@ class Score(keras.layers.Layer):
         self.built = True
 
     def build_weights(self, query_size: int, key_size: int) -> None:
-        """Creates the weights. None by default."""
+        """Creates the weights. A score has none by default."""
 
     def prepare(self, key: Any) -> Any:
-        """The part of the score that does not depend on the query, `[B, S, K]`."""
+        """Computes the part of the score that depends on the key alone, `[B, S, K]`."""
         return key
 
     def prepare_query(self, query: Any) -> Any:
-        """The factor on the prepared key, for a score that is a product."""
+        """Computes the factor on the prepared key, for a score that is a product."""
         if not self.use_scale:
             return query
         dtype = score_dtype(query)
@@ -76,7 +99,7 @@ class Score(keras.layers.Layer):
 
     @property
     def scale(self) -> float:
-        """Factor on the product."""
+        """The factor on the product."""
         return 1.0
 
     def compare(self, query: Any, prepared: Any) -> Any:
@@ -94,6 +117,7 @@ class DotScore(Score):
     """q · k (Luong 2015, "dot")."""
 
     multiplies = True
+    luong = True
 
     def build_weights(self, query_size, key_size):
         require_same_size(query_size, key_size, "dot")
@@ -101,6 +125,8 @@ class DotScore(Score):
 
 class ScaledDotScore(DotScore):
     """q · k / sqrt(E) (Vaswani 2017)."""
+
+    luong = False
 
     def build_weights(self, query_size, key_size):
         super().build_weights(query_size, key_size)
@@ -113,6 +139,12 @@ class ScaledDotScore(DotScore):
 
 class CosineScore(DotScore):
     """Cosine of the angle between q and k, times `temperature`, a learned scale."""
+
+    luong = False
+
+    @classmethod
+    def of(cls, settings):
+        return cls(name="score", dtype=settings.dtype)  # has a scale of its own
 
     def build_weights(self, query_size, key_size):
         super().build_weights(query_size, key_size)
@@ -132,6 +164,7 @@ class GeneralScore(Score):
     """q · W k (Luong 2015, "general")."""
 
     multiplies = True
+    luong = True
 
     def build_weights(self, query_size, key_size):
         self.key_projection = Projection(
@@ -144,23 +177,26 @@ class GeneralScore(Score):
 
 
 class AdditiveScore(Score):
-    """v · tanh(W q + U k + b) (Bahdanau 2014); "concat" of Luong 2015.
-
-    Luong writes v · tanh(W [q; k]): one matrix over the concatenation is two
-    matrices side by side, so both papers' score is this one (Luong without b).
+    """v · tanh(W q + U k + b) (Bahdanau 2014).
 
     Args:
         units: Size of the hidden layer.
-        normalize: Whether v is a direction times a learned length.
-        use_bias: Whether b is there.
-        **kwargs: Those of `keras.layers.Layer`.
+        normalize: Whether v is a learned length times a direction.
+        use_bias: Whether the score has the bias b.
+        **kwargs: Arguments of `keras.layers.Layer`.
     """
-
-    adds = True
 
     def __init__(self, units, *, normalize=False, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.units, self.normalize, self.use_bias = units, normalize, use_bias
+        self.key_term_size = units
+
+    @classmethod
+    def of(cls, settings):
+        normalize = settings.normalize
+        return cls(
+            settings.units, normalize=normalize, name="score", dtype=settings.dtype
+        )
 
     def build_weights(self, query_size, key_size):
         dtype = self.dtype_policy
@@ -195,13 +231,30 @@ class AdditiveScore(Score):
         return ops.sum(hidden * vector, axis=-1)  # [B, T, S]
 
 
+class ConcatScore(AdditiveScore):
+    """v · tanh(W [q; k]) (Luong 2015, "concat").
+
+    A matrix times the concatenation is the sum of two matrices times its parts, so
+    this is the additive score without its bias.
+    """
+
+    luong = True
+
+    @classmethod
+    def of(cls, settings):
+        return cls(settings.units, use_bias=False, name="score", dtype=settings.dtype)
+
+
 class LocationScore(Score):
-    """W q: one score a position, whatever stands there (Luong 2015, "location").
+    """W q: one score per position, whatever the key is (Luong 2015, "location").
 
     Args:
-        max_length: Longest key sequence.
-        **kwargs: Those of `keras.layers.Layer`.
+        max_length: Length of the longest key sequence.
+        **kwargs: Arguments of `keras.layers.Layer`.
     """
+
+    compares_keys = False
+    luong = True
 
     def __init__(self, max_length, **kwargs):
         super().__init__(**kwargs)
@@ -212,6 +265,10 @@ class LocationScore(Score):
             )
         self.max_length = max_length
 
+    @classmethod
+    def of(cls, settings):
+        return cls(settings.max_length, name="score", dtype=settings.dtype)
+
     def build_weights(self, query_size, key_size):
         self.position_projection = Projection(
             (self.max_length,), use_bias=False, name="position", dtype=self.dtype_policy
@@ -219,107 +276,52 @@ class LocationScore(Score):
         self.position_projection.build((None, None, query_size))
 
     def prepare(self, key):
-        return key[..., :1]  # its length is all that counts
+        return key[..., :1]  # only the number of keys is used
 
     def compare(self, query, prepared):
         length = prepared.shape[1]
         if length is not None and length > self.max_length:
             raise ValueError(
-                "The 'location' score knows max_length positions. Build the layer "
-                "with a larger `max_length` or shorten the keys. Received: "
+                "The 'location' score has weights for max_length positions. Build the "
+                "layer with a larger `max_length` or shorten the keys. Received: "
                 f"max_length={self.max_length}, key of length {length}"
             )
         scores = self.position_projection(query)[:, :, : ops.shape(prepared)[1]]
         return ops.cast(scores, score_dtype(scores))  # [B, T, S]
 
 
-def scores_of(score: Score, inputs: AttentionInputs) -> Any:
-    """Scores `[B, T, S]`, before bias and mask.
+SCORES: dict[str, type[Score]] = {
+    "additive": AdditiveScore,
+    "scaled_dot": ScaledDotScore,
+    "dot": DotScore,
+    "general": GeneralScore,
+    "cosine": CosineScore,
+    "concat": ConcatScore,
+    "location": LocationScore,
+}
+
+
+def scores_with(**properties: bool) -> tuple[str, ...]:
+    """Returns the names of the scores that have certain properties.
 
     Args:
-        score: The score function.
-        inputs: What to attend to.
+        **properties: Class attributes of `Score` and the values they must have.
     """
-    if isinstance(inputs, StepInputs):
-        return score.compare(inputs.query, inputs.key)
-    return score(inputs.query, inputs.key)
-
-
-def attend_with_score(
-    score: Score, inputs: AttentionInputs, *, dropout: Any, weight_factor: Any = None
-) -> tuple[Any, Any]:
-    """Attention of one head by a score function.
-
-    A score that is a product goes through the dot-product core, which runtimes have
-    an operator for; the numbers are the same either way.
-
-    Args:
-        score: The score function.
-        inputs: What to attend to.
-        dropout: Called with the weights, or `None`.
-        weight_factor: `[B, T, S]`, multiplies the weights after the softmax.
-
-    Returns:
-        `(output [B, T, V], weights [B, T, S] or None)`.
-    """
-    if not score.multiplies or weight_factor is not None:
-        return attend(
-            scores=scores_of(score, inputs),
-            value=inputs.value,
-            mask=inputs.mask,
-            bias=inputs.bias,
-            weight_factor=weight_factor,
-            soft_cap=inputs.soft_cap,
-            dropout=dropout,
-        )
-    stepwise = isinstance(inputs, StepInputs)
-    query = score.prepare_query(inputs.query)
-    key = inputs.key if stepwise else score.prepare(inputs.key)
-    mask, bias = inputs.mask, inputs.bias
-    output, weights = dot_product_attention(
-        query=query,
-        key=key,
-        value=inputs.value,
-        scale=score.scale,
-        mask=None if mask is None else mask[:, None],
-        bias=None if bias is None else bias[:, None],
-        soft_cap=inputs.soft_cap,
-        dropout=dropout,
-        return_weights=inputs.need_weights,
+    return tuple(
+        name
+        for name, score in SCORES.items()
+        if all(getattr(score, key) == wanted for key, wanted in properties.items())
     )
-    return output, None if weights is None else weights[:, 0]
 
 
-def make_score(
-    kind: str,
-    *,
-    units: int | None,
-    max_length: int | None,
-    dtype: Any,
-    use_scale: bool = False,
-):
-    """The score function of that name.
+def make_score(name: str, **settings: Any) -> Score:
+    """Makes the score function of that name.
 
     Args:
-        kind: `"dot"`, `"scaled_dot"`, `"cosine"`, `"general"`, `"concat"` or
-            `"location"`.
-        units: Hidden size of `"concat"`.
-        max_length: Longest key sequence of `"location"`.
-        dtype: Dtype policy.
-        use_scale: Whether a product is multiplied by a learned scalar.
+        name: A key of `SCORES`.
+        **settings: Attributes of `ScoreSettings`.
     """
-    product = {"name": "score", "dtype": dtype, "use_scale": use_scale}
-    makers = {
-        "dot": lambda: DotScore(**product),
-        "scaled_dot": lambda: ScaledDotScore(**product),
-        "cosine": lambda: CosineScore(name="score", dtype=dtype),
-        "general": lambda: GeneralScore(**product),
-        "concat": lambda: AdditiveScore(
-            units, use_bias=False, name="score", dtype=dtype
-        ),
-        "location": lambda: LocationScore(max_length, name="score", dtype=dtype),
-    }
-    return makers[kind]()
+    return SCORES[name].of(ScoreSettings(**settings))
 
 
 def check_score(score: str, allowed: tuple[str, ...]) -> str:

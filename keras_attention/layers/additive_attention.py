@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_attention.layers._conversions import from_keras_additive
-from keras_attention.layers._scores import AdditiveScore, attend_with_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import make_score
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
 
@@ -14,9 +15,9 @@ class AdditiveAttention(AttentionLayer):
     """Additive attention: score = v · tanh(W q + U k + b), all learned.
 
     Use it between an encoder and a recurrent decoder, or wherever queries and keys
-    live in different spaces or sizes. Unlike `keras.layers.AdditiveAttention`, which
-    learns v only, it is the alignment model of the paper; `from_keras` begins with
-    the numbers of that layer.
+    have different meanings or sizes. Unlike `keras.layers.AdditiveAttention`, which
+    learns v only, it is the alignment model of the paper. `from_keras` makes one that
+    returns the numbers of that layer.
 
     Reference: Bahdanau et al., "Neural Machine Translation by Jointly Learning to
     Align and Translate", 2014 (arXiv:1409.0473); `normalize` is the weight
@@ -27,24 +28,25 @@ class AdditiveAttention(AttentionLayer):
         normalize: Whether v is a learned length times a direction.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`.
         value: `[B, S, V]`.
         key: `[B, S, E']`; `value` when not given.
-        query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at real
-            tokens. Masks that Keras carries on the tensors are found by themselves.
-        attention_mask: Bool `[B, T, S]` or a mask of `ka.masks`; `True` = may look.
+        query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at
+            non-padding tokens. Masks that Keras carries on the tensors are used too.
+        attention_mask: Bool `[B, T, S]`, `True` where a query can attend to a key; or
+            a mask of `ka.masks`.
         attention_bias: Float `[B, T, S]`, added to the scores.
         use_causal_mask: Whether keys after the query are hidden.
         return_attention_scores: Whether the weights are returned too.
-        mask: A list `[query_mask, value_mask]`, as layers of Keras take it; a third
-            is the key's.
+        mask: A list `[query_mask, value_mask]` or `[query_mask, value_mask, key_mask]`,
+            an argument of Keras' layers.
         training: Whether dropout is active.
 
     Returns:
-        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `[B, T, V]`, 0 for a query that can attend to no key; with
         `return_attention_scores=True` also the weights `[B, T, S]`.
 
     Example:
@@ -70,17 +72,17 @@ class AdditiveAttention(AttentionLayer):
             raise ValueError(f"`units` must be 1 or more. Received: units={units}")
         self.units = units
         self.normalize = normalize
-        self._score = AdditiveScore(
-            units, normalize=normalize, name="score", dtype=self.dtype_policy
-        )
+        settings = {"units": units, "normalize": normalize}
+        self._score = make_score("additive", **settings, dtype=self.dtype_policy)
+        self.key_term_size = self._score.key_term_size
 
     @classmethod
     def from_keras(cls, layer: Any) -> "AdditiveAttention":
-        """An attention that gives the numbers of a layer of Keras.
+        """Converts a layer of Keras to one that returns the same numbers.
 
-        Keras adds queries and keys as they are: W and U begin as the identity, b as 0
-        and v as Keras' scale. All of them can be trained, so that training goes on
-        with the model of the paper.
+        Keras adds queries and keys without a projection: W and U start as the identity,
+        b as 0 and v as Keras' scale. All of them can be trained, so that training
+        continues with the model of the paper.
 
         Args:
             layer: A built `keras.layers.AdditiveAttention`, or a
@@ -94,6 +96,9 @@ class AdditiveAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:
             self._score.build(query_shape, key_shape)
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)

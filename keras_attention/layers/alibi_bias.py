@@ -11,15 +11,14 @@ from keras_attention.ops.relative import alibi_bias, alibi_slopes
 
 @keras.saving.register_keras_serializable("keras_attention")
 class AlibiBias(PositionBias):
-    """ALiBi: scores fall in a straight line with the distance of the key.
+    """ALiBi: scores decrease linearly with the distance of the key.
 
-    No weights: each head has a slope of its own, and models run on sequences longer
-    than those they were trained on. Give it to an attention layer as `position=`, or
-    call it for the bias to pass as `attention_bias=`.
+    It has no weights: each head has a fixed slope, and models run on sequences longer
+    than those they were trained on. Pass it to an attention layer as `position=`, or
+    call it and pass the result as `attention_bias=`.
 
-    A key `d` positions behind its query gets −slope · d. A key ahead gets 0: causal
-    attention, for which the paper gives the bias, never sees it, and under a mask that
-    shows it (a prefix) it is as near as the query's own position.
+    The bias of a key `d` positions behind its query is −slope · d, and that of a key
+    ahead is 0. In the paper attention is causal, so that there are no keys ahead.
 
     Reference: Press et al., 2021 (arXiv:2108.12409).
 
@@ -27,10 +26,10 @@ class AlibiBias(PositionBias):
         symmetric: Whether keys ahead count like keys behind, −slope · |d|, for
             attention that sees both.
         max_bias: Minus log2 of the smallest slope.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        query: Queries `[B, T, N, H]`; only their shape is looked at.
+        query: Queries `[B, T, N, H]`; only their shape is used.
         query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when not given.
         key_positions: Int `[S]` or `[B, S]`; those of the queries when not given.
 

@@ -1,11 +1,10 @@
-"""A recurrent cell that attends to a memory in every step."""
+"""A recurrent cell that attends to a memory in each step."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_attention.layers._arguments import clear_padding
 from keras_attention.layers._decoder_state import (
     DecoderState,
     cast_floats,
@@ -14,30 +13,27 @@ from keras_attention.layers._decoder_state import (
     output_size_of,
     reset_dropout_masks,
 )
-from keras_attention.layers._scores import Score, StepInputs
-from keras_attention.layers.base import AttentionLayer
+from keras_attention.layers.base import AttentionLayer, StepState
 from keras_attention.layers.global_attention import attentional_projection
-from keras_attention.layers.monotonic_attention import MonotonicAttention
 from keras_attention.ops import masks
 from keras_attention.ops.backend.shapes import describe
-from keras_attention.ops.monotonic import first_alignment
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class AttentionCell(keras.layers.Layer):
-    """Any RNN cell with any attention: one step of a recurrent decoder.
+    """An RNN cell with attention: one step of a recurrent decoder.
 
     Use it in an `AttentionRNN`, which takes the memory as an argument, or in
-    `keras.layers.RNN`, which takes it among the initial states. The memory (the
-    encoder's sequence) and its mask travel in the states, nothing is kept on the
-    cell, and what the scores need of the memory is computed once, not in every step.
+    `keras.layers.RNN`, which takes it as part of the initial states. The memory (the
+    encoder's sequence) and its mask are part of the states and are not stored on the
+    cell. The part of the scores that depends on the memory alone is computed once.
 
-    Luong's order, the default: the cell reads [x_t; a_{t-1}] and gives h_t, the query
+    Luong's order, the default: the cell reads [x_t; a_{t-1}] and returns h_t, the query
     of a_t. Bahdanau's order, `attend_first=True`: the query of the context c_t is the
-    state h_{t-1}, and the cell reads [x_t; c_t] and gives h_t.
+    state h_{t-1}, and the cell reads [x_t; c_t] and returns h_t.
 
-    The output is the attentional vector where there is one, and [h_t; context] where
-    the attention returns a context. So a `Dense` on it sees both, as in both papers.
+    The output is the attentional vector if the attention returns one, else
+    [h_t; context]. So a `Dense` after it depends on both, as in both papers.
 
     Reference: Luong et al., 2015 (arXiv:1508.04025), section 3.3; Bahdanau et al.,
     2014 (arXiv:1409.0473), appendix A.1. `coverage`: See et al., "Get To The Point",
@@ -45,26 +41,28 @@ class AttentionCell(keras.layers.Layer):
 
     Args:
         cell: `keras.layers.GRUCell`, `LSTMCell`, `StackedRNNCells`, or another one.
-        attention: Any attention layer. `LocalAttention` is aligned with the number of
-            the step; `MonotonicAttention` walks on from the step before.
-        input_feeding: Whether the cell reads the last attention beside its input. In
+        attention: Any attention layer, also a subclass of yours. `LocalAttention` is
+            aligned with the number of the step; `MonotonicAttention` continues from the
+            alignment of the step before.
+        input_feeding: Whether the cell reads the last attention with its input. In
             Bahdanau's order it always reads the context.
         attend_first: Whether the order is Bahdanau's.
         attention_vector_size: If given, the output is tanh(W [context; h_t]) of that
-            size, and this is what input feeding feeds. For attention that returns a
+            size, and input feeding feeds this output. For attention that returns a
             context.
         coverage: Whether the score of each position depends on the sum of its weights
-            so far. For additive scores: `AdditiveAttention`, and `GlobalAttention`
-            and `LocalAttention` with `"concat"`.
+            so far. For attention with a `key_term_size`: additive scores, which are
+            `AdditiveAttention`, and `GlobalAttention` and `LocalAttention` with
+            `"concat"`.
         return_attention_scores: Whether the weights are returned with the output:
-            beside it by `AttentionRNN`, behind it in one tensor by
-            `keras.layers.RNN`; `split` takes that apart.
-        **kwargs: Those of `keras.layers.Layer`. States are float32 in every dtype
-            policy (or float64): half precision loses small terms of long sums.
+            as a second output by `AttentionRNN`, after it in the same tensor by
+            `keras.layers.RNN`; `split` separates them.
+        **kwargs: Arguments of `keras.layers.Layer`. States are float32 in every dtype
+            policy (or float64), because half precision loses small terms of long sums.
 
     Call arguments:
         inputs: `[B, E]`.
-        states: What `initial_state` or the last call returned.
+        states: The states that `initial_state` or the last call returned.
         training: Whether dropout is active.
 
     Returns:
@@ -95,8 +93,8 @@ class AttentionCell(keras.layers.Layer):
         super().__init__(**kwargs)
         if not isinstance(attention, AttentionLayer):
             raise ValueError(
-                "`attention` must be an attention layer of keras_attention. "
-                f"Received: attention={attention!r}"
+                "`attention` must be an attention layer of keras_attention, or a "
+                f"subclass of its `AttentionLayer`. Received: attention={attention!r}"
             )
         self.cell = cell
         self.attention = attention
@@ -116,7 +114,7 @@ class AttentionCell(keras.layers.Layer):
 
     @property
     def compute_dtype(self):
-        """That of the states."""
+        """The dtype of the states."""
         return "float64" if super().compute_dtype == "float64" else "float32"
 
     @property
@@ -153,7 +151,7 @@ class AttentionCell(keras.layers.Layer):
         self.built = True
 
     def build_attention(self, memory_shape: tuple) -> None:
-        """Creates the weights that do not depend on the input, if they are not there.
+        """Creates the weights that do not depend on the input, unless they exist.
 
         Args:
             memory_shape: `(B, S, V)`.
@@ -172,7 +170,7 @@ class AttentionCell(keras.layers.Layer):
             self.combine.build((None, size + query_size))
         if self.coverage:
             self.coverage_vector = self.add_weight(
-                name="coverage_vector", shape=(self._covered_score().units,)
+                name="coverage_vector", shape=(self._key_term_size(),)
             )
         self.memory_shape = (None, None, memory_shape[-1])
         self.attention_size = size
@@ -180,62 +178,59 @@ class AttentionCell(keras.layers.Layer):
     def initial_state(
         self, memory: Any, memory_mask: Any = None, cell_state: Any = None
     ) -> list:
-        """The states before the first step.
+        """Returns the states before the first step.
 
-        In a functional model use `AttentionRNN`, which does this in its own call.
+        In a functional model use `AttentionRNN`, which calls this method.
 
         Args:
-            memory: `[B, S, V]`, what is attended to.
-            memory_mask: Bool `[B, S]`, `True` at real tokens. A mask that Keras
-                carries on `memory` is found by itself.
+            memory: `[B, S, V]`, the sequence that is attended to.
+            memory_mask: Bool `[B, S]`, `True` at non-padding tokens. A mask that Keras
+                carries on `memory` is used too.
             cell_state: First states of the wrapped cell, such as the last ones of an
                 encoder; zeros when not given.
 
         Returns:
             A list of tensors, `initial_state=` of `keras.layers.RNN`.
         """
-        memory, keep = _check_memory(memory, memory_mask)
+        memory, memory_mask = _check_memory(memory, memory_mask)
         self.build_attention(memory.shape)
-        memory = ops.cast(clear_padding(memory, keep), self.compute_dtype)
-        alignment = ops.zeros_like(memory[:, :, 0])  # [B, S]
-        keep = ops.ones_like(alignment) if keep is None else keep
-        if isinstance(self.attention, MonotonicAttention):
-            alignment = first_alignment(alignment)
+        memory = ops.cast(memory, self.compute_dtype)
+        start = self.attention.start(memory, memory_mask)
         batch = ops.shape(memory)[0]
-        score = self._score()
         reset_dropout_masks(self.cell)
         state = DecoderState(
             cell=fit_cell_state(self.cell, cell_state, batch),
             attention=ops.zeros((batch, self._fed_size())),
-            alignment=alignment,
-            step=ops.zeros((batch, 1)),
-            value=memory,
-            key=memory if score is None else score.prepare(memory),
-            keep=keep,
+            alignment=start.alignment,
+            step=start.step,
+            value=start.value,
+            key=start.key,
+            memory_mask=start.mask,
         )
         return list(cast_floats(state, self.compute_dtype))
 
     def get_initial_state(self, batch_size=None):
-        """Refused: there is no first state without a memory."""
+        """Raises an error: there is no first state without a memory."""
         raise ValueError(_MEMORY_MISSING + f"Received: batch_size={batch_size}")
 
     def call(self, inputs, states, training=False):
         state = DecoderState(*states)
         if self.attend_first:
             query = output_of_state(self.cell, state.cell)
-            attention, weights = self._attend(query, state, training)
+            attention, weights, after = self._attend(query, state, training)
             output, cell_state = self._run(inputs, attention, state, training)
         else:
             fed = state.attention if self.input_feeding else None
             output, cell_state = self._run(inputs, fed, state, training)
-            attention, weights = self._attend(output, state, training)
+            attention, weights, after = self._attend(output, state, training)
         output, attention = self._result(output, attention)
-        total = state.alignment + weights if self.coverage else weights
         state = state._replace(
             cell=cell_state,
             attention=ops.cast(attention, self.compute_dtype),
-            alignment=ops.cast(total, self.compute_dtype),
+            alignment=ops.cast(after.alignment, self.compute_dtype),
             step=state.step + 1.0,
+            value=ops.cast(after.value, self.compute_dtype),
+            key=ops.cast(after.key, self.compute_dtype),
         )
         if self.return_attention_scores:
             weights = ops.cast(weights, output.dtype)
@@ -243,20 +238,20 @@ class AttentionCell(keras.layers.Layer):
         return output, list(state)
 
     def split(self, outputs: Any) -> tuple[Any, Any]:
-        """Outputs and attention scores, which `keras.layers.RNN` returns as one.
+        """Separates outputs and attention scores of a `keras.layers.RNN`.
 
         Args:
             outputs: `[B, T, O + S]` or `[B, O + S]`.
 
         Returns:
-            `[B, T, O]` and `[B, T, S]`, or the same without T.
+            `[B, T, O]` and `[B, T, S]`, or both without T.
         """
         size = self.output_size
         output = ops.reshape(outputs[..., :size], (*ops.shape(outputs)[:-1], size))
         return output, outputs[..., size:]
 
     def _run(self, inputs, attention, state, training):
-        """One step of the wrapped cell: its output and new states."""
+        """Runs one step of the wrapped cell; returns its output and new states."""
         if attention is not None:
             attention = ops.cast(attention, inputs.dtype)
             inputs = ops.concatenate([inputs, attention], axis=1)  # [B, E + A]
@@ -272,39 +267,25 @@ class AttentionCell(keras.layers.Layer):
         return ops.cast(output, self.compute_dtype), cell_state
 
     def _attend(self, query, state, training):
-        """`[B, A]` and the weights `[B, S]`."""
-        keep = state.keep > 0.5
-        if self._score() is None:  # heads, which project for themselves
-            output, weights = self.attention(
-                query[:, None],
-                state.value,
-                value_mask=keep,
-                return_attention_scores=True,
-                training=training,
-            )
-            return output[:, 0], ops.mean(weights, axis=1)[:, 0]
+        """Runs one step of the attention: `[B, A]`, weights `[B, S]`, its new state."""
         key = state.key
         if self.coverage:
             covered = state.alignment[..., None]  # [B, S, 1]
             key = key + covered * ops.cast(self.coverage_vector, key.dtype)
-        output, weights = self.attention.attend_to(
-            StepInputs(
-                query=query[:, None],  # [B, 1, Q]
-                key=key,
-                value=state.value,
-                mask=keep[:, None],
-                key_mask=keep,
-                training=training,
-                need_weights=True,
-                soft_cap=self.attention.logits_soft_cap,
-                positions=ops.cast(state.step, "int32"),
-                previous=state.alignment,
-            )
+        before = StepState(
+            alignment=state.alignment,
+            step=ops.cast(state.step, "int32"),
+            value=state.value,
+            key=key,
+            mask=state.memory_mask > 0.5,
         )
-        return output[:, 0], weights[:, 0]
+        attention, weights, after = self.attention.step(query, before, training)
+        if self.coverage:
+            after = after._replace(alignment=state.alignment + weights, key=state.key)
+        return attention, weights, after
 
     def _result(self, output, attention):
-        """The output of the step, and the attention that is fed to the next."""
+        """Returns the step's output, and the attention that is fed to the next step."""
         attention = ops.cast(attention, output.dtype)
         if self.combine is not None:
             both = ops.concatenate([attention, output], axis=1)
@@ -315,26 +296,21 @@ class AttentionCell(keras.layers.Layer):
         return ops.concatenate([output, attention], axis=1), attention
 
     def _mixes(self) -> bool:
-        """Whether what the attention returns holds h_t already."""
-        own = getattr(self.attention, "attentional_vector", False)
-        return own and not self.attend_first
+        """Whether the output of the attention contains h_t already."""
+        return self.attention.attentional_vector and not self.attend_first
 
     def _fed_size(self) -> int | None:
         return self.attention_vector_size or self.attention_size
 
-    def _score(self) -> Score | None:
-        return getattr(self.attention, "_score", None)
-
-    def _covered_score(self) -> Any:
-        score = self._score()
-        monotonic = isinstance(self.attention, MonotonicAttention)
-        if score is None or not score.adds or monotonic:
+    def _key_term_size(self) -> int:
+        size = self.attention.key_term_size
+        if size is None:
             raise ValueError(
                 "`coverage` is a term inside an additive score. Use "
                 "`AdditiveAttention`, or `GlobalAttention` or `LocalAttention` with "
                 f"score='concat'. Received: attention={self.attention!r}"
             )
-        return score
+        return size
 
     def get_build_config(self):
         if not self.built:
@@ -366,7 +342,7 @@ class AttentionCell(keras.layers.Layer):
 
 _MEMORY_MISSING = (
     "An attention cell needs the memory it attends to. Call `AttentionRNN(cell)"
-    "(targets, memory)`, or give `keras.layers.RNN` the `initial_state` that "
+    "(targets, memory)`, or pass `keras.layers.RNN` the `initial_state` that "
     "`cell.initial_state(memory)` returns. "
 )
 
@@ -378,15 +354,15 @@ def _check_memory(memory, memory_mask):
             "model. Use `AttentionRNN(cell)(targets, memory)`, which calls it. "
             f"Received: memory={describe(memory)}"
         )
-    keep = getattr(memory, "_keras_mask", None)
+    carried = getattr(memory, "_keras_mask", None)
     memory = ops.convert_to_tensor(memory)
     if len(memory.shape) != 3:
         raise ValueError(
             "`memory` must have shape [batch, length, features]. "
             f"Received: memory={describe(memory)}"
         )
-    if memory_mask is not None and memory_mask is not keep:
-        shape = "[batch, length]"
-        mask = masks.require_bool(memory_mask, "memory_mask", rank=2, shape=shape)
-        keep = mask if keep is None else mask & keep
-    return memory, keep
+    if memory_mask is None or memory_mask is carried:
+        return memory, carried
+    shape = "[batch, length]"
+    mask = masks.require_bool(memory_mask, "memory_mask", rank=2, shape=shape)
+    return memory, mask if carried is None else mask & carried

@@ -11,37 +11,38 @@ from keras_attention.layers.attention_cell import AttentionCell
 
 @keras.saving.register_keras_serializable("keras_attention")
 class AttentionRNN(keras.layers.RNN):
-    """`keras.layers.RNN` for an `AttentionCell`, called with the memory.
+    """A `keras.layers.RNN` for an `AttentionCell`, which is called with the memory.
 
-    Use it for the decoder of a recurrent sequence-to-sequence model. Targets are all
-    there in training (teacher forcing); in generation it is called with one of them
-    at a time and the states of the call before. Numbers are those of
-    `keras.layers.RNN` with `cell.initial_state(memory)`. Beyond it, this layer has a
-    place in functional models, finds the masks that Keras carries on both sequences,
-    and returns attention scores by themselves.
+    Use it for the decoder of a recurrent sequence-to-sequence model. In training it is
+    called with all targets (teacher forcing); in generation with one token at a time
+    and the states of the call before. The numbers are those of `keras.layers.RNN` with
+    `cell.initial_state(memory)`. In addition this layer works in functional models,
+    uses the masks that Keras carries on both sequences, and returns attention scores as
+    an output of their own.
 
     Args:
         cell: An `AttentionCell`.
-        return_sequences: Whether the outputs of all steps are returned, not the last.
+        return_sequences: Whether the outputs of all steps are returned, and not only
+            the last one.
         return_state: Whether the last states are returned too.
-        **kwargs: Those of `keras.layers.RNN`.
+        **kwargs: Arguments of `keras.layers.RNN`.
 
     Call arguments:
         sequences: `[B, T, E]`, the targets.
-        memory: `[B, S, V]`, what is attended to. Not given if `initial_state` holds
-            the states of an earlier call, and with them the memory.
+        memory: `[B, S, V]`, the sequence that is attended to. Omit it if
+            `initial_state` holds the states of an earlier call, which contain it.
         initial_state: With `memory`, first states of the wrapped cell, zeros when not
-            given. Without, all states, as an earlier call returned them.
-        mask: Bool `[B, T]`; where it is `False`, the states stay as they are. Keras
+            given. Without `memory`, all states that an earlier call returned.
+        mask: Bool `[B, T]`; where it is `False`, the states do not change. Keras
             then copies all states in every step, the memory too, which costs time;
             padding at the end needs no mask if the last states are not used.
-        memory_mask: Bool `[B, S]`, `True` at real tokens.
+        memory_mask: Bool `[B, S]`, `True` at non-padding tokens.
         training: Whether dropout is active.
 
     Returns:
         `[B, T, O]`, or `[B, O]` without `return_sequences`. With
         `return_attention_scores=True` of the cell also the weights `[B, T, S]` or
-        `[B, S]`. With `return_state=True` all that in a list, then the states.
+        `[B, S]`. With `return_state=True` a tuple of all these and the states.
 
     Example:
     >>> cell = ka.AttentionCell(
@@ -94,7 +95,7 @@ class AttentionRNN(keras.layers.RNN):
         mask = getattr(sequences, "_keras_mask", None) if mask is None else mask
         if memory is not None:
             initial_state = self.cell.initial_state(memory, memory_mask, initial_state)
-        # Masks of dropout belong to a sequence: drawn before the loop over its steps.
+        # All steps share one dropout mask, which is drawn before the loop.
         reset_dropout_masks(self.cell.cell)
         if training and dropout_cells(self.cell.cell):
             self.cell(sequences[:, 0], initial_state, training=True)
@@ -112,7 +113,7 @@ class AttentionRNN(keras.layers.RNN):
         return results if len(results) > 1 else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        """One step alone is no loop: faster, and simpler in a graph.
+        """Runs a single step without a loop, which is faster and a simpler graph.
 
         Args:
             sequences: `[B, T, E]`.
@@ -126,10 +127,10 @@ class AttentionRNN(keras.layers.RNN):
         if mask is not None:
             before = keras.tree.flatten(initial_state)
             after = keras.tree.flatten(states)
-            kept = [
+            masked = [
                 _where(mask, new, old) for new, old in zip(after, before, strict=True)
             ]
-            states = keras.tree.pack_sequence_as(states, kept)
+            states = keras.tree.pack_sequence_as(states, masked)
             output = _where(mask, output, ops.zeros_like(output))
         return output, output[:, None], states
 
@@ -138,5 +139,5 @@ class AttentionRNN(keras.layers.RNN):
 
 
 def _where(mask, new, old):
-    """Rows of `new` where `mask` `[B, 1]` is True."""
+    """Selects rows of `new` where `mask` `[B, 1]` is True, else rows of `old`."""
     return ops.where(ops.reshape(mask, (-1, *[1] * (len(new.shape) - 1))), new, old)

@@ -1,15 +1,17 @@
-"""What every attention layer shares: its call, its dropout, its observers.
+"""The base class of all attention layers: one call, dropout, observers, single steps.
 
-A kind of attention is a subclass with one method, `attend_to`.
+A kind of attention is a subclass that implements one method, `attend_to`. It can then
+be called like every other attention layer and used in an `AttentionCell`.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_attention.layers._arguments import (
     check_bias,
@@ -37,19 +39,26 @@ def observing(observer: Observer) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What `attend_to` works on: checked, with masks combined and padding cleared.
+    """The arguments of `attend_to`: checked, with masks combined and padding cleared.
+
+    The last three are given only in a step of a recurrent decoder, where T = 1. A kind
+    that does not use them is still computed correctly.
 
     Attributes:
         query: `[B, T, E]`, 0 at padding.
         key: `[B, S, E']`, 0 at padding.
         value: `[B, S, E'']`, 0 at padding.
-        mask: Bool, broadcastable to `[B, T, S]` or `[B, N, T, S]`; or `None`.
-        bias: Float, likewise; or `None`.
+        mask: Bool, broadcastable to `[B, T, S]` or `[B, N, T, S]`; or `None`. It
+            includes the padding masks.
+        bias: Float, broadcastable to the same shapes; or `None`.
         query_mask: Bool `[B, T]` or `None`.
         key_mask: Bool `[B, S]` or `None`.
-        training: Whether dropout is on.
-        need_weights: Whether the weights will be used.
+        training: Whether dropout is active.
+        need_weights: Whether the weights must be returned.
         soft_cap: Bound of the scores, or `None`.
+        prepared_key: What `prepare_key` returned for `key`; `None` outside of steps.
+        step: Int `[B, 1]`, the number of the step; `None` outside of steps.
+        previous: `[B, S]`, the alignment of the step before; `None` outside of steps.
     """
 
     query: Any
@@ -62,22 +71,57 @@ class AttentionInputs:
     training: bool | None = None
     need_weights: bool = False
     soft_cap: float | None = None
+    prepared_key: Any = None
+    step: Any = None
+    previous: Any = None
 
-    def seeing_only(self, seen: Any) -> "AttentionInputs":
-        """The same, with keys outside `seen` (bool `[B, T, S]`) hidden as well."""
-        return replace(self, mask=join_masks(self.mask, seen))
+    def seeing_only(self, visible: Any) -> "AttentionInputs":
+        """The same inputs; keys outside `visible` (bool `[B, T, S]`) are hidden too."""
+        return replace(self, mask=join_masks(self.mask, visible))
+
+
+class StepState(NamedTuple):
+    """What an attention layer needs from one step of a recurrent decoder to the next.
+
+    Attributes:
+        alignment: `[B, S]`, the weights of the last step.
+        step: Int32 `[B, 1]`, the number of the next step.
+        value: `[B, S, V]`, the memory, 0 at padding.
+        key: `[B, S, K]`, what `prepare_key` returned for the memory.
+        mask: Bool `[B, S]`, `True` at non-padding tokens of the memory.
+    """
+
+    alignment: Any
+    step: Any
+    value: Any
+    key: Any
+    mask: Any
 
 
 class AttentionLayer(keras.layers.Layer):
     """Base of all attention layers. Subclasses implement `attend_to`.
 
+    A recurrent decoder attends step by step: `start` once, then `step` for each
+    query. Both work for every subclass. A subclass overrides `prepare_key` if a part
+    of its scores depends on the keys alone, and `start` or `step` if its steps depend
+    on each other.
+
+    Attributes:
+        key_term_size: Size K of the vectors `[B, S, K]` that may be added to what
+            `prepare_key` returned, as coverage does; `None` if nothing may be added.
+        attentional_vector: Whether the output contains the query too, as
+            tanh(W [context; query]) does, and not only the context.
+
     Args:
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
         logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
-            (Gemma 2); `None` leaves them as they are.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+            (Gemma 2); `None` does not change them.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
     """
+
+    key_term_size: int | None = None
+    attentional_vector: bool = False
 
     def __init__(
         self,
@@ -109,8 +153,90 @@ class AttentionLayer(keras.layers.Layer):
         )
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
-        """One kind of attention: `(output [B, T, E], weights or None)`."""
+        """Computes this kind of attention.
+
+        Args:
+            inputs: Checked inputs, see `AttentionInputs`.
+
+        Returns:
+            `(output [B, T, E], weights)`, the weights `[B, T, S]` or `[B, N, T, S]`.
+            They may be `None` unless `inputs.need_weights`.
+        """
         raise NotImplementedError
+
+    def prepare_key(self, key: Any) -> Any:
+        """Computes the part of the scores that depends on the keys alone.
+
+        A recurrent decoder calls it once, before its first step.
+
+        Args:
+            key: `[B, S, E']`, 0 at padding.
+
+        Returns:
+            `[B, S, K]`; by default the keys themselves.
+        """
+        return key
+
+    def start(self, memory: Any, memory_mask: Any = None) -> StepState:
+        """Returns the state before the first step of a recurrent decoder.
+
+        Args:
+            memory: `[B, S, V]`, keys and values of all steps.
+            memory_mask: Bool `[B, S]`, `True` at non-padding tokens; all are when
+                `None`.
+        """
+        memory = clear_padding(memory, memory_mask)
+        alignment = ops.zeros_like(memory[:, :, 0])  # [B, S]
+        if memory_mask is None:
+            memory_mask = ops.ones_like(alignment, dtype="bool")
+        return StepState(
+            alignment=alignment,
+            step=ops.zeros((ops.shape(memory)[0], 1), dtype="int32"),
+            value=memory,
+            key=self.prepare_key(memory),
+            mask=memory_mask,
+        )
+
+    def step(
+        self, query: Any, state: StepState, training: bool | None = None
+    ) -> tuple[Any, Any, StepState]:
+        """Attends to the memory with one query of a recurrent decoder.
+
+        Args:
+            query: `[B, E]`.
+            state: What `start` or the last `step` returned.
+            training: Whether dropout is active.
+
+        Returns:
+            `(output [B, A], weights [B, S], state)`. The weights of heads are their
+            mean.
+        """
+        output, weights = self.attend_to(
+            AttentionInputs(
+                query=query[:, None],  # [B, 1, E]
+                key=state.value,
+                value=state.value,
+                mask=state.mask[:, None],
+                key_mask=state.mask,
+                training=training,
+                need_weights=True,
+                soft_cap=self.logits_soft_cap,
+                prepared_key=state.key,
+                step=state.step,
+                previous=state.alignment,
+            )
+        )
+        if weights is None:
+            raise ValueError(
+                "`attend_to` must return its weights where `inputs.need_weights` is "
+                "True, as in a step of a recurrent decoder. Received: weights=None "
+                f"from {type(self).__name__}"
+            )
+        if len(weights.shape) == 4:
+            weights = ops.mean(weights, axis=1)  # [B, 1, S]
+        output, weights = output[:, 0], weights[:, 0]
+        after = state._replace(alignment=weights, step=state.step + 1)
+        return output, weights, after
 
     def build(self, query_shape, value_shape=None, key_shape=None):
         shapes = standardize_shapes(query_shape, value_shape, key_shape)
@@ -146,7 +272,7 @@ class AttentionLayer(keras.layers.Layer):
             key_mask=key_mask,
             name=self.name,
         )
-        seen = visibility(
+        visible = visibility(
             query,
             key,
             query_mask=query_mask,
@@ -160,7 +286,7 @@ class AttentionLayer(keras.layers.Layer):
                 query=clear_padding(query, query_mask),
                 key=clear_padding(key, key_mask),
                 value=clear_padding(value, key_mask),
-                mask=seen.tensor(query, key),
+                mask=visible.tensor(query, key),
                 bias=check_bias(attention_bias, query, key, max_rank=3),
                 query_mask=query_mask,
                 key_mask=key_mask,
@@ -173,11 +299,11 @@ class AttentionLayer(keras.layers.Layer):
         return (output, weights) if return_attention_scores else output
 
     def needs_weights(self, return_attention_scores: bool) -> bool:
-        """Whether somebody will look at the weights."""
+        """Whether the caller or an observer uses the weights."""
         return return_attention_scores or _observer.get() is not None
 
     def report(self, weights: Any) -> None:
-        """Shows the weights to whoever observes this call."""
+        """Passes the weights to the observer of this call, if there is one."""
         observer = _observer.get()
         if observer is not None:
             observer(self, weights)

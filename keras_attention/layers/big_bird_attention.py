@@ -12,16 +12,17 @@ from keras_attention.ops.sparse.patterns import BlockPattern
 class BigBirdAttention(MultiHeadAttention):
     """Multi-head attention of blocks to a few other blocks, for long sequences.
 
-    A query sees the blocks around its own, the first blocks, and some drawn at random;
-    queries of the first blocks see everything. A long sequence that attends to itself
-    is computed block by block, in time T · (blocks seen) · block_size; with weights
-    asked for, an explicit mask or a cache, the same mask is applied to dense attention.
+    A query can attend to the blocks around its own, the first blocks, and some random
+    blocks; queries of the first blocks can attend to everything. A long sequence that
+    attends to itself is computed block by block, in time
+    T · (visible blocks) · block_size. If weights are returned, or with an explicit mask
+    or a cache, the same mask is applied to dense attention.
 
-    The global blocks are the first ones (the paper's code takes the first and the last)
-    and the random ones are drawn among blocks with a real token, by a hash that all
-    heads share: so padding behind a sequence and other rows of the batch change
-    nothing. With `use_causal_mask=True` they are drawn among earlier blocks, and a
-    later token changes nothing either.
+    The global blocks are the first ones (the paper's code takes the first and the
+    last). The random ones are drawn from the blocks with a non-padding token, by a hash
+    that all heads share, so that padding after a sequence and other rows of the batch
+    do not change the result. With `use_causal_mask=True` they are drawn from earlier
+    blocks, so that later tokens do not change it either.
 
     Reference: Zaheer et al., "Big Bird", 2020 (arXiv:2007.14062).
 
@@ -31,12 +32,13 @@ class BigBirdAttention(MultiHeadAttention):
         value_dim: Size of each value head; `key_dim` when `None`.
         block_size: Positions in a block.
         num_random_blocks: Blocks drawn for each block of queries.
-        num_window_blocks: Blocks around the query's own, it included; odd.
-        num_global_blocks: First blocks, which look at all and are seen by all.
-        block_seed: Of the draw; give each layer of a model its own.
-        **kwargs: Those of `MultiHeadAttention`, but for `sliding_window`.
+        num_window_blocks: Blocks around and including the query's own; odd.
+        num_global_blocks: First blocks, which can attend to all blocks and are visible
+            to all.
+        block_seed: Seed of the random blocks; use a different one for each layer.
+        **kwargs: Arguments of `MultiHeadAttention`, except `sliding_window`.
 
-    Call arguments: those of `MultiHeadAttention`.
+    Call arguments: the same as for `MultiHeadAttention`.
 
     Example:
     >>> layer = ka.BigBirdAttention(num_heads=2, key_dim=4, block_size=16)

@@ -5,17 +5,18 @@ from typing import Any
 import keras
 
 from keras_attention.layers._conversions import from_keras_attention
-from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 
-SCORES = ("scaled_dot", "dot", "general", "cosine")
+SCORES = scores_with(multiplies=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class DotProductAttention(AttentionLayer):
-    """Dot-product attention: one head, the inputs themselves as queries and keys.
+    """Dot-product attention: one head, with the inputs as queries and keys.
 
-    Use it where queries and keys already live in one space; for learned projections
+    Use it if queries and keys are vectors of one space already; for learned projections
     and several heads use `MultiHeadAttention`.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762) for `"scaled_dot"`; Luong et
@@ -26,16 +27,16 @@ class DotProductAttention(AttentionLayer):
         score: `"scaled_dot"`: q · k / sqrt(E). `"dot"`: q · k. `"general"`: q · W k
             with a learned W, for queries and keys of different sizes. `"cosine"`:
             the cosine of q and k times a learned scale.
-        use_scale: Whether the score is multiplied by a learned scalar that begins at
-            1, as in `keras.layers.Attention`; `"cosine"` has one already.
+        use_scale: Whether the score is multiplied by a learned scalar that starts at 1,
+            as in `keras.layers.Attention`; `"cosine"` has one already.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
-    Call arguments: those of every attention layer, see `AdditiveAttention`.
+    Call arguments: the same for every attention layer, see `AdditiveAttention`.
 
     Returns:
-        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `[B, T, V]`, 0 for a query that can attend to no key; with
         `return_attention_scores=True` also the weights `[B, T, S]`.
 
     Example:
@@ -61,20 +62,14 @@ class DotProductAttention(AttentionLayer):
         self.score, self.use_scale = check_score(score, SCORES), use_scale
         if use_scale and score == "cosine":
             raise ValueError(
-                "The 'cosine' score has a learned scale already: leave `use_scale` "
-                f"away. Received: use_scale={use_scale}, score={score!r}"
+                "The 'cosine' score has a learned scale already: omit `use_scale`. "
+                f"Received: use_scale={use_scale}, score={score!r}"
             )
-        self._score = make_score(
-            score,
-            units=None,
-            max_length=None,
-            dtype=self.dtype_policy,
-            use_scale=use_scale,
-        )
+        self._score = make_score(score, use_scale=use_scale, dtype=self.dtype_policy)
 
     @classmethod
     def from_keras(cls, layer: Any) -> "DotProductAttention":
-        """The same attention as a layer of Keras, with a copy of its weight.
+        """Converts a layer of Keras; its weight is copied.
 
         Args:
             layer: A built `keras.layers.Attention` with `score_mode="dot"`. With
@@ -88,6 +83,9 @@ class DotProductAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         if not self._score.built:
             self._score.build(query_shape, key_shape)
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)

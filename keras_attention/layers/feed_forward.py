@@ -11,22 +11,23 @@ from keras_attention.ops.activations import get_activation
 
 @keras.saving.register_keras_serializable("keras_attention")
 class FeedForward(keras.layers.Layer):
-    """Two linear maps with an activation between, on each position by itself.
+    """Two linear maps with an activation between them, applied to each position.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.3; gated: Shazeer,
     "GLU Variants Improve Transformer", 2020 (arXiv:2002.05202).
 
     Args:
-        intermediate_dim: Size between the two maps.
+        intermediate_dim: Size of the output of the first map.
         activation: `"gelu"` (exact), `"gelu_tanh"`, any name of
             `keras.activations`, or a callable.
         dropout: Rate of dropout after the activation.
-        kernel_initializer: Of both kernels.
+        kernel_initializer: The initializer of both kernels.
         seed: Seed of the dropout.
-        gated: Whether a third map, which the activation is then applied to, is
-            multiplied with the first: `"silu"` gives SwiGLU, `"gelu"` GEGLU.
+        gated: Whether the output of the first map is multiplied by that of a third
+            map, to which the activation is then applied: SwiGLU with `"silu"`, GEGLU
+            with `"gelu"`.
         use_bias: Whether the maps have biases.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[..., E]`.

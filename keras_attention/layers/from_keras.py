@@ -1,4 +1,4 @@
-"""Attention layers of Keras as layers of this library."""
+"""Conversion of Keras' attention layers to layers of this library."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from keras_attention.layers.multi_head_attention import MultiHeadAttention
 
 
 def from_keras(layer: Any) -> AttentionLayer:
-    """The same attention as a layer of Keras, with copies of its weights.
+    """Converts an attention layer of Keras; its weights are copied.
 
-    Use it to move a trained model over a layer at a time. The numbers are the same
-    wherever a query sees a key; docs/drop-in.md says what differs, and why.
+    Use it to convert a trained model layer by layer. The numbers are the same for every
+    query that can attend to a key; docs/drop-in.md explains what differs, and why.
 
     Args:
         layer: A built `keras.layers.MultiHeadAttention`, `GroupQueryAttention`,
@@ -25,7 +25,7 @@ def from_keras(layer: Any) -> AttentionLayer:
 
     Raises:
         ValueError: If `layer` is something else, is not built, or has options that
-            this library lacks.
+            this library does not have.
 
     Example:
     >>> theirs = keras.layers.GroupQueryAttention(8, 4, 2)
@@ -45,7 +45,7 @@ def from_keras(layer: Any) -> AttentionLayer:
     if kind is None:
         names = ", ".join(f"keras.layers.{kind.__name__}" for kind in kinds)
         raise ValueError(
-            f"`from_keras` takes over {names}, and no subclasses, which may compute "
+            f"`from_keras` converts {names}, and no subclasses, which may compute "
             f"something else. Received: layer={layer!r}"
         )
     return kind.from_keras(layer)

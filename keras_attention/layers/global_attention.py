@@ -5,11 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import attend_with_score, check_score, make_score
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.projection import Projection
 
-SCORES = ("dot", "general", "concat", "location")
+SCORES = scores_with(luong=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -17,7 +18,7 @@ class GlobalAttention(AttentionLayer):
     """Luong's global attention: every source position, then tanh(W [c; h]).
 
     Use it between an encoder and a recurrent decoder. The output is the attentional
-    vector of the paper: the context c and the query h, mixed by a learned matrix.
+    vector of the paper: a learned combination of the context c and the query h.
 
     Reference: Luong et al., "Effective Approaches to Attention-based Neural Machine
     Translation", 2015 (arXiv:1508.04025). Our query is the paper's h_t, our key and
@@ -25,20 +26,20 @@ class GlobalAttention(AttentionLayer):
 
     Args:
         score: `"dot"`: q · k. `"general"`: q · W k. `"concat"`: v · tanh(W [q; k]).
-            `"location"`: W q, one score a source position whatever stands there.
+            `"location"`: W q, one score per source position, whatever its key is.
         units: Size of the attentional vector and of the hidden layer of
             `"concat"`; the query's size when `None`.
-        attentional_vector: Whether the output is tanh(W [c; h]); `False` gives the
-            context c itself.
+        attentional_vector: Whether the output is tanh(W [c; h]); with
+            `False` it is the context c itself.
         max_length: Longest source sequence; needed by `"location"`.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
-    Call arguments: those of every attention layer, see `AdditiveAttention`.
+    Call arguments: the same for every attention layer, see `AdditiveAttention`.
 
     Returns:
-        `[B, T, units]` (the context is 0 for a query that may look at nothing);
+        `[B, T, units]` (the context is 0 for a query that can attend to no key);
         with `return_attention_scores=True` also the weights `[B, T, S]`.
 
     Example:
@@ -75,9 +76,13 @@ class GlobalAttention(AttentionLayer):
             dtype=self.dtype_policy,
         )
         self._score.build(query_shape, key_shape)
+        self.key_term_size = self._score.key_term_size
         if self.attentional_vector:
             self.combine = attentional_projection(units, self.dtype_policy)
             self.combine.build((None, None, value_shape[-1] + query_shape[-1]))
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         dropout = self.active_dropout(inputs.training)
@@ -98,7 +103,7 @@ class GlobalAttention(AttentionLayer):
 
 
 def attentional_projection(units: int, dtype: Any) -> Projection:
-    """The map of tanh(W [c; h]) (Luong 2015, equation 5)."""
+    """Makes the map tanh(W [c; h]) (Luong 2015, equation 5)."""
     return Projection(
         (units,), use_bias=False, activation="tanh", name="combine", dtype=dtype
     )

@@ -1,4 +1,4 @@
-"""Layer normalisation, as a region."""
+"""Layer normalisation, exported as one operator."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from keras_attention.ops.backend.regions import region
 
 @keras.saving.register_keras_serializable("keras_attention")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """`keras.layers.LayerNormalization` over the last axis, one operator in ONNX.
+    """`keras.layers.LayerNormalization` over the last axis; one operator in ONNX.
 
     Weights, arguments and numbers are those of Keras.
 
     Reference: Ba et al., "Layer Normalization", 2016 (arXiv:1607.06450).
 
     Args:
-        epsilon: Added to the variance.
-        **kwargs: Those of `keras.layers.LayerNormalization`, but `axis`.
+        epsilon: Number that is added to the variance.
+        **kwargs: Arguments of `keras.layers.LayerNormalization`, except `axis`.
 
     Example:
     >>> layer = LayerNormalization()

@@ -5,18 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import (
-    StepInputs,
-    attend_with_score,
-    check_score,
-    make_score,
-)
+from keras_attention.layers._score_attention import attend_with_score
+from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.layers.projection import Projection
 from keras_attention.ops.positions import first_positions, positions_of_tokens
 
-SCORES = ("dot", "general", "concat")
+SCORES = scores_with(luong=True, compares_keys=True)
 ALIGNMENTS = ("monotonic", "predictive")
 
 
@@ -27,8 +23,8 @@ class LocalAttention(AttentionLayer):
     `alignment="monotonic"` (local-m) aligns query t with source position t.
     `alignment="predictive"` (local-p) predicts the position from the query,
     p = S · sigmoid(v · tanh(W q)), and multiplies the weights by a Gaussian around
-    it with standard deviation D / 2, which is what makes p learnable. S is the
-    number of real tokens of each source, so padding does not move the window.
+    it with standard deviation D / 2, through which p is learned. S is the number of
+    non-padding tokens of each source, so padding does not move the window.
 
     Use it for long sources of which each output needs a small part. For a sliding
     window in self-attention use `MultiHeadAttention(sliding_window=...)`.
@@ -39,20 +35,21 @@ class LocalAttention(AttentionLayer):
 
     Args:
         alignment: `"monotonic"` or `"predictive"`.
-        window: D: positions on each side of the aligned one that stay visible.
+        window: D, the number of positions on each side of the aligned one that are
+            visible.
         score: `"dot"`, `"general"` or `"concat"`, see `GlobalAttention`.
         units: Size of the attentional vector and of the hidden layers; the query's
             size when `None`.
-        attentional_vector: Whether the output is tanh(W [c; h]); `False` gives the
-            context c itself.
+        attentional_vector: Whether the output is tanh(W [c; h]); with
+            `False` it is the context c itself.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of that dropout.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
-    Call arguments: those of every attention layer, see `AdditiveAttention`.
+    Call arguments: the same for every attention layer, see `AdditiveAttention`.
 
     Returns:
-        `[B, T, units]` (the context is 0 for a query that may look at nothing);
+        `[B, T, units]` (the context is 0 for a query that can attend to no key);
         with `return_attention_scores=True` also the weights `[B, T, S]`.
 
     Example:
@@ -96,14 +93,18 @@ class LocalAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         units = self.units or query_shape[-1]
         dtype = self.dtype_policy
-        self._score = make_score(self.score, units=units, max_length=None, dtype=dtype)
+        self._score = make_score(self.score, units=units, dtype=dtype)
         self._score.build(query_shape, key_shape)
+        self.key_term_size = self._score.key_term_size
         maker = {"monotonic": _Monotonic, "predictive": _Predictive}[self.alignment]
         self._alignment = maker(self.window, units, name="alignment", dtype=dtype)
         self._alignment.build(query_shape)
         if self.attentional_vector:
             self.combine = attentional_projection(units, dtype)
             self.combine.build((None, None, value_shape[-1] + query_shape[-1]))
+
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         seen, factor = self._alignment.around(inputs)
@@ -138,7 +139,7 @@ class _Monotonic(keras.layers.Layer):
         self.window, self.units = window, units
 
     def around(self, inputs: AttentionInputs) -> tuple[Any, Any]:
-        """`(visible [B, T, S], factor on the weights or None)`."""
+        """Returns `(visible [B, T, S], factor on the weights or None)`."""
         queries = _query_positions(inputs)
         keys = _token_positions(inputs.key, inputs.key_mask)
         distance = keys[:, None, :] - queries[:, :, None]  # [B, T, S]
@@ -161,14 +162,14 @@ class _Predictive(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
         self.hidden.build(query_shape)
-        # Half precision cannot tell neighbouring positions apart.
+        # In half precision neighbouring positions would be the same number.
         dtype = "float64" if self.variable_dtype == "float64" else "float32"
         self.position = Projection((1,), use_bias=False, name="position", dtype=dtype)
         self.position.build((*query_shape[:-1], self.units))
         self.built = True
 
     def around(self, inputs: AttentionInputs) -> tuple[Any, Any]:
-        """`(visible [B, T, S], factor on the weights [B, T, S])`."""
+        """Returns `(visible [B, T, S], factor on the weights [B, T, S])`."""
         share = ops.sigmoid(self.position(self.hidden(inputs.query)))  # [B, T, 1]
         keys = ops.cast(_token_positions(inputs.key, inputs.key_mask), share.dtype)
         length = ops.sum(ops.cast(keys >= 0, share.dtype), axis=-1)  # [B]
@@ -179,14 +180,17 @@ class _Predictive(keras.layers.Layer):
 
 
 def _query_positions(inputs: AttentionInputs) -> Any:
-    """Int `[B or 1, T]`; one step of a recurrent decoder knows its number."""
-    if isinstance(inputs, StepInputs):
-        return inputs.positions
+    """Returns the queries' positions, int `[B or 1, T]`.
+
+    In a recurrent decoder it is the number of the step.
+    """
+    if inputs.step is not None:
+        return inputs.step
     return _token_positions(inputs.query, inputs.query_mask)
 
 
-def _token_positions(sequence: Any, keep: Any) -> Any:
-    """Positions among the real tokens, `[B or 1, length]` int32; -1 at padding."""
-    if keep is None:
+def _token_positions(sequence: Any, padding_mask: Any) -> Any:
+    """Returns int32 `[B or 1, length]`, counted without padding; -1 at padding."""
+    if padding_mask is None:
         return first_positions(ops.shape(sequence)[1])[None]
-    return positions_of_tokens(keep)
+    return positions_of_tokens(padding_mask)

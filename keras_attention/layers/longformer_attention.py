@@ -20,11 +20,12 @@ from keras_attention.ops.sparse.patterns import GlobalTokensPattern, WindowPatte
 
 @keras.saving.register_keras_serializable("keras_attention")
 class LongformerAttention(MultiHeadAttention):
-    """Multi-head attention in a window, with tokens that look at all, all at them.
+    """Multi-head attention in a window, with a few global tokens.
 
-    For long sequences: one that attends to itself is computed in blocks, in time
-    T · (window + global tokens); with weights asked for, an explicit mask or a cache,
-    the same mask is applied to dense attention.
+    Global tokens can attend to all tokens and are visible to all. Use it for long
+    sequences: one that attends to itself is computed in blocks, in time
+    T · (window + global tokens). If weights are returned, or with an explicit mask or a
+    cache, the same mask is applied to dense attention.
 
     Reference: Beltagy et al., "Longformer", 2020 (arXiv:2004.05150).
 
@@ -34,15 +35,15 @@ class LongformerAttention(MultiHeadAttention):
         value_dim: Size of each value head; `key_dim` when `None`.
         sliding_window: An int w keeps keys with |i - j| < w; a pair keeps that many
             keys `(behind, ahead)`. A window w of the paper is `(w // 2, w // 2)`.
-        dilation: Positions from one key of the window to the next.
+        dilation: Distance between neighbouring keys of the window.
         global_tokens: Positions of the global tokens, the same in each row; those
             beyond the end are ignored. `()` for none.
-        global_projections: Whether global tokens attend with projections of their own,
-            as in the paper. Other tokens see them through the common ones.
-        **kwargs: Those of `MultiHeadAttention`.
+        global_projections: Whether queries at global tokens use projections of their
+            own, as in the paper. Other queries use the common ones for all keys.
+        **kwargs: Arguments of `MultiHeadAttention`.
 
-    Call arguments: those of `MultiHeadAttention`; no `cache` with
-    `global_projections`.
+    Call arguments: the same as for `MultiHeadAttention`; no
+    `cache` or `memory` with `global_projections`.
 
     Example:
     >>> layer = ka.LongformerAttention(num_heads=2, key_dim=4, sliding_window=(8, 8))
@@ -109,8 +110,8 @@ class LongformerAttention(MultiHeadAttention):
             return context, weights
         if cached:
             raise ValueError(
-                "A cache holds keys of the common projections only. Use "
-                "`global_projections=False`, or call without `cache=`. "
+                "A cache or memory holds keys of the common projections only. Use "
+                "`global_projections=False`, or call without `cache=` and `memory=`. "
                 "Received: global_projections=True"
             )
         key_mask = call.seen.key_mask
@@ -134,7 +135,7 @@ class LongformerAttention(MultiHeadAttention):
         return self._merge(heads, (context, weights), others)
 
     def _only_rows(self, call):
-        """Whether it takes no more than dense attention of the global queries."""
+        """Whether attention of the global queries alone can be computed densely."""
         plain = self.position is None and not self.talking_heads and call.bias is None
         return plain and call.of_itself and not call.need_weights
 
@@ -158,7 +159,7 @@ class LongformerAttention(MultiHeadAttention):
         return rows if mask is None else clear_padding(rows, rows_at(mask, positions))
 
     def _merge(self, heads, common, others):
-        """Rows of global queries out of `others`, the rest out of `common`."""
+        """Takes rows of global queries from `others` and the rest from `common`."""
         at = heads.all_positions()[0]  # [T] or [B, T]
         listed = ops.convert_to_tensor(self.global_tokens, dtype="int32")
         chosen = ops.any(at[..., None] == listed, axis=-1)[..., None]

@@ -5,14 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._scores import (
-    AdditiveScore,
-    StepInputs,
-    check_score,
-    make_score,
-    scores_of,
-)
-from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers._score_attention import scores_of
+from keras_attention.layers._scores import check_score, make_score, scores_with
+from keras_attention.layers.base import AttentionInputs, AttentionLayer, StepState
 from keras_attention.ops.attend import cap_scores
 from keras_attention.ops.monotonic import (
     check_mode,
@@ -20,22 +15,21 @@ from keras_attention.ops.monotonic import (
     monotonic_alignments,
 )
 
-SCORES = ("additive", "dot", "scaled_dot", "general", "cosine", "concat")
+SCORES = scores_with(compares_keys=True)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MonotonicAttention(AttentionLayer):
-    """Monotonic attention: each query walks on from where the one before it stopped.
+    """Monotonic attention: each query starts where the query before it stopped.
 
-    At position j the walk stops with probability sigmoid(score + r). Training uses
-    the expected alignment; with `mode="hard"` the layer attends to one position. Use it
-    where output follows the order of the source: speech, spelling, transliteration.
-    Queries are told apart by their order, so all of one sequence belong in one call,
-    or in an `AttentionCell`.
+    A query moves forward and stops at position j with probability sigmoid(score + r).
+    Training uses the expected alignment; with `mode="hard"` the layer attends to one
+    position. Use it where output follows the order of the source: speech, spelling,
+    transliteration. A query depends on those before it, so all queries of a sequence
+    must be in one call, or in an `AttentionCell`.
 
-    The weights of a query need not sum to 1: it may walk past the end without
-    stopping, and then later queries find nothing. A padding query leaves the walk
-    where it is.
+    The weights of a query need not sum to 1: it may pass the end without stopping, and
+    then the weights of later queries are 0. A padding query does not move.
 
     Reference: Raffel et al., "Online and Linear-Time Attention by Enforcing Monotonic
     Alignments", 2017 (arXiv:1704.00784).
@@ -47,23 +41,24 @@ class MonotonicAttention(AttentionLayer):
             size when `None`.
         mode: `"parallel"`, `"recursive"` (the same numbers, slower) or `"hard"` (for
             inference), see `ops.monotonic.monotonic_alignment`. It may be changed on
-            a built layer: its weights are the same.
+            a built layer, because all modes have the same weights.
         sigmoid_noise: Standard deviation of the noise added to the scores in
-            training, which drives the probabilities to 0 and 1, so that `"hard"`
+            training, which makes the probabilities near 0 or 1, so that `"hard"`
             agrees with them.
-        score_bias_initializer: First value of r, a number or an initializer. Below 0,
-            such as −4, for long sources: at 0 half of the walks stop at once.
+        score_bias_initializer: First value of r, a number or an initializer. Use a
+            negative number, such as −4, for long sources: with 0 half of the queries
+            stop at once.
         normalize: Whether v of `"additive"` is a learned length times a direction,
             as in the paper.
         dropout: Rate of dropout on the attention weights.
         seed: Seed of dropout and noise.
         logits_soft_cap: See `AttentionLayer`; applied before r.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
-    Call arguments: those of every attention layer, see `AdditiveAttention`.
+    Call arguments: the same for every attention layer, see `AdditiveAttention`.
 
     Returns:
-        `[B, T, V]`, 0 for a query that may look at nothing; with
+        `[B, T, V]`, 0 for a query that can attend to no key; with
         `return_attention_scores=True` also the weights `[B, T, S]`.
 
     Example:
@@ -105,37 +100,38 @@ class MonotonicAttention(AttentionLayer):
         self._noise_seed = keras.random.SeedGenerator(seed) if sigmoid_noise else None
 
     def build_weights(self, query_shape, value_shape, key_shape):
-        units, dtype = self.units or query_shape[-1], self.dtype_policy
-        if self.score == "additive":
-            self._score = AdditiveScore(
-                units, normalize=self.normalize, name="score", dtype=dtype
-            )
-        else:
-            self._score = make_score(
-                self.score, units=units, max_length=None, dtype=dtype
-            )
+        self._score = make_score(
+            self.score,
+            units=self.units or query_shape[-1],
+            normalize=self.normalize,
+            dtype=self.dtype_policy,
+        )
         self._score.build(query_shape, key_shape)
         self.score_bias = self.add_weight(
             name="score_bias", shape=(), initializer=self.score_bias_initializer
         )
 
+    def prepare_key(self, key: Any) -> Any:
+        return self._score.prepare(key)
+
+    def start(self, memory: Any, memory_mask: Any = None) -> StepState:
+        state = super().start(memory, memory_mask)
+        return state._replace(alignment=first_alignment(state.alignment))
+
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         probabilities, walks = self._stopping(inputs)
-        stepwise = isinstance(inputs, StepInputs)
-        a_query = ops.sum(probabilities[:, :1], axis=1)  # [B, S], also if T is 0
-        weights = monotonic_alignments(
-            probabilities,
-            inputs.previous if stepwise else first_alignment(a_query),
-            self.mode,
-            walks,
-        )
+        previous = inputs.previous
+        if previous is None:
+            a_query = ops.sum(probabilities[:, :1], axis=1)  # [B, S], also if T is 0
+            previous = first_alignment(a_query)
+        weights = monotonic_alignments(probabilities, previous, self.mode, walks)
         dropout = self.active_dropout(inputs.training)
-        kept = weights if dropout is None else dropout(weights)
-        output = ops.matmul(kept, ops.cast(inputs.value, kept.dtype))  # [B, T, V]
+        used = weights if dropout is None else dropout(weights)
+        output = ops.matmul(used, ops.cast(inputs.value, used.dtype))  # [B, T, V]
         return ops.cast(output, self.compute_dtype), weights
 
     def _stopping(self, inputs):
-        """Probabilities to stop `[B, T, S]`, and which queries walk at all `[B, T]`."""
+        """Returns the probabilities `[B, T, S]`, and which queries move `[B, T]`."""
         scores = cap_scores(scores_of(self._score, inputs), inputs.soft_cap)
         if inputs.bias is not None:
             scores = scores + ops.cast(inputs.bias, scores.dtype)

@@ -11,15 +11,18 @@ from keras_attention.layers._conversions import (
     from_keras_multi_head,
     with_fewer_key_value_heads,
 )
-from keras_attention.layers._heads import Heads, stand
+from keras_attention.layers._heads import Heads, place, stand
 from keras_attention.layers._multi_head_arguments import (
     check_heads,
+    check_memory,
+    config_of,
+    make_gate,
+    make_mixing,
     make_projection,
     mask_heads,
     standardize_bias,
     standardize_sizes,
     standardize_window,
-    take_memory,
 )
 from keras_attention.layers._multi_head_paths import (
     Call,
@@ -29,18 +32,18 @@ from keras_attention.layers._multi_head_paths import (
 )
 from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers._visibility import visibility
-from keras_attention.layers.base import AttentionLayer
+from keras_attention.layers.base import AttentionInputs, AttentionLayer
 from keras_attention.ops.caches.static import StaticKVCache
 from keras_attention.ops.sparse.patterns import WindowPattern
 
 
 @keras.saving.register_keras_serializable("keras_attention")
 class MultiHeadAttention(AttentionLayer):
-    """Several scaled dot-product attentions side by side, each with projections.
+    """Several scaled dot-product attentions in parallel, each with projections.
 
-    Arguments, call and weights are those of `keras.layers.MultiHeadAttention`
-    (`from_keras` takes them over); the numbers differ only where Keras gives two
-    answers for one question: a query that may look at nothing gets attention 0.
+    Arguments, call and weights are those of `keras.layers.MultiHeadAttention`, whose
+    layers `from_keras` converts. The numbers differ only for a query that can attend
+    to no key: its attention is 0 here, and depends on the call in Keras.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762); grouped heads: Ainslie et
     al., 2023 (arXiv:2305.13245); one key/value head: Shazeer, 2019
@@ -55,58 +58,61 @@ class MultiHeadAttention(AttentionLayer):
         sliding_window: An int w keeps keys with |i - j| < w, as in Keras; a pair
             keeps that many keys `(behind, ahead)`. Long sequences that attend to
             themselves are then computed in blocks, in time T · window.
-        position: How positions enter: a `RotaryEmbedding`, `AlibiBias`,
+        position: The position scheme: a `RotaryEmbedding`, `AlibiBias`,
             `RelativePositionBias` or `RelativePositionRepresentation`.
         talking_heads: Whether heads mix their scores and their weights (Shazeer et
-            al., 2020, arXiv:2003.02436); begins as no mixing at all.
+            al., 2020, arXiv:2003.02436); the mixing starts as the identity.
         use_gate: Whether a sigmoid of the query scales each feature of the heads'
             outputs (Qiu et al., 2025, arXiv:2505.06708), as in Keras.
         chunked: Whether attention is computed in chunks that never hold all T · S
             scores, with the same numbers; chosen by size when `None`.
         dropout: Rate of dropout on the attention weights.
         logits_soft_cap: Scores s become cap · tanh(s / cap), so that none is larger
-            (Gemma 2); `None` leaves them as they are.
-        scale: What products of queries and keys are multiplied by; 1/sqrt(key_dim)
-            when `None`, 1 in T5.
-        use_bias: Whether the projections have biases; `"query_key_value"` gives them
-            to those three only (Qwen2).
+            (Gemma 2); `None` does not change them.
+        scale: Factor on the products of queries and keys; 1/sqrt(key_dim) when `None`,
+            1 in T5.
+        use_bias: Whether the projections have biases; with `"query_key_value"` only
+            these three have (Qwen2).
         output_shape: Size of the output, or a tuple of sizes; the query's size when
             `None`.
         attention_axes: Axes of images and videos `[B, ..., E]` that attention runs
             over, an int or a tuple; all but batch and features when `None`.
-        kernel_initializer, bias_initializer: Of the projections' weights.
-        kernel_regularizer, bias_regularizer: Likewise.
-        activity_regularizer: Of what each projection returns.
-        kernel_constraint, bias_constraint: Likewise.
+        kernel_initializer, bias_initializer: Initializers of the projections' weights.
+        kernel_regularizer, bias_regularizer: Regularizers of these weights.
+        activity_regularizer: Regularizer of each projection's output.
+        kernel_constraint, bias_constraint: Constraints of these weights.
         seed: Seed of the dropout.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`. In
             images and videos `[B, ..., E]`, T and S below are all attention axes.
         value: `[B, S, E']`.
         key: `[B, S, E'']`; `value` when not given.
-        query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at real
-            tokens. Masks that Keras carries on the tensors are found by themselves.
-        attention_mask: Bool `[B, T, S]` or `[B, N, T, S]`, or a mask of `ka.masks`;
-            `True` = may look.
+        query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at
+            non-padding tokens. Masks that Keras carries on the tensors are used too.
+        attention_mask: Bool `[B, T, S]` or `[B, N, T, S]`, `True` where a query can
+            attend to a key; or a mask of `ka.masks`.
         attention_bias: Float of the same shapes, added to the scores.
         use_causal_mask: Whether keys after the query are hidden.
         return_attention_scores: Whether the weights are returned too.
-        cache: A `KVCache` of past tokens; the new keys and values are appended and
-            the masks `[..., S]` then cover past and new keys. Or what `remember`
-            returned, in place of `value`.
-        positions: Int `[T]` or `[B, T]`, the queries' positions, and the keys' if
-            there are as many and there is no cache; they continue the
-            cache, or start at 0, when not given.
-        head_mask: Float `[N]` or `[B, N]`: what each head's weights are multiplied
-            by, so that 0 switches a head off.
+        cache: A `KVCache` of past tokens. The new keys and values are appended, and
+            the masks `[..., S]` then cover past and new keys.
+        positions: Int `[T]` or `[B, T]`, the queries' positions, and the keys' too if
+            their number is the same and there is no cache. When not given, positions
+            continue the cache, or start at 0.
+        memory: Projected keys and values, which `remember` returned, with their mask.
+            They replace `value`, `key`, `value_mask` and `key_mask`, which must not be
+            given with them; nor must `cache`.
+        head_mask: Float `[N]` or `[B, N]`, the factor on each head's weights; 0
+            switches a head off.
         training: Whether dropout is active.
 
     Returns:
-        The output `[B, T, output_shape]`; then, each only if asked for, the weights
-        `[B, N, T, S]` and the new cache. Axes of an image that attention does not run
-        over stand behind B, in masks too.
+        The output `[B, T, output_shape]`. With `return_attention_scores=True` also the
+        weights `[B, N, T, S]`; with a `cache` also the new cache, as the last. A
+        `memory` is not returned. Axes of an image that attention does not run over
+        come after B, in masks too.
 
     Example:
     >>> layer = ka.MultiHeadAttention(num_heads=4, key_dim=8, num_key_value_heads=2)
@@ -151,7 +157,7 @@ class MultiHeadAttention(AttentionLayer):
         self.num_heads, self.key_dim = num_heads, key_dim
         self.value_dim = value_dim or key_dim
         self.num_key_value_heads = num_key_value_heads or num_heads
-        # JSON has no tuples: a loaded layer says what the saved one said.
+        # JSON has no tuples: a loaded layer must have the config of the saved one.
         pair = isinstance(sliding_window, list)
         self.sliding_window = tuple(sliding_window) if pair else sliding_window
         self.position = position
@@ -174,20 +180,21 @@ class MultiHeadAttention(AttentionLayer):
 
     @classmethod
     def from_keras(cls, layer: Any) -> "MultiHeadAttention":
-        """The same attention as a layer of Keras, with copies of its weights.
+        """Converts a layer of Keras; its weights are copied.
 
         Args:
             layer: A built `keras.layers.MultiHeadAttention` or `GroupQueryAttention`.
 
         Raises:
-            ValueError: If `layer` is something else, or has options we lack.
+            ValueError: If `layer` is something else, or has options that are not
+                supported.
         """
         return from_keras_multi_head(cls, layer)
 
     def to_grouped(self, num_key_value_heads: int) -> "MultiHeadAttention":
-        """A copy in which groups of query heads share the mean of their keys' heads.
+        """Returns a copy with fewer key/value heads, each the mean of a group of heads.
 
-        A trained layer becomes a grouped one, to be trained a little more.
+        Use it on a trained layer, and train the copy a little more.
 
         Reference: Ainslie et al., 2023 (arXiv:2305.13245), section 2.1.
 
@@ -205,15 +212,10 @@ class MultiHeadAttention(AttentionLayer):
     def build_weights(self, query_shape, value_shape, key_shape):
         resolve_axes(self.attention_axes, len(query_shape))
         heads, groups = self.num_heads, self.num_key_value_heads
-        # In the order of Keras' layer, so that its weights are taken over as a list.
+        # The order of Keras' layer, so that `from_keras` can copy its list of weights.
         self.query_projection = make_projection(self, "query", (heads, self.key_dim))
         self.key_projection = make_projection(self, "key", (groups, self.key_dim))
-        self.gate_projection = None
-        if self.use_gate:
-            self.gate_projection = make_projection(
-                self, "gate", (heads, self.value_dim), activation="sigmoid"
-            )
-            self.gate_projection.build(query_shape)
+        self.gate_projection = make_gate(self, query_shape) if self.use_gate else None
         self.value_projection = make_projection(self, "value", (groups, self.value_dim))
         self.output_projection = make_projection(
             self,
@@ -227,13 +229,7 @@ class MultiHeadAttention(AttentionLayer):
         self.output_projection.build((None, None, heads * self.value_dim))
         if self.position is not None and not self.position.built:
             self.position.build((None, None, heads, self.key_dim))
-        self.mixing = None
-        if self.talking_heads:
-            shape = {"shape": (heads, heads), "initializer": "identity"}
-            self.mixing = (
-                self.add_weight(name="mix_scores", **shape),
-                self.add_weight(name="mix_weights", **shape),
-            )
+        self.mixing = make_mixing(self) if self.talking_heads else None
 
     def call(
         self,
@@ -250,12 +246,14 @@ class MultiHeadAttention(AttentionLayer):
         return_attention_scores=False,
         cache=None,
         positions=None,
+        memory=None,
         head_mask=None,
         training=None,
     ):
+        masks = {"value_mask": value_mask, "key_mask": key_mask}
+        check_memory(memory, cache, query=query, value=value, key=key, **masks)
         axes = axes_of(self.attention_axes, query, value, key)
         axes.check(cache=cache, positions=positions)
-        memory, cache = take_memory(cache)
         if memory is not None:
             value, key, value_mask = memory.value, memory.key, memory.keep
         query, value, key, query_mask, _, key_mask = axes.unpack(
@@ -298,29 +296,59 @@ class MultiHeadAttention(AttentionLayer):
             dropout=self.active_dropout(training),
             need_weights=self.needs_weights(return_attention_scores),
         )
-        cache = cache if memory is None else memory
         inputs = {"query": query, "key": key, "value": value}
-        context, weights = self.attend_heads(call, **inputs, cached=cache is not None)
+        cached = cache is not None or memory is not None
+        context, weights = self.attend_heads(call, **inputs, cached=cached)
         if head_mask is not None:
             head_mask = axes.fold_head_mask(head_mask)
             context, weights = mask_heads(head_mask, self.num_heads, context, weights)
         weights = axes.unfold_weights(weights)
         self.report(weights)
-        results = [axes.unfold(self._leave(query, context))]
+        results = [axes.unfold(self._project_output(query, context))]
         results += [weights] if return_attention_scores else []
         results += [cache] if cache is not None else []
         return results[0] if len(results) == 1 else tuple(results)
 
+    def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
+        query, key, value = inputs.query, inputs.key, inputs.value
+        heads = place(
+            self._project(query, key, value, None, None),
+            scheme=self.position,
+            positions=None,
+            inputs=(query, key),
+        )
+        seen = visibility(
+            query,
+            heads.key,
+            patterns=(pattern_mask(self.pattern, False),),
+            query_mask=inputs.query_mask,
+            key_mask=inputs.key_mask,
+            attention_mask=inputs.mask,
+        )
+        call = Call(
+            heads=heads,
+            seen=seen,
+            bias=inputs.bias,
+            causal=False,
+            of_itself=of_itself(query, key, inputs.mask),
+            dropout=self.active_dropout(inputs.training),
+            need_weights=inputs.need_weights,
+        )
+        context, weights = self.attend_heads(
+            call, query=query, key=key, value=value, cached=False
+        )
+        return self._project_output(query, context), weights
+
     def remember(self, value: Any, key: Any = None, value_mask: Any = None) -> Any:
-        """Keys and values of a sequence that is attended to more than once.
+        """Projects keys and values of a sequence that several calls attend to.
 
         Args:
             value: `[B, S, E']`, an encoder's sequence.
             key: `[B, S, E'']`; `value` when not given.
-            value_mask: Bool `[B, S]`, `True` at real tokens.
+            value_mask: Bool `[B, S]`, `True` at non-padding tokens.
 
         Returns:
-            A `StaticKVCache`, the `cache` of calls without a `value`.
+            A `StaticKVCache`, the `memory` of calls without a `value`.
         """
         key = clear_padding(value if key is None else key, value_mask)
         return StaticKVCache.of(
@@ -341,19 +369,19 @@ class MultiHeadAttention(AttentionLayer):
     def attend_heads(
         self, call: Call, *, query: Any, key: Any, value: Any, cached: bool
     ) -> tuple[Any, Any]:
-        """What the heads return: `(context [B, T, N * V], weights or None)`.
+        """Computes attention of all heads: `(context [B, T, N * V], weights or None)`.
 
         Args:
             call: The call, with projected heads.
-            query: What the heads were projected from, `[B, T, E]`.
-            key: `[B, S, E'']`; what stands at padding is not cleared.
-            value: `[B, S, E']`; likewise.
-            cached: Whether the heads hold tokens of a cache.
+            query: `[B, T, E]`, the tensor that the query heads were projected from.
+            key: `[B, S, E'']`, likewise; not cleared at padding.
+            value: `[B, S, E']`, likewise; not cleared at padding.
+            cached: Whether the heads hold tokens of a cache or a memory.
         """
         return attend_over(self, call)
 
-    def _leave(self, query, context):
-        """From the heads' outputs `[B, T, N * V]` to the layer's."""
+    def _project_output(self, query, context):
+        """The layer's output, from the outputs of the heads `[B, T, N * V]`."""
         if self.gate_projection is not None:
             context = context * self.gate_projection(query)
         output = self.output_projection(context)  # [B, T, E]
@@ -362,30 +390,7 @@ class MultiHeadAttention(AttentionLayer):
         return ops.reshape(output, (*ops.shape(output)[:2], *self.output_sizes))
 
     def get_config(self):
-        config = {
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
-            "value_dim": self.value_dim,
-            "num_key_value_heads": self.num_key_value_heads,
-            "sliding_window": self.sliding_window,
-            "position": keras.saving.serialize_keras_object(self.position),
-            "talking_heads": self.talking_heads,
-            "use_gate": self.use_gate,
-            "chunked": self.chunked,
-            "scale": self.scale,
-            "use_bias": self.use_bias,
-            "output_shape": self.output_sizes,
-            "attention_axes": self.attention_axes,
-            "activity_regularizer": keras.regularizers.serialize(
-                self.projection_regularizer
-            ),
-        }
-        for name in ("kernel", "bias"):
-            for module in ("initializers", "regularizers", "constraints"):
-                option = f"{name}_{module[:-1]}"
-                serialize = getattr(keras, module).serialize
-                config[option] = serialize(getattr(self, option))
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config_of(self)}
 
     @classmethod
     def from_config(cls, config):

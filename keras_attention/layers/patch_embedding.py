@@ -1,4 +1,4 @@
-"""Patches of an image as vectors."""
+"""Patch embedding of images."""
 
 from typing import Any
 
@@ -12,18 +12,19 @@ from keras_attention.layers.projection import Projection
 class PatchEmbedding(keras.layers.Layer):
     """Cuts images into square patches and maps each to a vector, row by row.
 
-    The numbers of a convolution whose stride is its kernel, as one matrix product.
+    It is a convolution whose stride is its kernel size, computed as one matrix product.
 
     Reference: Dosovitskiy et al., 2020 (arXiv:2010.11929), section 3.1.
 
     Args:
         patch_size: Height and width of a patch, an int or a pair.
         hidden_dim: Size of the vectors.
-        kernel_initializer: Of the map.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        kernel_initializer: The initializer of the map.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        images: `[B, height, width, channels]`, sides multiples of the patch's.
+        images: `[B, height, width, channels]`, with sides that are multiples of the
+            patch's.
 
     Returns:
         `[B, number of patches, hidden_dim]`.

@@ -12,17 +12,17 @@ from keras_attention.ops.positions import standardize_positions
 
 @keras.saving.register_keras_serializable("keras_attention")
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a learned vector of each position to its features.
+    """Adds a learned vector for each position to its features.
 
-    Returns the input *plus* the embedding and keeps the Keras mask on it.
+    The output is the input *plus* the embedding, with the input's Keras mask.
 
     Reference: Gehring et al., "Convolutional Sequence to Sequence Learning", 2017
     (arXiv:1705.03122); Devlin et al., 2018 (arXiv:1810.04805).
 
     Args:
-        max_sequence_length: Number of positions that have a vector.
-        initializer: Of the table.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        max_sequence_length: Number of positions in the table.
+        initializer: The table's initializer.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[B, T, E]`.
@@ -75,7 +75,7 @@ class PositionEmbedding(keras.layers.Layer):
         if length > self.max_sequence_length:
             raise ValueError(
                 f"The sequence is longer than the {self.max_sequence_length} positions "
-                f"'{self.name}' has vectors for. Truncate it, or build the layer with "
+                f"of '{self.name}'. Truncate it, or build the layer with "
                 f"a larger `max_sequence_length`. Received: inputs of shape "
                 f"{tuple(shape)}"
             )

@@ -1,4 +1,4 @@
-"""The matrix products of this library's layers."""
+"""The linear map that all layers use."""
 
 import math
 from typing import Any
@@ -14,17 +14,17 @@ class Projection(keras.layers.EinsumDense):
     """A linear map whose kernel may have several input or output axes.
 
     Weights are those of `keras.layers.EinsumDense`, so `enable_lora`, `quantize` and
-    weights of `keras.layers.MultiHeadAttention` work unchanged; the product itself
-    is one matrix product over the last axis, which every runtime does best.
+    weights of `keras.layers.MultiHeadAttention` work unchanged. It is computed as one
+    matrix product over the last axis, which is fastest in every runtime.
 
     Args:
-        input_axes: Sizes the last axis is cut into, e.g. `(num_heads, value_dim)`;
-            left whole when `None`.
-        output_axes: Sizes of the result, laid side by side in one last axis, e.g.
+        input_axes: Sizes that the last axis is split into, e.g.
+            `(num_heads, value_dim)`; it is not split when `None`.
+        output_axes: Sizes of the result, merged into one last axis, e.g.
             `(num_heads, key_dim)`.
         use_bias: Whether a bias is added.
-        activation: Applied to the result.
-        **kwargs: Those of `keras.layers.EinsumDense`: initializers, regularizers,
+        activation: The activation of the result.
+        **kwargs: Arguments of `keras.layers.EinsumDense`: initializers, regularizers,
             constraints, `name`, `dtype`.
 
     Input shape: `[..., E]`. Output shape: `[..., prod(output_axes)]`.
@@ -50,7 +50,7 @@ class Projection(keras.layers.EinsumDense):
         inputs = "cd"[: len(self.input_axes or "c")]
         outputs = "efg"[: len(self.output_axes)]
         kwargs.pop("bias_axes", None)
-        # One axis of rows: Keras cannot quantise an equation with an ellipsis.
+        # The equation has one axis of rows, because Keras cannot quantise an ellipsis.
         super().__init__(
             f"a{inputs},{inputs}{outputs}->a{outputs}",
             output_shape=output_axes,
@@ -61,7 +61,7 @@ class Projection(keras.layers.EinsumDense):
     def build(self, input_shape):
         self._check_size(input_shape)
         if isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
-            # Keras' quantised layers read name and mode of the map, not of their entry.
+            # Keras' quantised layers read the map's name and mode, not their entry's.
             self._dtype_policy = self.dtype_policy[self.path]
         super().build((None, *(self.input_axes or input_shape[-1:])))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
@@ -87,16 +87,16 @@ class Projection(keras.layers.EinsumDense):
             type_check: Not used.
             config: A `keras.quantizers.QuantizationConfig`.
         """
-        # Keras refuses subclasses, whose `call` its own would replace. Ours is the
-        # same product, and `quantized_call` fits Keras' to our axes.
+        # Keras refuses subclasses, because it would replace their `call`. Here `call`
+        # is the same product, and `quantized_call` converts the axes.
         super().quantize(mode, type_check=False, config=config)
 
     def quantized_call(self, inputs, training=None):
-        """What Keras calls in place of `call` once the kernel is quantised.
+        """Replaces `call` when the kernel is quantised.
 
         Args:
             inputs: `[..., E]`.
-            training: Whether statistics of float8 are kept.
+            training: Whether statistics for float8 are collected.
         """
         sizes = ops.shape(inputs)
         rows = ops.reshape(inputs, (-1, *(self.input_axes or sizes[-1:])))
@@ -127,14 +127,14 @@ class Projection(keras.layers.EinsumDense):
 
 
 def dtype_config(layer: keras.layers.Layer) -> dict[str, Any]:
-    """`{"dtype": …}` for the config of a layer that holds quantised projections.
+    """Returns `{"dtype": …}` for the config of a layer with quantised projections.
 
-    A layer makes its projections from its own dtype policy. Keras keeps the policies
-    of quantised parts in a `DTypePolicyMap`; without one, a saved model could not be
-    loaded.
+    A layer makes its projections from its own dtype policy. Keras stores the policies
+    of quantised sub-layers in a `DTypePolicyMap`; without one, a saved model could not
+    be loaded.
 
     Args:
-        layer: The layer whose config it is.
+        layer: The layer that has the config.
 
     Returns:
         An empty dict where nothing is quantised.
@@ -155,7 +155,7 @@ def dtype_config(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def fresh_initializer(initializer: Any) -> Any:
-    """A copy: an initializer used twice draws the same numbers twice.
+    """Returns a copy, because an initializer that is used twice draws the same numbers.
 
     Args:
         initializer: What `keras.initializers.get` returned.

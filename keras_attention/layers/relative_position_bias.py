@@ -1,4 +1,4 @@
-"""Relative position bias of T5."""
+"""The relative position bias of T5."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from keras_attention.ops.relative import bias_by_distance, t5_buckets
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RelativePositionBias(PositionBias):
-    """T5: a learned number for each head and bucket of distances.
+    """T5's bias: a learned number for each head and bucket of distances.
 
     Small distances have a bucket each, larger ones share buckets of equal logarithmic
-    width. Give it to an attention layer as `position=`, or call it for the bias to
-    pass as `attention_bias=`. T5 shares one such layer among all layers of a stack:
-    hand the same object to each.
+    width. Pass it to an attention layer as `position=`, or call it and pass the result
+    as `attention_bias=`. T5 shares one such layer between all layers of a stack: pass
+    the same object to each.
 
     T5 does not scale its scores by 1/sqrt(H).
 
@@ -25,14 +25,14 @@ class RelativePositionBias(PositionBias):
 
     Args:
         num_buckets: Number of buckets, for both directions together.
-        max_distance: Distance from which on all keys share one bucket.
-        bidirectional: Whether keys ahead have buckets of their own (encoders); else
-            they share the bucket of the query's own position (decoders).
-        initializer: Of the table.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        max_distance: Distance from which all keys share one bucket.
+        bidirectional: Whether keys ahead have buckets of their own (encoders). If not,
+            they share the bucket of distance 0 (decoders).
+        initializer: The table's initializer.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        query: Queries `[B, T, N, H]`; only their shape is looked at.
+        query: Queries `[B, T, N, H]`; only their shape is used.
         query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when not given.
         key_positions: Int `[S]` or `[B, S]`; those of the queries when not given.
 
@@ -65,8 +65,9 @@ class RelativePositionBias(PositionBias):
             )
         if max_distance <= num_buckets // sides // 2:
             raise ValueError(
-                "`max_distance` must be larger than the distances with a bucket each, "
-                f"{num_buckets // sides // 2}. Received: max_distance={max_distance}"
+                "`max_distance` must be larger than the number of distances with a "
+                f"bucket each, {num_buckets // sides // 2}. "
+                f"Received: max_distance={max_distance}"
             )
         self.num_buckets = num_buckets
         self.max_distance = max_distance

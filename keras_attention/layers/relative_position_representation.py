@@ -1,4 +1,4 @@
-"""Relative position representations of Shaw et al."""
+"""The relative position representations of Shaw et al."""
 
 from typing import Any
 
@@ -12,23 +12,23 @@ from keras_attention.ops.relative import relative_scores, relative_values
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RelativePositionRepresentation(PositionBias):
-    """Learned vectors of the distance, added to the keys and to the values.
+    """Learned vectors for each distance, added to the keys and to the values.
 
     The score is q · (k + a) and the result a sum of v + b, where a and b are vectors
-    of the key's distance from the query, the same for all heads. Distances beyond
-    `max_distance` count as it. Give it to an attention layer as `position=`; called
-    alone, it gives q · a.
+    for the key's distance from the query, the same for all heads. Distances beyond
+    `max_distance` are treated as `max_distance`. Pass it to an attention layer as
+    `position=`; a call of the scheme itself returns q · a.
 
     Reference: Shaw et al., "Self-Attention with Relative Position Representations",
     2018 (arXiv:1803.02155), equations 3 to 5.
 
     Args:
         max_distance: Largest distance with a vector of its own, k in the paper.
-        use_values: Whether values get vectors too. It costs a tensor of
+        use_values: Whether vectors are added to the values too. It costs a tensor of
             T · S · (2k + 1) numbers.
-        value_dim: Size of a value head; that of a key head when `None`.
-        initializer: Of the tables.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        value_dim: Size of a value head; the size of a key head when `None`.
+        initializer: The initializer of the tables.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         query: Queries `[B, T, N, H]`.

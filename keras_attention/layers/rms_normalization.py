@@ -1,4 +1,4 @@
-"""Root mean square normalisation, as a region."""
+"""Root mean square normalisation, exported as one operator."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from keras_attention.ops.backend.regions import region
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RMSNormalization(keras.layers.Layer):
-    """x / √(mean(x²) + ε) · γ over the last axis: no mean is taken off, no bias added.
+    """x / √(mean(x²) + ε) · γ over the last axis, without mean and bias.
 
-    Llama's and T5's. Computed in float32, or float64 for float64.
+    Llama and T5 use it. It is computed in float32, or float64 for float64.
 
     Reference: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019
     (arXiv:1910.07467).
 
     Args:
-        epsilon: Added to the mean of the squares.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        epsilon: Number that is added to the mean of the squares.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[..., E]`.

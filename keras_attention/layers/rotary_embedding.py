@@ -1,4 +1,4 @@
-"""Rotary position embedding."""
+"""Rotary position embeddings."""
 
 import math
 from typing import Any
@@ -15,28 +15,28 @@ _LAYOUTS = {"half_split": False, "interleaved": True}
 
 @keras.saving.register_keras_serializable("keras_attention")
 class RotaryEmbedding(PositionScheme):
-    """Turns pairs of features of queries and keys by an angle of their position.
+    """Rotates pairs of features of queries and keys by an angle for their position.
 
     The product of a rotated query and a rotated key depends on the difference of their
-    positions only. Give it to an attention layer as `position=`, or call it on the
+    positions only. Pass it to an attention layer as `position=`, or call it on the
     queries and the keys (not on the values).
 
-    Angles are computed from integer positions in float32 whatever the layer's dtype,
-    right to 1e-6 at positions up to 1e5 and more.
+    Angles are computed from integer positions in float32 for every dtype, with an error
+    of 1e-6 at positions up to 1e5 and more.
 
     `scaling` is the `rope_scaling` of a checkpoint's config.json, for sequences longer
-    than those it was trained on, by its `rope_type`:
+    than those it was trained on. Its `rope_type` and other entries are:
 
     * `"linear"`: `factor`. Positions are divided by it (arXiv:2306.15595).
     * `"dynamic"`: `factor`, `original_max_position_embeddings`. NTK: the base grows
-      with the length of each row, its largest position + 1, once that is beyond the
-      trained length. Right to 1e-6 where the backend has float64; JAX without its
-      `jax_enable_x64` gives what float32 gives, 1e-2 at position 1e5.
+      with the length of each row, its largest position + 1, if that is beyond the
+      trained length. The error is 1e-6 if the backend has float64, and 1e-2 at position
+      1e5 in JAX without its `jax_enable_x64`.
     * `"yarn"`: `factor`, `original_max_position_embeddings`; `beta_fast`, `beta_slow`,
       `attention_factor`, `mscale`, `mscale_all_dim`, `truncate` (arXiv:2309.00071).
     * `"llama3"`: `factor`, `low_freq_factor`, `high_freq_factor`,
       `original_max_position_embeddings` (Llama 3.1).
-    * `"default"`: none.
+    * `"default"`: no scaling.
 
     Where a config.json has no `original_max_position_embeddings`, Hugging Face uses
     its `max_position_embeddings`; here it must be in the dict.
@@ -44,14 +44,14 @@ class RotaryEmbedding(PositionScheme):
     Reference: Su et al., "RoFormer", 2021 (arXiv:2104.09864).
 
     Args:
-        max_wavelength: Longest wavelength over 2π, `rope_theta` in a config.json.
+        max_wavelength: Longest wavelength divided by 2π, `rope_theta` in a config.json.
         layout: `"half_split"` pairs feature i with i + rotary_dim / 2 (GPT-NeoX, Llama
             in Hugging Face's files), `"interleaved"` 2i with 2i + 1 (the paper, GPT-J,
             Llama in Meta's files).
-        rotary_dim: Number of features of each head that are rotated, the first ones;
-            all when `None`.
-        scaling: See above; `None` for none.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        rotary_dim: Number of features of each head that are rotated, from the first
+            on; all when `None`.
+        scaling: The scaling described above, or `None`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[B, T, H]`, or heads `[B, T, N, H]`.
@@ -99,7 +99,7 @@ class RotaryEmbedding(PositionScheme):
         self.supports_masking = True
 
     def build(self, heads_shape):
-        """Chooses the angles. May be called again: schemes can be shared.
+        """Computes the frequencies. Layers that share a scheme each call it.
 
         Args:
             heads_shape: Any shape that ends with the size of a head.

@@ -17,17 +17,17 @@ from keras_attention.ops.positions import (
 class SinusoidalEncoding(keras.layers.Layer):
     """Adds sines and cosines of each position to its features.
 
-    Returns the input *plus* the encoding and keeps the Keras mask on it. Angles are
-    computed in float32 from integer positions whatever the layer's dtype, so
-    positions up to 1e5 and more stay distinct and right in half precision.
+    The output is the input *plus* the encoding, with the input's Keras mask. Angles are
+    computed in float32 from integer positions for every dtype, so that positions up to
+    1e5 and more are distinct and correct in half precision.
 
     Reference: Vaswani et al., 2017 (arXiv:1706.03762), section 3.5.
 
     Args:
-        max_wavelength: Longest wavelength over 2π.
+        max_wavelength: Longest wavelength divided by 2π.
         layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
             `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[B, T, E]`, E even.

@@ -13,18 +13,18 @@ class SinusoidalEncoding2D(keras.layers.Layer):
     """Adds sines and cosines of row and column to the features of a grid.
 
     The first half of the features encodes the row, the second half the column, each
-    as `SinusoidalEncoding` does: the order of DETR (there interleaved, without its
-    normalisation of positions) and of Tensor2Tensor (there concatenated). ViT-MAE's
-    table is the concatenated one with row and column exchanged.
+    like `SinusoidalEncoding`. DETR uses the interleaved layout (and also normalises
+    positions), Tensor2Tensor the concatenated one. ViT-MAE's table is the concatenated
+    one with row and column exchanged.
 
     Reference: Parmar et al., "Image Transformer", 2018 (arXiv:1802.05751); Carion et
     al., "DETR", 2020 (arXiv:2005.12872).
 
     Args:
-        max_wavelength: Longest wavelength over 2π.
+        max_wavelength: Longest wavelength divided by 2π.
         layout: `"interleaved"` (sin, cos, sin, cos, …) or `"concatenated"` (all sines,
             then all cosines), in each half.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `[B, height, width, E]`, E a multiple of 4.

@@ -11,20 +11,20 @@ from keras_attention.ops.lookup import lookup
 
 @keras.saving.register_keras_serializable("keras_attention")
 class TokenEmbedding(keras.layers.Layer):
-    """One learned vector a token; optionally the output head with the same table.
+    """A learned vector per token; optionally the output head with the same table.
 
-    Unlike `keras.layers.Embedding` it refuses ids outside the vocabulary, negative
-    ones too, instead of reading a wrong row.
+    Unlike `keras.layers.Embedding` it refuses ids outside the vocabulary, also negative
+    ones, instead of returning a wrong row.
 
     Args:
         vocabulary_size: Number of tokens.
         embedding_dim: Size of each vector.
-        initializer: Of the table.
-        **kwargs: Those of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        initializer: The table's initializer.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         token_ids: Integers of any shape, from 0 to `vocabulary_size - 1`.
-        reverse: Whether to map features `[..., embedding_dim]` to one logit a token
+        reverse: Whether to map features `[..., embedding_dim]` to one logit per token
             instead, by the same table (Press & Wolf, 2017, arXiv:1608.05859).
 
     Returns:

@@ -20,7 +20,7 @@ SOURCE = RNG.normal(size=(B, S, 7)).astype("float32")
 KEEP = drawn("1 1 1 1 1\n1 1 1 . .")
 SOURCE_KEEP = drawn("1 1 1\n1 1 .")
 
-# Self-attention needs an output as wide as its query: units = None is that.
+# Self-attention needs an output of the query's size, which is `units=None`.
 KINDS = {
     "additive": lambda **kw: ka.AdditiveAttention(11, **kw),
     "dot-product": ka.DotProductAttention,
@@ -68,7 +68,7 @@ def test_an_encoder_block_is_its_parts_in_order(make, norm):
 
 
 @every_kind
-def test_padding_does_not_change_real_tokens(make):
+def test_padding_does_not_change_other_tokens(make):
     block = encoder(make)
     padded = np.where(KEEP[..., None], X, 7.0).astype("float32")
     expected = to_numpy(block(X, padding_mask=KEEP))
@@ -140,7 +140,7 @@ def test_an_encoder_sequence_is_needed_by_cross_attention_only():
         decoder(KINDS["multi-head"], KINDS["multi-head"]())(X)
 
 
-def test_padding_queries_see_nothing_of_the_encoder():
+def test_padding_queries_do_not_attend_to_the_encoder():
     cross = ka.MultiHeadAttention(2, 3, name="cross")
     block = decoder(KINDS["multi-head"], cross)
     maps = ka.attention_maps(block, X, encoder_sequence=SOURCE, padding_mask=KEEP)
@@ -243,7 +243,7 @@ def test_residual_refuses_another_norm():
         Residual(norm="sandwich")
 
 
-def test_the_mean_of_tokens_is_over_real_ones_and_zero_without():
+def test_the_mean_of_tokens_omits_padding_and_is_zero_without_tokens():
     keep = drawn("1 . 1 . .\n. . . . .")
     poisoned = np.where(keep[..., None], X, np.nan)
     mean = to_numpy(mean_of_tokens(poisoned, keep))
@@ -252,14 +252,14 @@ def test_the_mean_of_tokens_is_over_real_ones_and_zero_without():
     assert np.allclose(mean_of_tokens(X), X.mean(1), atol=1e-6)
 
 
-def test_the_pooler_sees_the_first_token_only():
+def test_the_pooler_uses_the_first_token_only():
     pooler = FirstTokenPooler()
     output = to_numpy(pooler(X))
     kernel, bias = (np.array(w, "float64") for w in pooler.weights)
     assert relative_error(output, np.tanh(X[:, 0] @ kernel + bias)) <= 1e-6
 
 
-def test_every_family_of_the_contract_is_tried_here():
+def test_every_layer_of_the_contracts_is_tested_in_a_block():
     families = {"-".join(name.split("-")[:2]) for name in BY_NAME}
     families = {name.split("-")[0] for name in families}
     assert families == {name.split("-")[0] for name in KINDS}

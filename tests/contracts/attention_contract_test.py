@@ -1,4 +1,4 @@
-"""What every attention layer promises. The kinds are listed in contracts/kinds.py."""
+"""The contract of all attention layers. The kinds are listed in contracts/kinds.py."""
 
 import inspect
 import itertools
@@ -8,11 +8,13 @@ from functools import partial
 import keras
 import ml_dtypes
 import numpy as np
+import oracle
 import pytest
 import tensorflow as tf
 from backends import derivatives, gradients
 from contracts.kinds import (
     BY_NAME,
+    CALL_PATHS,
     KEY,
     KINDS,
     QUERY,
@@ -29,6 +31,10 @@ from contracts.kinds import (
 )
 from keras import ops
 from oracle import drawn
+
+import keras_attention as ka
+from keras_attention.layers._scores import SCORES
+from keras_attention.layers.base import AttentionLayer
 
 MASK = np.stack(
     [
@@ -54,11 +60,14 @@ KEY_MASK = drawn("""
 """)
 MASKS = {"attention_mask": MASK, "query_mask": QUERY_MASK, "value_mask": KEY_MASK}
 SEEN = MASK & QUERY_MASK[..., None] & KEY_MASK[:, None, :]
-BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that may look at nothing
+BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that can attend to nothing
 
 HAS_KERNEL = keras.backend.backend() == "torch"
 XLA = keras.backend.backend() != "torch"  # there a compiler of its own, not measured
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+every_call_path = pytest.mark.parametrize(
+    "kind", CALL_PATHS, ids=lambda kind: kind.name
+)
 
 
 def expected_of(kind, layer, inputs):
@@ -137,9 +146,9 @@ def test_in_float64_they_are_exact_to_float64(kind):
 
 
 HALVES = {"mixed_float16": "float16", "mixed_bfloat16": ml_dtypes.bfloat16}
-# What computing, and not storing, in half precision may cost; the figures measured are
-# 9.5e-4 and, because projections round their results, 7.6e-3 on a CPU that multiplies
-# bfloat16 itself and 1.05e-2 on one that does not.
+# The error of computing, and not of storing, in half precision. Measured were 9.5e-4
+# and, because projections round their results, 7.6e-3 on a CPU with bfloat16
+# instructions and 1.05e-2 on one without.
 COMPUTING = {"mixed_float16": 1.5e-3, "mixed_bfloat16": 1.2e-2}
 
 
@@ -154,7 +163,7 @@ def test_in_half_precision_they_are_as_exact_as_it_allows(kind, policy):
     assert keras.backend.standardize_dtype(actual.dtype) == layer.compute_dtype
     actual = to_numpy(actual)
     assert relative_error(actual, stored) <= COMPUTING[policy]
-    # Twice the error of only storing inputs, weights and the result in that dtype.
+    # Twice the error of storing inputs, weights and the result in that dtype.
     unavoidable = relative_error(stored, exact) + ml_dtypes.finfo(HALVES[policy]).eps
     assert relative_error(actual, exact) <= 2 * unavoidable
 
@@ -203,7 +212,7 @@ def test_bias_multiplies_weights_by_its_exponential(kind):
     assert relative_error(biased, expected) <= 1e-5
 
 
-# Outside TensorFlow Keras computes float64 in float32: the step has to be longer.
+# Except on TensorFlow, Keras computes float64 in float32, so the step is longer.
 EXACT = keras.backend.backend() == "tensorflow"
 
 
@@ -238,7 +247,7 @@ def test_gradients_are_those_of_finite_differences(kind):
 
 
 @every_kind
-def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
+def test_a_query_that_can_attend_to_nothing_has_context_zero_on_every_path(kind):
     inputs = kind.inputs()
     plain, dropping = kind.shared(), kind.built(dropout=0.5)
     assert BLIND.sum() == 3
@@ -264,7 +273,7 @@ def test_a_query_that_may_look_at_nothing_has_context_zero_on_every_path(kind):
 
 
 @every_kind
-def test_what_stands_at_padding_never_leaks(kind):
+def test_values_at_padding_never_leak(kind):
     layer, inputs = kind.shared(), kind.inputs()
     clean, clean_weights = observed(kind, layer, inputs, **MASKS)
     keep = [QUERY_MASK, KEY_MASK, KEY_MASK]
@@ -303,7 +312,7 @@ def test_gradients_do_not_leak_into_or_out_of_padding(kind):
 
 
 @every_kind
-def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
+def test_a_key_that_is_hidden_from_all_queries_gets_gradient_zero(kind):
     layer = kind.shared()
     hidden = MASK & (np.arange(S) != 2)
 
@@ -317,7 +326,7 @@ def test_a_key_that_nobody_may_see_gets_gradient_zero(kind):
 
 
 @every_kind
-def test_causal_shows_nothing_of_the_future(kind):
+def test_a_causal_mask_hides_the_future(kind):
     layer, inputs = kind.shared(), kind.inputs(queries=S)
     output = to_numpy(kind.call(layer, *inputs, use_causal_mask=True))
     lower = np.tril(np.ones((1, S, S), bool))
@@ -368,7 +377,7 @@ def test_returned_weights_are_those_before_dropout(kind):
 # --- ways to call ------------------------------------------------------------------
 
 
-@every_kind
+@every_call_path
 def test_a_list_of_tensors_is_the_same_call(kind):
     layer, inputs = kind.shared(), kind.inputs()
     extra = {"positions": np.arange(T)} if kind.needs_positions else {}
@@ -385,7 +394,7 @@ def test_a_list_of_tensors_is_the_same_call(kind):
     assert are_equal(in_list, expected)
 
 
-@every_kind
+@every_call_path
 def test_two_tensors_use_the_value_as_key(kind):
     rng = np.random.default_rng(1)
     query, value = rng.normal(size=(B, T, 7)), rng.normal(size=(B, S, 7))
@@ -404,7 +413,7 @@ def embedded(size):
     return embedding(query_ids), embedding(value_ids)
 
 
-@every_kind
+@every_call_path
 def test_masks_that_keras_carries_are_used_and_passed_on(kind):
     query, value = embedded(QUERY)
     layer = kind.make()
@@ -425,7 +434,7 @@ def test_masks_that_keras_carries_are_used_and_passed_on(kind):
     assert not are_equal(layer(*bare, **extra), expected)
 
 
-@every_kind
+@every_call_path
 def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
     query, value = embedded(QUERY)
     layer = kind.make()
@@ -515,7 +524,7 @@ def test_sizes_of_one_and_zero_work(kind, sizes):
 
 
 @every_kind
-def test_each_row_of_a_batch_stands_for_itself(kind):
+def test_rows_of_a_batch_are_independent(kind):
     layer, inputs = kind.shared(), kind.inputs(batch=5)
     whole = to_numpy(kind.call(layer, *inputs))
     for row in range(5):
@@ -617,15 +626,18 @@ def test_every_weight_learns_in_a_fit_compiled_by_xla(family):
     assert history.history["loss"][1] < history.history["loss"][0]
     for weight, was in zip(model.trainable_weights, old, strict=True):
         assert np.isfinite(np.array(weight)).all()
-        # softmax(x + c) = softmax(x): a bias on all keys learns nothing
+        # softmax(x + c) = softmax(x): a bias on all keys has no gradient
         learns = not weight.path.endswith("key/bias")
         assert not learns or not are_equal(weight, was), weight.path
 
 
-def test_the_list_holds_every_constructor_choice():
-    layers = {name.split("-")[0] for name in BY_NAME}
-    one_head = {"additive", "dot", "global", "local", "monotonic"}
-    assert layers == one_head | {"multi", "longformer", "big"}
+def test_the_list_holds_every_public_kind_and_score():
+    layers = [getattr(ka, n) for n, m in ka._DEFINED_IN.items() if "layers." in m]
+    kinds = {each for each in layers if isinstance(each, type)}
+    kinds = {each for each in kinds if issubclass(each, AttentionLayer)}
+    kinds -= {AttentionLayer}
+    assert {type(kind.make()) for kind in KINDS} == kinds
+    assert set(oracle.SCORES) == set(SCORES)
     assert len(BY_NAME) == len(KINDS)
     sizes = (B, T, S, QUERY, KEY, VALUE, UNITS)
     assert len(set(sizes)) == len(sizes)

@@ -1,17 +1,23 @@
-"""What a user can get wrong is named, by every kind, with what was received."""
+"""A wrong argument is refused with an error that names it and what was received.
+
+One kind of each call path stands for all kinds, which share the code that refuses.
+"""
 
 import keras
 import numpy as np
 import pytest
-from contracts.kinds import KINDS, B, S, T
+from contracts.kinds import CALL_PATHS, KINDS, B, S, T
 
 import keras_attention as ka
 from keras_attention.layers.feed_forward import FeedForward
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+every_call_path = pytest.mark.parametrize(
+    "kind", CALL_PATHS, ids=lambda kind: kind.name
+)
 ONES = np.ones((B, T, S), bool)
 
-# what is wrong, the arguments beside query, value and key, parts of the message
+# what is wrong, the arguments with query, value and key, parts of the message
 WRONG_MASKS = [
     (
         "float",
@@ -63,7 +69,7 @@ WRONG_MASKS = [
 ]
 
 
-@every_kind
+@every_call_path
 @pytest.mark.parametrize(
     ("wrong", "name", "hint"),
     [pytest.param(*case, id=what) for what, *case in WRONG_MASKS],
@@ -76,13 +82,13 @@ def test_a_wrong_mask_or_bias_is_refused(kind, wrong, name, hint):
 
 
 @every_kind
-def test_a_padding_mask_is_refused_as_attention_mask_even_if_it_would_fit(kind):
+def test_every_kind_refuses_a_padding_mask_as_attention_mask_even_if_it_fits(kind):
     square = kind.inputs(batch=S, queries=S)  # B = T = S
     with pytest.raises(ValueError, match=r"`attention_mask`.*`value_mask=`.*Received"):
         kind.call(kind.make(), *square, attention_mask=np.ones((S, S), bool))
 
 
-@every_kind
+@every_call_path
 @pytest.mark.parametrize("position", range(3), ids=["query", "value", "key"])
 def test_an_input_of_another_rank_is_refused(kind, position):
     name = ("query", "value", "key")[position]
@@ -94,21 +100,21 @@ def test_an_input_of_another_rank_is_refused(kind, position):
             layer(*inputs)
 
 
-@every_kind
+@every_call_path
 def test_key_and_value_of_different_lengths_are_refused(kind):
     query, value, key = kind.inputs()
     with pytest.raises(ValueError, match=r"`key` and `value` .* same length.*Received"):
         kind.call(kind.make(), query, value, key[:, :4])
 
 
-@every_kind
+@every_call_path
 def test_different_batch_sizes_are_refused(kind):
     query, value, key = kind.inputs()
     with pytest.raises(ValueError, match=r"same batch size.*Received: query="):
         kind.call(kind.make(), query[:1], value, key)
 
 
-@every_kind
+@every_call_path
 def test_a_missing_value_is_refused(kind):
     query, *_ = kind.inputs()
     with pytest.raises(ValueError, match=r"needs a query and a value.*Received"):
@@ -117,15 +123,15 @@ def test_a_missing_value_is_refused(kind):
         kind.make()([query])
 
 
-@every_kind
+@every_call_path
 def test_a_causal_mask_over_other_lengths_is_not_guessed(kind):
     if kind.needs_positions:
-        return  # they are given their positions
+        pytest.skip("positions must be given to this kind, and are")
     with pytest.raises(ValueError, match=r"position of the first query.*Received"):
         kind.make()(*kind.inputs(), use_causal_mask=True)
 
 
-@every_kind
+@every_call_path
 def test_wrong_dropout_is_refused(kind):
     for dropout in (-0.1, 1.0, 50):
         with pytest.raises(
@@ -193,7 +199,7 @@ def test_a_wrong_constructor_argument_is_refused(layer, arguments, name, receive
         layer(**arguments)
 
 
-def test_dot_products_need_equal_sizes_and_say_what_to_do():
+def test_a_dot_product_of_different_sizes_is_refused_with_a_remedy():
     query, value = np.ones((B, T, 7)), np.ones((B, S, 11))
     for layer in (ka.DotProductAttention("dot"), ka.GlobalAttention("dot")):
         with pytest.raises(
@@ -202,7 +208,7 @@ def test_dot_products_need_equal_sizes_and_say_what_to_do():
             layer(query, value)
 
 
-def test_the_location_score_needs_to_know_its_positions():
+def test_the_location_score_needs_a_max_length_and_shorter_keys():
     query, value = np.ones((B, T, 7)), np.ones((B, S, 11))
     with pytest.raises(ValueError, match=r"`max_length`.*Received: max_length=None"):
         ka.GlobalAttention("location")(query, value)
@@ -221,7 +227,7 @@ def test_an_unknown_argument_is_refused():
         ka.AdditiveAttention(5, num_head=3)
 
 
-def test_the_same_errors_come_while_a_functional_model_is_made():
+def test_a_functional_model_with_a_wrong_mask_is_refused():
     query, value = keras.Input((T, 7)), keras.Input((S, 7))
     with pytest.raises(
         ValueError, match=r"`attention_mask`.*Received: attention_mask="

@@ -1,4 +1,4 @@
-"""The one list of attention kinds. A new kind joins all contracts by one line here."""
+"""The list of all attention kinds. A new kind joins all contracts by one line here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,11 @@ import pytest
 from backends import to_numpy
 
 import keras_attention as ka
+from keras_attention.layers import (
+    dot_product_attention,
+    global_attention,
+    local_attention,
+)
 
 # Pairwise different primes. Dot products need keys as wide as queries.
 B, T, S = 2, 3, 5
@@ -32,7 +37,7 @@ class Kind:
     same_size: bool = False  # queries and keys have one size
     sums_to_one: bool = True
     by_content: bool = True  # moving keys moves nothing but their weights
-    needs_positions: bool = False  # a window, which lengths alone do not place
+    needs_positions: bool = False  # of the queries among the keys
     size: int | None = None  # of the output; VALUE when None
     multi_head: bool = False
     cached: bool = False  # takes a cache
@@ -51,7 +56,7 @@ class Kind:
         return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
     def call(self, layer, query, value, key, **kwargs):
-        """Calls the layer; windows are told where the queries stand."""
+        """Calls the layer; those that need positions get the queries' positions."""
         if self.needs_positions and "positions" not in kwargs:
             kwargs["positions"] = np.arange(query.shape[1])
         return layer(query, value, key, **kwargs)
@@ -81,7 +86,7 @@ class Kind:
         key_mask=None,
         stored_as="float64",
     ):
-        """What the papers say the layer should return, in float64.
+        """The expected output and weights in float64, by the equations of the papers.
 
         `stored_as` rounds inputs and weights, but no step in between.
         """
@@ -156,7 +161,7 @@ def band(behind, ahead, step=1):
 
 
 def with_global(seen):
-    """What `seen` sees, and what the global tokens see and are seen by."""
+    """The keys that `seen` shows, and those of and for global tokens."""
 
     def also(queries, keys):
         return seen(queries, keys) | np.isin(queries, GLOBAL) | np.isin(keys, GLOBAL)
@@ -165,7 +170,7 @@ def with_global(seen):
 
 
 def blocks(queries, keys):
-    """BigBird without chance: the block, those beside it, and the first, BLOCK wide."""
+    """BigBird without random blocks: own block, its neighbours and the first block."""
     queries, keys = queries // BLOCK, keys // BLOCK
     return (abs(queries - keys) <= 1) | (queries == 0) | (keys == 0)
 
@@ -182,16 +187,6 @@ def _monotonic(query, key, value, *, mask, keep, query_keep, w):
 
 
 WINDOW, GLOBAL, BLOCK = 2, (1,), 2
-SCORES = {
-    "dot": oracle.dot,
-    "scaled_dot": oracle.scaled_dot,
-    "cosine": oracle.cosine,
-    "general": oracle.general,
-    "concat": oracle.additive,
-    "location": oracle.location,
-    "use_scale": oracle.learned_scale,
-}
-DOTS = ("dot", "scaled_dot", "cosine", "use_scale")
 
 
 def _kind(name, layer, expected, *args, settings=None, **facts):
@@ -199,16 +194,18 @@ def _kind(name, layer, expected, *args, settings=None, **facts):
 
 
 def _score_kind(name, layer, score, *args, settings=None, **facts):
-    expected = partial(_one_head, score=SCORES[score])
-    facts = {"same_size": score in DOTS, "by_content": score != "location", **facts}
+    expected = partial(_one_head, score=oracle.SCORES[score])
+    same_size = score in oracle.SAME_SIZE
+    facts = {"same_size": same_size, "by_content": score != "location", **facts}
     return _kind(name, layer, expected, *args, settings=settings, **facts)
 
 
 def _local(alignment, score):
-    expected = partial(_local_m, score=SCORES[score])
+    score_function = oracle.SCORES[score]
+    expected = partial(_local_m, score=score_function)
     if alignment == "predictive":
         around = oracle.local_p(WINDOW)
-        expected = partial(_one_head, score=SCORES[score], around=around)
+        expected = partial(_one_head, score=score_function, around=around)
     return _kind(
         f"local-{alignment}-{score}",
         ka.LocalAttention,
@@ -219,7 +216,7 @@ def _local(alignment, score):
             "score": score,
             "units": UNITS,
         },
-        same_size=score in DOTS,
+        same_size=score in oracle.SAME_SIZE,
         sums_to_one=alignment == "monotonic",
         by_content=False,
         size=UNITS,
@@ -242,7 +239,7 @@ def _heads(
     position=None,
     **settings,
 ):
-    """Multi-head attention: `seen` and `scheme` are what the oracle is told of it."""
+    """Multi-head attention; `seen` and `scheme` are its equations for the oracle."""
     equations = {"soft_cap": soft_cap, "scheme": scheme, "seen": seen}
     if soft_cap is not None:
         settings["logits_soft_cap"] = soft_cap
@@ -265,17 +262,17 @@ def _heads(
     )
 
 
-LOCATION = {"max_length": 19}
 KINDS = [
     *(
         _score_kind(f"dot-product-{score}", ka.DotProductAttention, score, score)
-        for score in ("dot", "scaled_dot", "cosine", "general")
+        for score in dot_product_attention.SCORES
     ),
-    _score_kind(
+    _kind(
         "dot-product-use-scale",
         ka.DotProductAttention,
-        "use_scale",
+        partial(_one_head, score=oracle.learned_scale),
         settings={"score": "dot", "use_scale": True},
+        same_size=True,
     ),
     *(
         _score_kind(
@@ -284,10 +281,10 @@ KINDS = [
             score,
             score,
             UNITS,
-            settings=LOCATION if score == "location" else {},
+            settings={"max_length": 19},
             size=UNITS,
         )
-        for score in ("dot", "general", "concat", "location")
+        for score in global_attention.SCORES
     ),
     _score_kind(
         "global-context",
@@ -300,7 +297,7 @@ KINDS = [
     *(
         _local(alignment, score)
         for alignment in ("monotonic", "predictive")
-        for score in ("dot", "general", "concat")
+        for score in local_attention.SCORES
     ),
     _score_kind("additive", ka.AdditiveAttention, "concat", UNITS),
     _score_kind(
@@ -405,8 +402,25 @@ KINDS = [
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
 
-# What costs seconds a kind (graphs, XLA, ONNX) is tried on these by `make test`, on all
-# others too by `make test-all`.
+
+def _first_of_each(path):
+    """The first kind of each value of `path(layer)`."""
+    return list({path(kind.make()): kind for kind in reversed(KINDS)}.values())[::-1]
+
+
+# Arguments are checked, masks combined and call forms unpacked before a kind's own
+# equations begin, by code that only the method `call` and these two attributes choose.
+# What is tested there is tested on one kind of each.
+CALL_PATHS = _first_of_each(
+    lambda layer: (
+        type(layer).call,
+        getattr(layer, "pattern", None) is not None,
+        getattr(layer, "position", None) is not None,
+    )
+)
+
+# Tests that take seconds per kind (graphs, XLA, ONNX) run on these in `make test`, and
+# on all others too in `make test-all`.
 FIRST = {
     "additive",
     "dot-product-general",
@@ -421,7 +435,7 @@ FIRST = {
 
 
 def costly(kind):
-    """Marks of a case that costs seconds."""
+    """The marks of a case that takes seconds."""
     return () if kind.name in FIRST else pytest.mark.slow
 
 
@@ -436,7 +450,7 @@ def relative_error(actual, expected):
 
 
 def is_identity(x):
-    """Whether it is the matrix that changes nothing, which is not drawn."""
+    """Whether it is an identity matrix, which is not drawn."""
     return x.ndim == 2 and x.shape[0] == x.shape[1] and (x == np.eye(len(x))).all()
 
 

@@ -207,7 +207,7 @@ def test_local_attention_moves_with_the_number_of_the_step():
     layer = decoder(CELLS["gru"](), KINDS["local-m"]())
     near = abs(np.arange(S)[None] - np.arange(T)[:, None]) <= 1
     assert np.array_equal(to_numpy(layer(TARGETS, MEMORY)[1]) > 0, [near] * B)
-    # A padded target is no step; the window counts real tokens of the memory.
+    # A padding target is no step; the window counts non-padding tokens of the memory.
     late = np.array([[False, True, True]] * B)
     scores = to_numpy(layer(TARGETS, MEMORY, mask=late, memory_mask=KEEP)[1])
     assert np.array_equal(scores[1, 1] > 0, [False, True, True, False, False])
@@ -300,14 +300,14 @@ def test_states_are_float32_in_half_precision(policy):
     assert error.max() < {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}[policy]
 
 
-def test_dropout_of_the_wrapped_cell_is_one_mask_a_sequence_and_a_new_one_each_call():
+def test_dropout_of_the_wrapped_cell_draws_one_mask_per_sequence_and_call():
     cell = keras.layers.LSTMCell(U, dropout=0.5, recurrent_dropout=0.5, seed=3)
     layer = decoder(cell, additive(dtype="float32"), dtype="float32")
     call = tf.function(lambda x, m: layer(x, m, training=True)[0])
     targets, memory = TARGETS.astype("float32"), MEMORY.astype("float32")
     one, two = to_numpy(call(targets, memory)), to_numpy(call(targets, memory))
     assert not np.allclose(one, two)
-    # Another batch size: masks of an earlier sequence would not fit.
+    # With another batch size, masks of an earlier sequence would have a wrong shape.
     assert layer(targets[:1], memory[:1], training=True)[0].shape[0] == 1
     assert agree(layer(targets, memory), layer(targets, memory), 0)
 
@@ -347,7 +347,7 @@ def test_a_functional_model_is_saved_and_loaded_bit_by_bit(tmp_path):
     assert len(copy.weights) == len(model.weights)
 
 
-def test_attention_maps_shows_the_whole_history():
+def test_attention_maps_have_the_weights_of_all_steps():
     model = functional(return_attention_scores=True)
     tokens = np.array([[3, 1, 4, 1, 0]]), np.array([[1, 2, 3]])
     (weights,) = attention_maps(model, tokens).values()
@@ -411,6 +411,6 @@ def gru_cell(attention=None, **kwargs):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(wrong, message):
+def test_wrong_arguments_are_refused_with_a_reason(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()

@@ -119,7 +119,7 @@ def test_options_are_the_equations_of_their_papers(settings, head_mask):
     assert (weights[np.broadcast_to(~seen[:, None], weights.shape)] == 0).all()
 
 
-def test_talking_heads_begin_as_heads_that_do_not_talk():
+def test_talking_heads_start_without_mixing():
     query, value = random(B, T, E), random(B, S, V, seed=3)
     plain = built()
     talking = ka.MultiHeadAttention(N, H, talking_heads=True)
@@ -212,7 +212,7 @@ def test_if_the_heads_of_a_group_are_equal_the_output_is_the_same():
         assert relative_error(actual, wanted) <= 1e-6
 
 
-def test_all_else_of_the_config_stays():
+def test_grouping_changes_nothing_else_in_the_config():
     full = built(
         value_dim=5,
         sliding_window=(2, 0),
@@ -253,7 +253,7 @@ def test_groups_that_do_not_fit_are_refused(groups):
         built(num_key_value_heads=2).to_grouped(4)
 
 
-def test_only_a_built_layer_with_whole_kernels_is_grouped():
+def test_a_layer_that_is_not_built_or_has_lora_is_not_grouped():
     with pytest.raises(ValueError, match="Received: built=False"):
         ka.MultiHeadAttention(N, H).to_grouped(2)
     layer = built()

@@ -126,7 +126,7 @@ def test_token_embedding_is_a_table_and_its_transpose():
     vectors = to_numpy(layer(IDS))
     table = to_numpy(layer.embeddings)
     assert np.array_equal(vectors, table[IDS])
-    # One vector alone is another path: the table times the vector.
+    # A single vector takes another path: the table times the vector.
     for some in (vectors, vectors[:1, :1], vectors[0, 0]):
         assert relative_error(layer(some, reverse=True), some @ table.T) <= 1e-6
 

@@ -8,21 +8,13 @@ import tensorflow as tf
 from contracts.kinds import to_numpy, weights_of
 from ops.monotonic_test import walk
 
-from keras_attention.layers.monotonic_attention import MonotonicAttention
+from keras_attention.layers.monotonic_attention import SCORES, MonotonicAttention
 
 B, T, S, Q, V = 2, 3, 5, 7, 11
 RNG = np.random.default_rng(1)
 QUERY, VALUE, KEY = (
     RNG.normal(size=shape) for shape in [(B, T, Q), (B, S, V), (B, S, Q)]
 )
-SCORES = {
-    "additive": oracle.additive,
-    "concat": oracle.additive,
-    "dot": oracle.dot,
-    "scaled_dot": oracle.scaled_dot,
-    "general": oracle.general,
-    "cosine": oracle.cosine,
-}
 KEEP = oracle.drawn("""
     1 1 1 . .
     . 1 1 1 1
@@ -64,8 +56,9 @@ def call(layer, **kwargs):
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_walks_by_the_equations_of_the_paper(score):
     layer = built(score)
-    for actual, wanted in zip(call(layer), expected(layer, SCORES[score]), strict=True):
-        assert np.allclose(actual, wanted, rtol=0, atol=1e-12)
+    wanted = expected(layer, oracle.SCORES[score])
+    for actual, want in zip(call(layer), wanted, strict=True):
+        assert np.allclose(actual, want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["parallel", "recursive", "hard"])

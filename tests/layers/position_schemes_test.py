@@ -179,7 +179,7 @@ def test_t5_reads_the_row_of_the_bucket():
     bias = to_numpy(layer(QUERY, QUERY_POSITIONS, KEY_POSITIONS))
     table = to_numpy(layer.embeddings)
     assert table.shape == (32, N)
-    # Row 0: the query at 4 sees keys 4 and 3 behind, at 0, 3 ahead, and far ahead.
+    # Row 0: keys 4 and 3 behind the query at 4, at its position, 3 ahead, far ahead.
     assert np.array_equal(bias[0, :, 0].T, table[[4, 3, 0, 16 + 3, 31]])
     assert np.array_equal(bias[0, :, 2].T, table[[14, 14, 14, 13, 31]])
 
@@ -222,7 +222,7 @@ def test_gradients_reach_the_values_of_shaw():
     assert abs(to_numpy(gradient)).max() > 0
 
 
-def test_what_a_scheme_says_of_itself():
+def test_the_properties_of_a_scheme():
     facts = {
         name: (layer.needs_weights, layer.looks_at_query, layer.depends_on_length)
         for name, layer in ((name, make()) for name, make in EVERY.items())
@@ -269,7 +269,7 @@ def test_layers_of_other_heads_cannot_share(make):
 
 
 @pytest.mark.parametrize("make", ROTARY.values(), ids=ROTARY)
-def test_rotary_takes_heads_apart_side_by_side_and_alone(make):
+def test_rotary_rotates_heads_together_and_one_by_one(make):
     layer = make()
     apart = to_numpy(layer(QUERY, positions=QUERY_POSITIONS))
     together = layer.rotate(merge(QUERY), QUERY_POSITIONS)
@@ -290,7 +290,7 @@ def test_rotary_refuses_heads_of_another_size():
     layer.build((None, None, 1, H))  # fewer heads of the same size
 
 
-def test_rotary_turns_the_features_of_its_layout():
+def test_rotary_rotates_the_pairs_of_its_layout():
     x = np.array([[[1.0, 2.0, 3.0, 4.0]]], "float32")
     c, s = math.cos(1), math.sin(1)
     slow = [math.cos(0.01), math.sin(0.01)]
@@ -353,7 +353,7 @@ def distinct(rows):
 @pytest.mark.parametrize(
     ("layout", "join"), [("interleaved", neighbours), ("concatenated", side_by_side)]
 )
-def test_sinusoids_are_right_and_distinct_to_100_000_in_every_dtype(
+def test_sinusoids_are_correct_and_distinct_to_100_000_in_every_dtype(
     layout, join, dtype
 ):
     layer = SinusoidalEncoding(layout=layout, dtype=dtype)
@@ -365,7 +365,7 @@ def test_sinusoids_are_right_and_distinct_to_100_000_in_every_dtype(
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float32"])
-def test_learned_positions_are_right_to_100_000_in_every_dtype(dtype):
+def test_learned_positions_are_correct_to_100_000_in_every_dtype(dtype):
     layer = PositionEmbedding(FAR, dtype=dtype)
     layer.build((None, None, H))
     exact = np.stack([np.arange(FAR) % p / p for p in (97, 101, 103, 107)], axis=1)
@@ -383,7 +383,7 @@ def test_learned_positions_are_right_to_100_000_in_every_dtype(dtype):
 @pytest.mark.parametrize(
     ("layout", "join"), [("interleaved", neighbours), ("half_split", side_by_side)]
 )
-def test_rotations_are_right_and_distinct_to_100_000_in_every_dtype(
+def test_rotations_are_correct_and_distinct_to_100_000_in_every_dtype(
     layout, join, dtype
 ):
     ones = keras.ops.ones((1, FAR, 16), dtype=dtype)

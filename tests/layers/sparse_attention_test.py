@@ -47,7 +47,7 @@ def drawn(length=LENGTH):
 
 @pytest.mark.parametrize("causal", [False, True])
 @every_layer
-def test_it_gives_one_answer_sparse_and_with_its_weights(make, causal):
+def test_the_output_is_the_same_in_blocks_and_with_weights(make, causal):
     layer, (x, keep) = make(), drawn()
 
     def call(**kwargs):
@@ -76,12 +76,12 @@ def test_gradients_reach_every_weight(make):
     gradients = tape.gradient(loss, layer.trainable_weights)
     for weight, gradient in zip(layer.trainable_weights, gradients, strict=True):
         assert np.isfinite(gradient).all()
-        # The softmax does not see what is added to all keys of a query.
+        # The softmax does not depend on a term that all keys of a query share.
         assert weight.path.endswith("key/bias") or np.abs(gradient).max() > 1e-4
 
 
 @every_layer
-def test_a_copy_from_the_config_with_the_weights_says_the_same(make):
+def test_a_copy_from_the_config_with_the_weights_has_the_same_output(make):
     layer, (x, keep) = make(), drawn()
     expected = layer(x, x, value_mask=keep)
     config = keras.saving.serialize_keras_object(layer)
@@ -92,7 +92,7 @@ def test_a_copy_from_the_config_with_the_weights_says_the_same(make):
 
 
 @pytest.mark.parametrize("name", ["longformer", "big bird"])
-def test_a_cache_gives_what_the_whole_sequence_gives(name):
+def test_steps_with_a_cache_equal_the_whole_sequence(name):
     layer, x = LAYERS[name](), np.nan_to_num(drawn(53)[0])
     expected = layer(x, x, use_causal_mask=True)
     cache = KVCache.empty(batch_size=2, key_size=12, value_size=12)
@@ -101,7 +101,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(name):
         new = x[:, start:stop]
         part, cache = layer(new, new, use_causal_mask=True, cache=cache)
         parts.append(part)
-    # A global token sees what comes after it only where that is known already.
+    # A global token attends to later tokens only if they are in the cache already.
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-6)
 
 

@@ -108,7 +108,7 @@ def test_a_causal_mask_and_a_window_run_over_the_first_axis_as_in_keras():
     assert (to_numpy(expected[1])[..., 3, 1] == 0).all()
 
 
-def test_along_other_axes_causal_is_what_it_says_and_in_keras_it_is_not():
+def test_a_causal_mask_over_other_axes_is_correct_here_and_not_in_keras():
     x = random(B, 3, 5, E)
     theirs = keras.layers.MultiHeadAttention(2, 3, attention_axes=(2,))
     theirs, ours = taken_over(theirs, x, x)
@@ -167,7 +167,7 @@ def test_padding_of_an_image_is_found_and_hidden(axes):
         assert relative_error(ours[keep], theirs[keep]) <= 1e-6
 
 
-def test_nan_at_padding_of_an_image_leaks_nowhere():
+def test_nan_at_padding_of_an_image_does_not_leak():
     keep = np.random.default_rng(5).random((B, 3, 5)) < 0.7
     image = random(B, 3, 5, E)
     layer = ka.MultiHeadAttention(2, 3)
@@ -261,7 +261,7 @@ def test_wrong_axes_are_refused(settings, message):
         ka.MultiHeadAttention(2, 3, **settings)(x, x)
 
 
-def test_what_does_not_go_with_images_is_refused():
+def test_arguments_that_images_do_not_support_are_refused():
     x = random(B, 3, 5, E)
     layer = ka.MultiHeadAttention(2, 3, attention_axes=(2,))
     layer.build(x.shape, x.shape)
@@ -491,7 +491,7 @@ def test_a_mask_that_is_no_list_of_masks_is_refused(mask):
             layer(x, x, mask=mask)
 
 
-def test_a_learned_scale_beside_a_learned_scale_is_refused():
+def test_a_second_learned_scale_is_refused():
     with pytest.raises(ValueError, match="Received: use_scale=True, score='cosine'"):
         ka.DotProductAttention("cosine", use_scale=True)
 
@@ -514,14 +514,14 @@ def test_a_learned_scale_multiplies_every_product(score):
     assert half(x, x).dtype == "float16"
 
 
-# --- what cannot be taken over -------------------------------------------------------
+# --- what cannot be converted --------------------------------------------------------
 
 
 class Special(keras.layers.MultiHeadAttention):
     """Might compute something else."""
 
 
-def test_what_cannot_be_taken_over_is_refused():
+def test_layers_that_cannot_be_converted_are_refused():
     x = random(B, S, E)
     for unbuilt in (
         keras.layers.MultiHeadAttention(2, 3),
@@ -646,7 +646,7 @@ def test_a_quantised_projection_gives_gradients_and_takes_lora(mode):
 
 
 @quantising
-def test_a_policy_for_each_part_can_be_quantised(tmp_path):
+def test_a_layer_with_a_policy_per_sublayer_can_be_quantised(tmp_path):
     policies = keras.dtype_policies.DTypePolicyMap("float32")
     layer = ka.MultiHeadAttention(2, 3, name="heads", dtype=policies)
     x = keras.Input((None, E))

@@ -120,7 +120,7 @@ def test_gradients_are_the_same():
         assert abs(expected - actual).numpy().max() <= 1e-6 * scale
 
 
-def test_in_half_precision_we_are_at_least_as_exact():
+def test_half_precision_is_at_least_as_exact_as_in_keras():
     query, value = random(B, 31, E), random(B, 37, V, seed=3)
     for policy in ("mixed_float16", "mixed_bfloat16"):
         exact, _ = pair(dtype="float64")
@@ -162,7 +162,7 @@ def nothing_for_the_second_query():
     return mask
 
 
-def test_a_query_that_sees_nothing_has_two_answers_in_keras_and_one_here():
+def test_a_query_that_can_attend_to_nothing_has_two_results_in_keras_and_one_here():
     theirs, ours = pair()
     query, value = random(B, T, E), random(B, S, V, seed=3)
     call = {"attention_mask": nothing_for_the_second_query()}
@@ -241,7 +241,7 @@ def test_an_additive_mask_is_inverted_by_keras_and_refused_or_added_here():
     assert relative_error(output, expected) <= 1e-6
 
 
-def test_a_padding_mask_is_taken_for_another_by_keras_when_the_sizes_allow_it():
+def test_a_padding_mask_is_used_as_an_attention_mask_by_keras_if_sizes_fit():
     theirs, ours = pair()
     query, value = random(S, S, E), random(S, S, V, seed=3)
     padding = np.tri(S, dtype=bool)[::-1]  # [B, S], but B = T
@@ -267,7 +267,7 @@ def test_an_explicit_query_mask_is_ignored_by_keras_and_used_here():
     assert np.allclose(weights[0], scores[0], atol=1e-6)
 
 
-def test_nan_at_padding_spoils_everything_in_keras_and_nothing_here():
+def test_nan_at_padding_makes_outputs_nan_in_keras_and_not_here():
     theirs, ours = pair()
     query, value = random(B, T, E), random(B, S, V, seed=3)
     keep = drawn("1 1 1 1 1\n1 1 1 . .")
@@ -301,7 +301,7 @@ def test_symbolic_scores_of_cross_attention_have_the_wrong_shape_in_keras():
     assert weights.shape == (None, 4, T, S)
 
 
-def test_large_logits_are_nan_in_keras_float16_and_right_here():
+def test_large_logits_are_nan_in_keras_float16_and_correct_here():
     # q · k overflows float16 though the scaled score, 32 · 32 · 64 / 8, would fit.
     query = np.full((1, T, 64), 32.0, "float32")
     key = np.full((1, S, 64), 32.0, "float32")
@@ -328,7 +328,7 @@ def test_a_mask_is_lost_by_adding_positions_in_keras_and_kept_here():
         assert np.array_equal(mask, drawn("1 1 .\n1 . ."))
 
 
-def test_sinusoids_computed_in_half_precision_are_wrong_and_ours_are_not():
+def test_sinusoids_computed_in_half_precision_are_wrong_in_keras_and_correct_here():
     # What keras_hub.layers.SinePositionEncoding does: angles in the compute dtype.
     length, size = 1024, 64
     exponents = np.arange(0, size, 2) / size

@@ -1,4 +1,4 @@
-"""Where other libraries fail, by the failure; here is what should have happened.
+"""Failures of other libraries, and the correct result here.
 
 tests/parity/keras_test.py has those that show both sides in one line. Failures of
 packages that are not installed here (KerasHub, keras-self-attention and others) are
@@ -125,7 +125,7 @@ def test_a_padding_mask_of_rank_3_with_causal_is_a_raw_error_in_keras_but_not_he
 
 
 @every_layer
-def test_causal_holds_with_dropout_and_with_the_weights_asked_for(make):
+def test_a_causal_mask_works_with_dropout_and_with_returned_weights(make):
     """Keras issue 23038: both once dropped the causal mask silently."""
     x = random(1, S, E)
     for settings in ({}, {"dropout": 0.4}):
@@ -148,7 +148,7 @@ def test_a_sliding_window_holds_in_cached_attention():
     assert (to_numpy(weights)[0, :, 0] > 0).tolist() == [[False] * 3 + [True] * 2] * 2
 
 
-def test_pad_tokens_are_hidden_from_real_ones_and_not_only_from_each_other():
+def test_padding_is_hidden_from_other_tokens_and_not_only_from_padding():
     """keras-self-attention subtracts only between two pads; others have no mask."""
     x, keep = random(B, S, E), drawn("1 1 1 . .\n1 1 1 1 1")
     for make in ONE_HEAD.values():
@@ -160,7 +160,7 @@ def test_pad_tokens_are_hidden_from_real_ones_and_not_only_from_each_other():
 # --- heads, options, shapes ---------------------------------------------------------
 
 
-def test_one_key_head_crashes_the_function_of_keras_and_is_right_here():
+def test_one_key_head_is_an_error_in_the_function_of_keras_and_correct_here():
     theirs = (random(1, S, 4, 3), random(1, S, 1, 3), random(1, S, 1, 3))
     with pytest.raises(Exception):  # noqa: B017, PT011
         keras.ops.dot_product_attention(*theirs)
@@ -217,7 +217,7 @@ def test_a_batch_of_none_fails_in_the_onnx_of_keras_and_runs_in_ours(tmp_path):
     assert output.shape == (0, S, E)
 
 
-def test_whole_numbers_and_float64_are_computed_as_what_they_are():
+def test_integers_and_float64_keep_their_precision():
     """Keras casts both silently: an integer value would cut its own mean off."""
     whole = np.array([[[1, 2], [2, 5], [4, 4]]])
     layer = ka.DotProductAttention("dot")
@@ -238,7 +238,7 @@ def test_left_padding_changes_nothing_in_a_decoder():
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "XLA"])
-def test_positions_beyond_the_table_are_no_wrong_rows(compiled):
+def test_positions_beyond_the_table_do_not_read_wrong_rows(compiled):
     """KerasHub: a raw error in eager code; under XLA the last row, silently."""
     layer = ka.PositionEmbedding(4)
     x, beyond = random(1, 2, E), np.array([[3, 4]])
@@ -263,7 +263,7 @@ def test_writing_past_the_end_of_a_cache_is_an_error():
         layer(x, x, cache=cache, use_causal_mask=True)
 
 
-def test_empty_slots_of_a_cache_are_seen_by_nobody():
+def test_empty_slots_of_a_cache_are_hidden():
     """KerasHub attends to them unless the caller builds a mask."""
     layer, x = ka.MultiHeadAttention(2, 3), random(1, 1, E)
     cache = ka.FixedKVCache.empty(batch_size=1, key_size=6, value_size=6, capacity=5)

@@ -17,8 +17,8 @@ class _Fields(NamedTuple):
 class StaticKVCache(Cache, _Fields):
     """Projected keys and values of an encoder's sequence, for cross-attention.
 
-    `MultiHeadAttention.remember` makes one. A layer called with it attends to these
-    keys, projects none again, and returns it as it is.
+    `MultiHeadAttention.remember` makes one. A layer called with it as `memory` attends
+    to these keys and projects none again.
 
     Attributes:
         key: `[B, S, K * H]`, heads side by side.
@@ -31,8 +31,8 @@ class StaticKVCache(Cache, _Fields):
     >>> x = np.random.rand(1, 3, 8).astype("float32")
     >>> source = np.random.rand(1, 5, 8).astype("float32")
     >>> whole = layer(x, source)
-    >>> cache = layer.remember(source)
-    >>> step, cache = layer(x[:, 2:], cache=cache)
+    >>> memory = layer.remember(source)
+    >>> step = layer(x[:, 2:], memory=memory)
     >>> bool(np.allclose(step[:, 0], whole[:, 2], atol=1e-6))
     True
     """
