@@ -15,6 +15,7 @@ from keras import ops
 from keras_attention.layers.base import AttentionInputs
 from keras_attention.layers.projection import Projection
 from keras_attention.ops.attend import attend, dot_product_attention, score_dtype
+from keras_attention.ops.heads import HeadSettings
 
 
 @dataclass(frozen=True)
@@ -280,10 +281,9 @@ def attend_with_score(
         query=query,
         key=key,
         value=inputs.value,
-        scale=score.scale,
+        heads=HeadSettings(scale=score.scale, soft_cap=inputs.soft_cap),
         mask=None if mask is None else mask[:, None],
         bias=None if bias is None else bias[:, None],
-        soft_cap=inputs.soft_cap,
         dropout=dropout,
         return_weights=inputs.need_weights,
     )

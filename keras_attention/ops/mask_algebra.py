@@ -34,7 +34,7 @@ class Mask:
         seen = self.build(query_positions, key_positions)
         return seen & (key_positions != EMPTY)[..., None, :]  # [(B,) T, S]
 
-    def among(self, key_positions: Any) -> "Mask":
+    def restrict_to(self, key_positions: Any) -> "Mask":
         """The same mask, told of all keys there are.
 
         Rules such as `masks.big_bird` choose among the keys; what they chose holds
@@ -126,8 +126,10 @@ class _All(Mask):
         left = self.left.build(query_positions, key_positions)
         return left & self.right.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _All(self.left.among(key_positions), self.right.among(key_positions))
+    def restrict_to(self, key_positions):
+        return _All(
+            self.left.restrict_to(key_positions), self.right.restrict_to(key_positions)
+        )
 
     @property
     def reach(self):
@@ -151,8 +153,10 @@ class _Any(Mask):
         left = self.left.build(query_positions, key_positions)
         return left | self.right.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _Any(self.left.among(key_positions), self.right.among(key_positions))
+    def restrict_to(self, key_positions):
+        return _Any(
+            self.left.restrict_to(key_positions), self.right.restrict_to(key_positions)
+        )
 
     @property
     def reach(self):
@@ -175,8 +179,8 @@ class _Not(Mask):
     def build(self, query_positions, key_positions):
         return ~self.mask.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _Not(self.mask.among(key_positions))
+    def restrict_to(self, key_positions):
+        return _Not(self.mask.restrict_to(key_positions))
 
     def get_config(self):
         return {"mask": keras.saving.serialize_keras_object(self.mask)}

@@ -133,10 +133,10 @@ class _BigBird(Mask):
         return False  # what is drawn depends on all keys there are
 
     def build(self, query_positions, key_positions):
-        return self.among(key_positions).build(query_positions, key_positions)
+        return self.restrict_to(key_positions).build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _BigBirdAmong(self, ops.convert_to_tensor(key_positions, dtype="int32"))
+    def restrict_to(self, key_positions):
+        return _DrawnBigBird(self, ops.convert_to_tensor(key_positions, dtype="int32"))
 
     def always(self, query_blocks, key_blocks):
         """Bool `[(B,) T, S]`: keys of the window and of global blocks."""
@@ -227,7 +227,7 @@ class _Dense(_OfTensors):
         return self.array
 
 
-class _BigBirdAmong(_OfTensors):
+class _DrawnBigBird(_OfTensors):
     """`_BigBird` that knows which keys there are to choose from."""
 
     def __init__(self, rule: _BigBird, key_positions: Any):
@@ -249,8 +249,8 @@ class _BigBirdAmong(_OfTensors):
         here = rule.priorities(query_blocks, key_blocks)
         return seen | ((here > 0) & (here >= least))
 
-    def among(self, key_positions):
-        return self.rule.among(key_positions)
+    def restrict_to(self, key_positions):
+        return self.rule.restrict_to(key_positions)
 
 
 causal = _Causal()
@@ -300,7 +300,7 @@ def big_bird(
     The random blocks are drawn without replacement among the blocks that hold a key and
     are not visible already, by a hash of `seed` and the two blocks: the same on every
     backend, and whatever stands in other rows. Keys that must not count, padding for
-    one, are named by position -1 (see `Mask.among`).
+    one, are named by position -1 (see `Mask.restrict_to`).
 
     Args:
         block_size: Positions in a block.

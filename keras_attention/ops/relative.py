@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.heads import merge_features, split_features
 
 
 def alibi_slopes(num_heads: int, *, max_bias: float = 8.0) -> np.ndarray:
@@ -118,9 +119,7 @@ def relative_scores(query: Any, table: Any, distance: Any) -> Any:
     Reference: Shaw et al., 2018 (arXiv:1803.02155), equation 4.
     """
     dtype = score_dtype(query, table)
-    batch, length = ops.shape(query)[:2]
-    size = table.shape[-1]
-    query = ops.reshape(query, (batch, length, query.shape[-1] // size, size))
+    query = split_features(query, query.shape[-1] // table.shape[-1])  # [B, T, N, H]
     vectors = ops.transpose(ops.cast(table, dtype))  # [H, 2k + 1]
     products = ops.matmul(ops.cast(query, dtype), vectors)  # [B, T, N, 2k + 1]
     products = ops.transpose(products, (0, 2, 1, 3))  # [B, N, T, 2k + 1]
@@ -147,7 +146,7 @@ def relative_values(weights: Any, table: Any, distance: Any) -> Any:
     # Products with 0 and 1: a sum by index is slower, or no operator in ONNX.
     sums = ops.matmul(weights, ops.cast(at_distance, weights.dtype))
     context = ops.matmul(sums, ops.cast(table, weights.dtype))  # [B, T, N, V]
-    return ops.reshape(context, (batch, length, weights.shape[2] * table.shape[-1]))
+    return merge_features(context, (batch, length))  # [B, T, N * V]
 
 
 def _row(distance, table):

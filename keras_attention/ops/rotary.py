@@ -16,6 +16,7 @@ from keras import ops
 from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.backend.regions import region
 from keras_attention.ops.backend.shapes import largest
+from keras_attention.ops.heads import merge_features, split_features
 from keras_attention.ops.positions import (
     EMPTY,
     sine_and_cosine,
@@ -126,18 +127,17 @@ def rotate(
 
 
 def _rotate(heads, cosine, sine, *, num_heads, rotary_embedding_dim, interleaved):
-    batch, length = ops.shape(heads)[:2]
-    size = heads.shape[-1] // num_heads
-    x = ops.reshape(heads, (batch, length, num_heads, size))
+    sizes = ops.shape(heads)[:2]
+    x = split_features(heads, num_heads)  # [B, T, N, H]
     rotated, rest = x[..., :rotary_embedding_dim], x[..., rotary_embedding_dim:]
     split, join = _PAIRS[interleaved]
     first, second = split(ops.cast(rotated, cosine.dtype))  # [B, T, N, R / 2]
     cosine, sine = cosine[:, :, None], sine[:, :, None]  # [B or 1, T, 1, R / 2]
     rotated = join(first * cosine - second * sine, second * cosine + first * sine)
     rotated = ops.cast(rotated, heads.dtype)
-    if rotary_embedding_dim < size:
+    if rotary_embedding_dim < x.shape[-1]:
         rotated = ops.concatenate([rotated, rest], axis=-1)  # [B, T, N, H]
-    return ops.reshape(rotated, (batch, length, num_heads * size))  # [B, T, N * H]
+    return merge_features(rotated, sizes)  # [B, T, N * H]
 
 
 def _split_halves(x):

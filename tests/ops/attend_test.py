@@ -11,6 +11,7 @@ from keras_attention.ops.attend import (
     dot_product_attention,
     score_dtype,
 )
+from keras_attention.ops.heads import HeadSettings
 
 B, T, S, V = 2, 3, 5, 7
 RNG = np.random.default_rng(1)
@@ -155,7 +156,7 @@ def test_side_by_side_heads_are_those_of_keras_with_and_without_weights():
     query, key = RNG.normal(size=(B, T, 12)), RNG.normal(size=(B, S, 6))
     value = RNG.normal(size=(B, S, 10))
     arguments = {"query": query, "key": key, "value": value, "mask": MASK[:, None]}
-    arguments |= {"num_heads": 4, "num_key_value_heads": 2, "scale": 0.3}
+    arguments["heads"] = HeadSettings(4, 2, scale=0.3)
     output, nothing = dot_product_attention(**arguments)
     again, weights = dot_product_attention(**arguments, return_weights=True)
     assert nothing is None

@@ -81,7 +81,7 @@ def is_under_xla() -> bool:
     return _UNDER_XLA.get()
 
 
-def apart(x: Any) -> Any:
+def optimization_barrier(x: Any) -> Any:
     """A value that no compiler puts together with what is done to it next.
 
     XLA computes a product of one row on one core where a bias is added to it, and on

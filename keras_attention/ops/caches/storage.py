@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_attention.ops.backend.compiled import is_under_xla
 from keras_attention.ops.backend.shapes import largest
+from keras_attention.ops.heads import merge_features, split_features
 from keras_attention.ops.positions import first_positions, positions_of_tokens
 
 _LARGEST = 127  # of int8; -128 is not used, so that the grid is symmetric
@@ -70,23 +71,25 @@ def encode(x: Any, like: Any) -> Any:
     """New keys or values `[B, T, D]` in the form in which `like` holds them."""
     if not isinstance(like, Quantized):
         return ops.cast(x, like.dtype)
-    heads = _split(ops.cast(x, "float32"), like.scales.shape[-1])  # [B, T, K, H]
+    heads = split_features(
+        ops.cast(x, "float32"), like.scales.shape[-1]
+    )  # [B, T, K, H]
     scales = largest(ops.abs(heads), -1, least=0.0) / _LARGEST  # [B, T, K]
     steps = heads / ops.where(scales == 0.0, 1.0, scales)[..., None]
     values = ops.clip(ops.round(steps), -_LARGEST, _LARGEST)
     # What NaN becomes in int8, and whether a maximum sees it, is undefined.
     finite = ops.all(ops.isfinite(heads), axis=-1)
     scales = ops.where(finite, scales, float("nan"))
-    return Quantized(ops.cast(_merge(values), "int8"), scales)
+    return Quantized(ops.cast(merge_features(values), "int8"), scales)
 
 
 def decode(store: Any, dtype: str) -> Any:
     """Keys or values as floats `[B, P, D]`; int8 becomes `dtype`."""
     if not isinstance(store, Quantized):
         return store
-    heads = _split(store.values, store.scales.shape[-1])  # [B, P, K, H]
+    heads = split_features(store.values, store.scales.shape[-1])  # [B, P, K, H]
     heads = ops.cast(heads, "float32") * store.scales[..., None]
-    return ops.cast(_merge(heads), dtype)  # [B, P, K * H]
+    return ops.cast(merge_features(heads), dtype)  # [B, P, K * H]
 
 
 def map_leaves(function: Callable, *stores: Any) -> Any:
@@ -188,13 +191,3 @@ def count(keep: Any) -> Any:
 def _beside(condition: Any, x: Any) -> Any:
     """`[B, P]` so that it broadcasts to `x` `[B, P]` or `[B, P, D]`."""
     return condition[..., None] if len(x.shape) == 3 else condition
-
-
-def _split(x: Any, heads: int) -> Any:
-    batch, length = ops.shape(x)[:2]
-    return ops.reshape(x, (batch, length, heads, x.shape[-1] // heads))
-
-
-def _merge(x: Any) -> Any:
-    batch, length = ops.shape(x)[:2]
-    return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3]))

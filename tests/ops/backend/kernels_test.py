@@ -13,6 +13,7 @@ from contracts.kinds import relative_error
 
 from keras_attention.ops import attend
 from keras_attention.ops.backend import kernels
+from keras_attention.ops.heads import HeadSettings
 
 B, N, T, S, H = 2, 6, 7, 11, 5
 LONG = 1031  # keys: more than the kernel of torch takes at once
@@ -63,9 +64,7 @@ def call(query, key, value, *, mask=None, bias=None):
         query=query,
         key=key,
         value=value,
-        num_heads=N,
-        num_key_value_heads=key.shape[-1] // H,
-        scale=H**-0.5,
+        heads=HeadSettings(N, key.shape[-1] // H, scale=H**-0.5),
         mask=mask,
         bias=bias,
     )[0]
@@ -285,12 +284,12 @@ def test_keras_own_switch_is_obeyed(handed):
 
 def test_weights_dropout_and_caps_are_never_handed_over(handed):
     query, key, value = (keras.ops.convert_to_tensor(x, "float32") for x in heads(N))
-    more: list[dict] = [{"return_weights": True}, {"soft_cap": 3.0}]
+    more: list[dict] = [{"return_weights": True}]
+    more += [{"heads": HeadSettings(N, soft_cap=3.0)}]
     more += [{"dropout": lambda x: x}, {"talking": (np.eye(N), np.eye(N))}]
     for settings in more:
-        attend.dot_product_attention(
-            query=query, key=key, value=value, num_heads=N, **settings
-        )
+        settings = {"heads": HeadSettings(N), **settings}
+        attend.dot_product_attention(query=query, key=key, value=value, **settings)
     assert not handed
 
 
@@ -326,9 +325,7 @@ def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
             query=x[0],
             key=x[1],
             value=x[2],
-            num_heads=4,
-            num_key_value_heads=shared,
-            scale=size**-0.5,
+            heads=HeadSettings(4, shared, scale=size**-0.5),
             mask=None if mask == "none" else seen,
         )[0]
 

@@ -13,6 +13,7 @@ from keras_attention.ops.caches.fixed import FixedKVCache
 from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.caches.rolling import RollingKVCache
 from keras_attention.ops.caches.storage import Quantized, decode, encode
+from keras_attention.ops.heads import HeadSettings
 
 B, K, H, V = 2, 3, 5, 7
 CAPACITY, WINDOW, SINKS = 23, 5, 2
@@ -265,7 +266,7 @@ def test_rolling_in_any_chunks_is_dense_attention_under_its_mask(window, sinks, 
             query=query[:, part],
             key=view_key,
             value=view_value,
-            num_heads=K,
+            heads=HeadSettings(K),
             mask=seen[:, None],
         )
         outputs.append(to_numpy(output))

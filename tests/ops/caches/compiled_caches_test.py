@@ -15,6 +15,7 @@ from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache, FixedKVCache
 from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.caches.rolling import RollingKVCache
+from keras_attention.ops.heads import HeadSettings
 
 B, K, H, V = 2, 3, 5, 7
 CAPACITY = 29
@@ -57,7 +58,7 @@ def step(cache, key, value, keep):
         query=key,
         key=view.key,
         value=ops.cast(view.value, "float32"),
-        num_heads=K,
+        heads=HeadSettings(K),
         mask=(seen & keep[..., None])[:, None],
     )
     return output, cache

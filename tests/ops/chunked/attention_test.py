@@ -1,5 +1,7 @@
 """Attention in chunks is dense attention: numbers, gradients, empty rows, no T · S."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import oracle
@@ -9,12 +11,13 @@ import tensorflow as tf
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.chunked.attention import chunked_attention, chunks_pay
-from keras_attention.ops.chunked.tiles import Tiles
+from keras_attention.ops.chunked.tiles import MaskParts, Tiles
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
 
 B, T, S, K, G, H, V = 2, 11, 13, 2, 3, 5, 7
 N = K * G
-SETTINGS = {"num_heads": N, "num_key_value_heads": K, "scale": 0.4}
+HEADS = HeadSettings(N, K, scale=0.4)
 HIDDEN_ROW = 3  # of both rows of the batch, in "explicit"
 RANDOM = np.random.default_rng(7)
 
@@ -73,15 +76,19 @@ CHUNKS = [(4, 6), (512, 512)]
 FEW = ("positions", "explicit", "a bias of columns", "everything")
 
 
-def chunked(*tensors, chunks=(6, 7), **kwargs):
+def chunked(
+    *tensors, chunks=(6, 7), heads=HEADS, bias=None, soft_cap=None, **mask_parts
+):
     query, key, value = tensors
     return chunked_attention(
         query=query,
         key=key,
         value=value,
+        heads=replace(heads, soft_cap=soft_cap),
+        mask=MaskParts(**mask_parts),
+        bias=bias,
         query_chunk=chunks[0],
         key_chunk=chunks[1],
-        **(SETTINGS | kwargs),
     )
 
 
@@ -115,10 +122,9 @@ def dense(*tensors, bias=None, soft_cap=None, **hiding):
         query=query,
         key=key,
         value=value,
+        heads=replace(HEADS, soft_cap=soft_cap),
         mask=dense_mask(query.shape[1], key.shape[1], **hiding),
         bias=bias,
-        soft_cap=soft_cap,
-        **SETTINGS,
     )[0]
 
 
@@ -130,7 +136,7 @@ def one_by_one(query, key, value, *, bias=0.0, soft_cap=None, **hiding):
     key, value = key.reshape(B, S, K, H), value.reshape(B, S, K, V)
     output = np.zeros((B, T, N, V))
     for b, n, t in np.ndindex(B, N, T):
-        scores = key[b, :, n // G] @ query[b, t, n] * SETTINGS["scale"]
+        scores = key[b, :, n // G] @ query[b, t, n] * HEADS.scale
         if soft_cap is not None:
             scores = soft_cap * np.tanh(scores / soft_cap)
         weights = oracle.softmax_row(scores + bias[b, n, t], mask[b, n, t])
@@ -376,18 +382,19 @@ class Chunked(keras.layers.Layer):
 def test_models_learn_the_same_with_it():
     x, y = normal(6, T, N * H), normal(6, T, N * H)
     learned = []
-    whole = {"num_heads": N, "num_key_value_heads": N, "scale": 0.4}
+    heads = HeadSettings(N, scale=0.4)
 
     def in_chunks(x, bias):
         chunks = {"query_chunk": 6, "key_chunk": 5}
         tensors = {"query": x, "key": x, "value": x, "bias": bias}
-        return chunked_attention(**tensors, **whole, **chunks, mask=masks.causal)
+        mask = MaskParts(masks.causal)
+        return chunked_attention(**tensors, heads=heads, **chunks, mask=mask)
 
     def at_once(x, bias):
         tensors = {"query": x, "key": x, "value": x, "bias": bias}
         positions = first_positions(T)
         mask = masks.causal.build(positions, positions)
-        return dot_product_attention(**tensors, **whole, mask=mask)[0]
+        return dot_product_attention(**tensors, heads=heads, mask=mask)[0]
 
     for attention in (in_chunks, at_once):
         model = keras.Sequential([keras.Input((None, N * H)), Chunked(attention)])
@@ -404,7 +411,7 @@ def sizes_in_graph(length, **kwargs):
 
     @tf.function
     def step(x):
-        return gradients(lambda x: chunked(x, x, x, num_key_value_heads=N, **kwargs), x)
+        return gradients(lambda x: chunked(x, x, x, heads=HeadSettings(N), **kwargs), x)
 
     graph = step.get_concrete_function(tf.TensorSpec((1, length, N * H))).graph
     found, graphs = [], [graph]

@@ -7,13 +7,15 @@ from contracts.kinds import to_numpy
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.shuffle import shuffled
 from keras_attention.ops.sparse.block_sparse import block_sparse_attention
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 
 @pytest.mark.parametrize(
-    ("block_mask", "blocks_seen"),
+    ("block_mask", "num_visible_blocks"),
     [
         (masks.window(1, 0), 2),
         (masks.dilated(3), 5),
@@ -22,20 +24,19 @@ from keras_attention.ops.sparse.block_sparse import block_sparse_attention
     ],
     ids=repr,
 )
-def test_any_mask_of_blocks_will_do(block_mask, blocks_seen):
+def test_any_mask_of_blocks_will_do(block_mask, num_visible_blocks):
     random = np.random.default_rng(0)
     x = tf.constant(random.standard_normal((2, 41, 6)), "float32")
     keep = tf.constant(random.random((2, 41)) < 0.7)
-    common = {"query": x, "key": x, "value": x, "num_heads": 2}
+    common = {"query": x, "key": x, "value": x, "heads": HeadSettings(num_heads=2)}
     blocks = first_positions(41) // 3
     mask = block_mask.build(blocks, blocks) & keep[:, None, None, :]
     expected, _ = dot_product_attention(mask=mask, **common)
     result = block_sparse_attention(
+        SelfAttentionInputs(**common, key_mask=keep),
         block_mask=block_mask,
         block_size=3,
-        blocks_seen=blocks_seen,
-        key_mask=keep,
-        **common,
+        num_visible_blocks=num_visible_blocks,
     )
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
@@ -106,11 +107,15 @@ def test_what_is_built_in_pieces_is_what_is_built_at_once():
     positions = np.arange(29)
     mask = masks.causal & ~masks.big_bird(3, 2, 1, 1) | masks.blocks(4)
     whole = to_numpy(mask.build(positions, positions))
-    told = mask.among(positions)
+    restricted = mask.restrict_to(positions)
+
+    def build(*some):
+        return to_numpy(restricted.build(*some))
+
     pieces = [
         np.concatenate(
             [
-                to_numpy(told.build(positions[t : t + 7], positions[s : s + 5]))
+                build(positions[t : t + 7], positions[s : s + 5])
                 for s in range(0, 29, 5)
             ],
             axis=1,

@@ -6,11 +6,13 @@ import tensorflow as tf
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.sparse.global_tokens import global_token_attention, rows_at
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 POSITIONS = (0, 9, 40)
-COMMON = {"num_heads": 4, "num_key_value_heads": 2, "scale": 0.3}
+HEADS = HeadSettings(4, 2, scale=0.3)
 
 
 def drawn(seed, length=37):
@@ -31,20 +33,16 @@ def test_global_queries_may_attend_with_heads_of_their_own(causal):
 
     def dense(tensors):
         named = dict(zip(("query", "key", "value"), tensors, strict=True))
-        return dot_product_attention(mask=mask, **named, **COMMON)[0]
+        return dot_product_attention(mask=mask, **named, heads=HEADS)[0]
 
     is_global = np.isin(np.arange(37), POSITIONS)[:, None]
     expected = tf.where(is_global, dense(other), dense(local))
     result = global_token_attention(
-        query=local[0],
-        key=local[1],
-        value=local[2],
+        SelfAttentionInputs(*local, HEADS, key_mask=keep),
         window=(3, 2),
         positions=POSITIONS,
         causal=causal,
-        key_mask=keep,
         global_heads=(rows_at(other[0], POSITIONS), *other[1:]),
-        **COMMON,
     )
     np.testing.assert_allclose(result, expected, atol=1e-6)
     assert np.abs(result - dense(local))[:, 0].max() > 0.1

@@ -7,7 +7,9 @@ from contracts.kinds import to_numpy
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 from keras_attention.ops.sparse.patterns import (
     BlockPattern,
     GlobalTokensPattern,
@@ -52,35 +54,26 @@ def dense(pattern, tensors, keep, *, causal=False, bias=None, groups=2, soft_cap
     query, key, value = tensors
     positions = first_positions(query.shape[1])
     mask = pattern.causal_mask if causal else pattern.mask
-    among = positions if keep is None else tf.where(keep, positions, -1)
-    mask = mask.among(among).build(positions, positions)
+    keys = positions if keep is None else tf.where(keep, positions, -1)
+    mask = mask.restrict_to(keys).build(positions, positions)
     mask = mask[None] if len(mask.shape) == 2 else mask
     mask = mask if keep is None else mask & keep[:, None, :]
     return dot_product_attention(
         query=query,
         key=key,
         value=value,
-        num_heads=HEADS,
-        num_key_value_heads=groups,
-        scale=0.3,
+        heads=HeadSettings(HEADS, groups, 0.3, soft_cap),
         mask=mask[:, None],
         bias=None if bias is None else bias(positions, positions),
-        soft_cap=soft_cap,
     )[0]
 
 
-def sparse(pattern, tensors, keep, *, groups=2, **settings):
-    query, key, value = tensors
-    return pattern.attend(
-        query=query,
-        key=key,
-        value=value,
-        num_heads=HEADS,
-        num_key_value_heads=groups,
-        scale=0.3,
-        key_mask=keep,
-        **settings,
-    )
+def sparse(
+    pattern, tensors, keep, *, causal=False, groups=2, soft_cap=None, **settings
+):
+    heads = HeadSettings(HEADS, groups, 0.3, soft_cap)
+    inputs = SelfAttentionInputs(*tensors, heads, key_mask=keep, **settings)
+    return pattern.attend(inputs, causal=causal)
 
 
 @pytest.mark.parametrize("length", [0, 1, 14, 97])

@@ -8,7 +8,9 @@ import tensorflow as tf
 import keras_attention as ka
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 from keras_attention.ops.sparse.windows import width_of, window_attention
 
 # (length, window, query heads, key/value heads, block size): lengths that are no
@@ -36,18 +38,13 @@ def drawn(length, heads, groups, dtype="float32"):
 
 def both_ways(tensors, keep, *, window, heads, groups, block):
     query, key, value = tensors
-    common = {
-        "query": query,
-        "key": key,
-        "value": value,
-        "num_heads": heads,
-        "num_key_value_heads": groups,
-        "scale": 0.3,
-    }
+    common = {"query": query, "key": key, "value": value}
+    common["heads"] = HeadSettings(heads, groups, scale=0.3)
     positions = first_positions(tensors[0].shape[1])
     mask = masks.window(*window).build(positions, positions)
     dense, _ = dot_product_attention(mask=mask & keep[:, None, None, :], **common)
-    blocked = window_attention(window=window, key_mask=keep, block_size=block, **common)
+    inputs = SelfAttentionInputs(**common, key_mask=keep)
+    blocked = window_attention(inputs, window=window, block_size=block)
     return dense, blocked
 
 
