@@ -108,9 +108,8 @@ def with_cached_positions(
     """
     query, key = inputs
     query_at, key_at = cached_positions(cache, positions, query, key, key_mask)
-    rotate_after_cache = cache.renumbers or (
-        scheme is not None and scheme.depends_on_length
-    )
+    depends_on_length = scheme is not None and scheme.depends_on_length
+    rotate_after_cache = cache.renumbers or depends_on_length
     key = heads.key
     if scheme is not None and not rotate_after_cache:
         key = scheme.rotate(key, key_at)

@@ -1,7 +1,8 @@
 """The ways to compute one multi-head attention; all return the same numbers.
 
-A pattern computes only the scores inside its mask, chunks never hold all scores, and the
-dense way can return the weights. A call is computed by the first way that supports it.
+A pattern computes only the scores inside its mask, chunks never hold all scores, and
+the dense way can return the weights. A call is computed by the first way that supports
+it.
 """
 
 from collections.abc import Callable
@@ -155,7 +156,7 @@ def _attend_by_chunks(layer, call, settings):
 
 def _attend_densely(layer, call, settings):
     heads, scheme = call.heads, layer.position
-    adds_values = scheme is not None and scheme.needs_weights
+    weighted = scheme if scheme is not None and scheme.needs_weights else None
     dropped = []
 
     def drop(weights):
@@ -171,11 +172,11 @@ def _attend_densely(layer, call, settings):
         bias=_all_biases(layer, call, settings.scale),
         talking=layer.mixing,
         dropout=None if call.dropout is None else drop,
-        return_weights=call.need_weights or adds_values,
+        return_weights=call.need_weights or weighted is not None,
     )
-    if adds_values:
+    if weighted is not None:
         used = dropped[0] if dropped else weights
-        extra = scheme.context(used, *heads.all_positions())  # [B, T, N * V]
+        extra = weighted.context(used, *heads.all_positions())  # [B, T, N * V]
         context = context + ops.cast(extra, context.dtype)
     return context, weights if call.need_weights else None
 

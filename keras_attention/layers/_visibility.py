@@ -38,7 +38,7 @@ class Visibility:
     key_mask: Any = None
 
     def tensor(self, query: Any, key: Any) -> Any:
-        """The mask: bool `[B or 1, T, S]` or `[B, N, T, S]`; `None` if nothing is hidden.
+        """The mask, bool `[B or 1, T, S]` or `[B, N, T, S]`; `None` hides nothing.
 
         Axes may have size 1.
 

@@ -173,7 +173,8 @@ def dot_product_attention(
     # Training is never exported, and no runtime has an operator for talking heads.
     if dropout is not None or talking is not None:
         weigh = _weigh(return_weights) if talking is None else _weigh_talking(*talking)
-        output, weights = _weighted_sums(*tensors, heads, weigh=weigh, dropout=dropout)
+        settings = {"heads": heads, "weigh": weigh, "dropout": dropout}
+        output, weights = _weighted_sums(*tensors, **settings)
         output = _join(output, None if return_weights else mask, value)
         return output, weights if return_weights else None
     settings = {**heads.to_dict(), "return_weights": return_weights}
@@ -198,8 +199,15 @@ def _output_and_weights(
     return_weights: bool,
     **settings: Any,
 ) -> tuple[Any, Any]:
-    heads, weigh = HeadSettings(**settings), _weigh(return_weights)
-    output, weights = _weighted_sums(query, key, value, mask, bias, heads, weigh=weigh)
+    output, weights = _weighted_sums(
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        heads=HeadSettings(**settings),
+        weigh=_weigh(return_weights),
+    )
     return _join(output, None if return_weights else mask, value), weights
 
 
@@ -247,8 +255,8 @@ def _weighted_sums(
     value: Any,
     mask: Any,
     bias: Any,
-    heads: HeadSettings,
     *,
+    heads: HeadSettings,
     weigh: Callable,
     dropout: Callable | None = None,
 ) -> tuple[Any, Any]:

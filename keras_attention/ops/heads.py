@@ -55,20 +55,21 @@ ONE_HEAD = HeadSettings()
 """A single head whose scores are not scaled."""
 
 
-def split_features(x: Any, num_heads: int) -> Any:
-    """`[B, T, N * H]` -> `[B, T, N, H]`."""
-    batch, length = ops.shape(x)[:2]
+def split_features(x: Any, num_heads: int, sizes: tuple[Any, Any] | None = None) -> Any:
+    """`[B, T, N * H]` -> `[B, T, N, H]`.
+
+    Args:
+        x: The heads.
+        num_heads: N.
+        sizes: B and T where the caller has them already; a graph then does not read
+            them from `x` again.
+    """
+    batch, length = ops.shape(x)[:2] if sizes is None else sizes
     return ops.reshape(x, (batch, length, num_heads, x.shape[-1] // num_heads))
 
 
 def merge_features(x: Any, sizes: tuple[Any, Any] | None = None) -> Any:
-    """`[B, T, N, H]` -> `[B, T, N * H]`.
-
-    Args:
-        x: The heads.
-        sizes: B and T where the caller has them already; a graph then does not read
-            them from `x` again.
-    """
+    """`[B, T, N, H]` -> `[B, T, N * H]`; see `split_features`."""
     batch, length = ops.shape(x)[:2] if sizes is None else sizes
     return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3]))
 

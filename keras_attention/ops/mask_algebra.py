@@ -127,9 +127,8 @@ class _All(Mask):
         return left & self.right.build(query_positions, key_positions)
 
     def restrict_to(self, key_positions):
-        return _All(
-            self.left.restrict_to(key_positions), self.right.restrict_to(key_positions)
-        )
+        left = self.left.restrict_to(key_positions)
+        return _All(left, self.right.restrict_to(key_positions))
 
     @property
     def reach(self):
@@ -154,9 +153,8 @@ class _Any(Mask):
         return left | self.right.build(query_positions, key_positions)
 
     def restrict_to(self, key_positions):
-        return _Any(
-            self.left.restrict_to(key_positions), self.right.restrict_to(key_positions)
-        )
+        left = self.left.restrict_to(key_positions)
+        return _Any(left, self.right.restrict_to(key_positions))
 
     @property
     def reach(self):

@@ -128,7 +128,7 @@ def rotate(
 
 def _rotate(heads, cosine, sine, *, num_heads, rotary_embedding_dim, interleaved):
     sizes = ops.shape(heads)[:2]
-    x = split_features(heads, num_heads)  # [B, T, N, H]
+    x = split_features(heads, num_heads, sizes)  # [B, T, N, H]
     rotated, rest = x[..., :rotary_embedding_dim], x[..., rotary_embedding_dim:]
     split, join = _PAIRS[interleaved]
     first, second = split(ops.cast(rotated, cosine.dtype))  # [B, T, N, R / 2]

@@ -3,9 +3,9 @@
 Scores are computed a tile at a time: a chunk of queries against a chunk of keys. The
 softmax over all keys is combined from its parts (online softmax): each row keeps its
 largest score so far, and the sums so far are scaled down when a larger score comes. The
-gradient is written out: instead of keeping weights, it computes those of each tile again
-from the logarithm of the row's sum. Tiles beyond the reach of the mask are skipped.
-Numbers and rules are those of `ops/attend.py`.
+gradient is written out: instead of keeping weights, it computes those of each tile
+again from the logarithm of the row's sum. Tiles beyond the reach of the mask are
+skipped. Numbers and rules are those of `ops/attend.py`.
 
 The letters are those of `ops/chunked/tiles.py`.
 

@@ -1,7 +1,7 @@
 """Scores cut into tiles: a chunk of queries against a chunk of keys.
 
-The letters are those of `ops/attend.py`. In addition there are C chunks of queries, each
-of c positions, D chunks of keys, each of d positions, and R = G * c rows of a tile. b is
+The letters are those of `ops/attend.py`. In addition there are C chunks of queries of c
+positions each, D chunks of keys of d positions each, and R = G * c rows in a tile. b is
 B or 1.
 """
 
@@ -94,7 +94,7 @@ class Grid(NamedTuple):
         heads: tuple[int, int],
         chunks: tuple[int, int],
     ) -> "Grid":
-        """The grid of tensors `[B, T or S, ...]`, with chunks of at most these sizes."""
+        """The grid of tensors `[B, T or S, ...]`, with chunks of at most that size."""
         known = [x.shape[0] for x in (query, key, value) if x.shape[0] is not None]
         return cls(
             batch=known[0] if known else ops.shape(query)[0],
@@ -300,9 +300,9 @@ def _require_positional(mask: Any) -> masks.Mask | None:
         return mask
     if isinstance(mask, masks.Mask):
         raise ValueError(
-            "`mask` is built a tile at a time, so it must depend on positions only. Pass "
-            "`masks.padding(keep)` as `key_mask=keep`, and other masks of tensors as "
-            f"`attention_mask=`. Received: mask={mask!r}"
+            "`mask` is built a tile at a time, so it must depend on positions only. "
+            "Pass `masks.padding(keep)` as `key_mask=keep`, and other masks of tensors "
+            f"as `attention_mask=`. Received: mask={mask!r}"
         )
     raise ValueError(
         "`mask` must be one of the mask algebra, such as `masks.causal`. Pass a tensor "

@@ -78,7 +78,7 @@ def _gathered(
     skip: int,
     causal: bool,
 ) -> Any:
-    """The output for queries behind the first `skip` blocks, `[B, T - skip * L, ...]`."""
+    """`[B, T - skip * L, N * V]`: the output of queries behind `skip` blocks."""
     query, key, value, heads = inputs.query, inputs.key, inputs.value, inputs.heads
     length = ops.shape(query)[1]
     blocks = -(-length // block_size)

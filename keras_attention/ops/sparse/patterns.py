@@ -86,7 +86,7 @@ class WindowPattern(Pattern):
 
 
 class GlobalTokensPattern(Pattern):
-    """A sliding window, and global tokens: they see all tokens, and all tokens see them.
+    """A sliding window, and global tokens, which see all tokens and which all see.
 
     Args:
         window: The pattern of the other tokens.

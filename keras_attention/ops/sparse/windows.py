@@ -264,9 +264,9 @@ def _with_shared(mask, bias, shared, block_size, group_size):
 
 
 def _split_by_stride(x: Any, step: int) -> Any:
-    """`[B, T, ...]` -> `[B * step, T / step, ...]`: one row per remainder of T / step.
+    """`[B, T, ...]` -> `[B * step, T / step, ...]`: each row's `step`-th positions.
 
-    Rows that are too short end with 0.
+    One new row starts at each of the first `step` positions; 0 is beyond the end.
     """
     steps = -(-ops.shape(x)[1] // step)
     x = pad_to(x, steps * step)
@@ -293,9 +293,7 @@ def _repeat_shared(shared: SharedKeys, step: int) -> SharedKeys:
     if bias is not None:
         batch = ops.shape(shared.key)[0]
         bias = ops.broadcast_to(bias, (batch, *ops.shape(bias)[1:]))
-        bias = _split_by_stride(
-            ops.swapaxes(bias, 1, 2), step
-        )  # [B * step, T / step, N, g]
+        bias = _split_by_stride(ops.swapaxes(bias, 1, 2), step)
         bias = ops.swapaxes(bias, 1, 2)  # [B * step, N, T / step, g]
     return SharedKeys(
         key=ops.repeat(shared.key, step, axis=0),

@@ -284,12 +284,12 @@ def test_keras_own_switch_is_obeyed(handed):
 
 def test_weights_dropout_and_caps_are_never_handed_over(handed):
     query, key, value = (keras.ops.convert_to_tensor(x, "float32") for x in heads(N))
+    plain = {"query": query, "key": key, "value": value, "heads": HeadSettings(N)}
     more: list[dict] = [{"return_weights": True}]
     more += [{"heads": HeadSettings(N, soft_cap=3.0)}]
     more += [{"dropout": lambda x: x}, {"talking": (np.eye(N), np.eye(N))}]
     for settings in more:
-        settings = {"heads": HeadSettings(N), **settings}
-        attend.dot_product_attention(query=query, key=key, value=value, **settings)
+        attend.dot_product_attention(**(plain | settings))
     assert not handed
 
 
