@@ -239,7 +239,8 @@ def _static(positions, name):
     if size is None:
         raise ValueError(
             "The sizes of a rolling cache are read from its shapes: its tensors must "
-            f"have a static second axis. Received: {name} of shape {tuple(positions.shape)}"
+            f"have a static second axis. Received: {name} of shape "
+            f"{tuple(positions.shape)}"
         )
     return size
 

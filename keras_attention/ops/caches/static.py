@@ -59,8 +59,8 @@ class StaticKVCache(Cache, _Fields):
 
     def extend(self, *, key, value, positions, query_positions):
         raise ValueError(
-            "A StaticKVCache holds an encoder's sequence, for cross-attention. It cannot "
-            "be extended. For self-attention use `ka.KVCache`. "
+            "A StaticKVCache holds an encoder's sequence, for cross-attention: it takes "
+            "no new tokens. For self-attention use `ka.KVCache`. "
             f"Received: {key.shape[1]} new tokens"
         )
 

@@ -1,6 +1,6 @@
-"""The backend's kernel and our own path are one function, to the last bit but rounding.
+"""The kernel of the backend returns the numbers of our own path, except for rounding.
 
-On a backend without a kernel both are our own path, and the test is of the switch.
+On a backend without a kernel both are our own path, and only the switch is tested.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def _switched_on():
 
 @pytest.fixture
 def handed(monkeypatch):
-    """A `True` for each call that a kernel took."""
+    """One `True` for each call that a kernel computed."""
     taken, fused = [], kernels.fused_attention
 
     def counting(*args, **kwargs):
@@ -122,9 +122,15 @@ ON_A_GPU = on_a_gpu()
 HAS_KERNEL = keras.backend.backend() == "torch" and not ON_A_GPU
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("shared", [N, 2, 1])
+# The kernel combines mask and bias, but groups of heads do not depend on either.
+@pytest.mark.parametrize(
+    ("mask", "bias", "shared"),
+    [
+        *((mask, bias, 2) for mask in MASKS for bias in BIASES),
+        *((mask, "none", N) for mask in ("none", "empty-rows", "per-head")),
+        *((mask, "per-head", 1) for mask in ("none", "empty-rows", "per-head")),
+    ],
+)
 def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, handed):
     tensors = [x.astype("float32") for x in heads(shared)]
     if bias == "minus-infinity" and mask == "none":
@@ -154,7 +160,7 @@ def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, han
         assert (actual[1][blind] == 0).all()
 
 
-def test_a_key_that_nobody_sees_gets_gradient_zero():
+def test_a_key_hidden_from_all_queries_gets_gradient_zero():
     mask = MASKS["empty-rows"] & (np.arange(S) != 3)
     tensors = [x.astype("float32") for x in heads(2)]
     _, key, value = gradients(
@@ -165,7 +171,7 @@ def test_a_key_that_nobody_sees_gets_gradient_zero():
     assert abs(key).max() > 0
 
 
-def test_a_bias_forbids_nothing_but_counts_as_a_large_number():
+def test_a_bias_of_minus_infinity_hides_nothing():
     tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in heads(2)]
     bias = np.full((1, 1, 1, S), -np.inf, "float32")
     actual, expected = both_ways(lambda: to_numpy(call(*tensors, bias=bias)))
@@ -182,7 +188,7 @@ def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, handed):
     tensors = [keras.ops.convert_to_tensor(x, dtype) for x in heads(shared)]
     mask = MASKS["empty-rows"]
     actual, expected = both_ways(lambda: call(*tensors, mask=mask))
-    if not ON_JAX:  # cuDNN takes no odd lengths
+    if not ON_JAX:  # cuDNN supports no odd lengths
         assert handed == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
     assert keras.backend.standardize_dtype(actual.dtype) == dtype
     actual, expected = (
@@ -229,7 +235,7 @@ def test_products_beyond_float16_stay_finite(dtype):
 
 
 @pytest.mark.parametrize("where", ["the first", "the last", "none but one"])
-def test_rows_that_see_nothing_of_a_whole_block_of_keys_are_right(where):
+def test_rows_that_see_no_key_of_a_whole_block_are_correct(where):
     tensors = [x.astype("float32") for x in heads(2, keys=LONG)]
     at = np.arange(LONG)
     seen = {"the first": at >= 700, "the last": at < 300, "none but one": at == 1030}
@@ -266,14 +272,14 @@ def test_sizes_of_zero_work(sizes):
     assert not to_numpy(output).any()
 
 
-def test_values_of_another_size_keep_our_own_path(handed):
+def test_values_of_another_size_use_our_own_path(handed):
     query, key, _ = (keras.ops.convert_to_tensor(x) for x in heads(2))
     value = keras.ops.ones((B, S, 2 * 3), dtype=query.dtype)
     assert to_numpy(call(query, key, value)) == pytest.approx(np.ones((B, T, N * 3)))
     assert not handed
 
 
-def test_keras_own_switch_is_obeyed(handed):
+def test_the_switch_of_keras_disables_the_kernel(handed):
     tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in heads(2)]
     call(*tensors)
     assert handed == [True] * HAS_KERNEL
@@ -282,7 +288,7 @@ def test_keras_own_switch_is_obeyed(handed):
     assert len(handed) == HAS_KERNEL
 
 
-def test_weights_dropout_and_caps_are_never_handed_over(handed):
+def test_weights_dropout_and_caps_use_our_own_path(handed):
     query, key, value = (keras.ops.convert_to_tensor(x, "float32") for x in heads(N))
     plain = {"query": query, "key": key, "value": value, "heads": HeadSettings(N)}
     more: list[dict] = [{"return_weights": True}]
@@ -294,10 +300,10 @@ def test_weights_dropout_and_caps_are_never_handed_over(handed):
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(ON_A_GPU, reason="of the kernel for CPUs")
+@pytest.mark.skipif(ON_A_GPU, reason="tests the kernel for CPUs")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("shared", [N, 2, 1])
-def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
+def test_torch_uses_its_flash_kernel_and_no_other(mask, shared):
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -311,7 +317,7 @@ def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", ["none", "padding", "causal", "all-padding"])
 @pytest.mark.parametrize("shared", [4, 2])
-def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
+def test_a_gpu_uses_the_kernel_for_half_precision_only(mask, shared, dtype, handed):
     length, size = 128, 64
     rng = np.random.default_rng(3)
     tensors = [rng.normal(size=(B, length, n * size)) for n in (4, shared, shared)]
