@@ -305,13 +305,11 @@ def big_bird(
     Args:
         block_size: The number of positions in a block.
         num_random_blocks: The number of blocks drawn for each block of queries.
-        num_window_blocks: The number of blocks around the query's own, which counts
-            too; odd.
+        num_window_blocks: The number of blocks around and with the query's own; odd.
         num_global_blocks: The number of global blocks at the start.
         seed: The draw's seed.
-        causal: Whether blocks are drawn only before the query's own, so that later
-            keys do not change the draw; to hide later keys, combine with
-            `masks.causal`.
+        causal: Whether blocks are drawn only before the query's own, so that later keys
+            do not change the draw; combine with `masks.causal` to hide later keys.
 
     Reference: Zaheer et al., "Big Bird", 2020 (arXiv:2007.14062).
     """

@@ -59,7 +59,7 @@ class StaticKVCache(Cache, _Fields):
 
     def extend(self, *, key, value, positions, query_positions):
         raise ValueError(
-            "A StaticKVCache holds an encoder's sequence, for cross-attention: it takes "
+            "A StaticKVCache holds an encoder's sequence for cross-attention: it takes "
             "no new tokens. For self-attention use `ka.KVCache`. "
             f"Received: {key.shape[1]} new tokens"
         )

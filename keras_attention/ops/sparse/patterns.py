@@ -122,8 +122,7 @@ class BlockPattern(Pattern):
     Args:
         block_size: The number of positions in a block.
         num_random_blocks: The number of blocks drawn for each block of queries.
-        num_window_blocks: The number of blocks around the query's own, which counts
-            too; odd.
+        num_window_blocks: The number of blocks around and with the query's own; odd.
         num_global_blocks: The number of blocks at the start that see all blocks, and
             that all blocks see.
         seed: The draw's seed.
