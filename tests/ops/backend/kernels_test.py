@@ -87,7 +87,7 @@ def _switched_on():
 
 
 @pytest.fixture
-def handed(monkeypatch):
+def kernel_calls(monkeypatch):
     """One `True` for each call that a kernel computed."""
     taken, fused = [], kernels.fused_attention
 
@@ -131,7 +131,9 @@ HAS_KERNEL = keras.backend.backend() == "torch" and not ON_A_GPU
         *((mask, "per-head", 1) for mask in ("none", "empty-rows", "per-head")),
     ],
 )
-def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, handed):
+def test_outputs_and_gradients_are_those_of_our_own_path(
+    mask, bias, shared, kernel_calls
+):
     tensors = [x.astype("float32") for x in heads(shared)]
     if bias == "minus-infinity" and mask == "none":
         return  # -inf as a mask: the next test
@@ -148,7 +150,7 @@ def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, han
         return [output, *gradients(loss, tensors)]
 
     actual, expected = both_ways(run)
-    assert handed == [True] * (1 + (bias == "none")) * HAS_KERNEL
+    assert kernel_calls == [True] * (1 + (bias == "none")) * HAS_KERNEL
     largest = max(abs(x).max() for x in expected[1:])
     assert relative_error(actual[0], expected[0]) <= 1e-6
     for one, other in zip(actual[1:], expected[1:], strict=True):
@@ -184,12 +186,12 @@ def test_a_bias_of_minus_infinity_hides_nothing():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared", [N, 2])
-def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, handed):
+def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, kernel_calls):
     tensors = [keras.ops.convert_to_tensor(x, dtype) for x in heads(shared)]
     mask = MASKS["empty-rows"]
     actual, expected = both_ways(lambda: call(*tensors, mask=mask))
     if not ON_JAX:  # cuDNN supports no odd lengths
-        assert handed == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
+        assert kernel_calls == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
     assert keras.backend.standardize_dtype(actual.dtype) == dtype
     actual, expected = (
         to_numpy(keras.ops.cast(x, "float32")) for x in (actual, expected)
@@ -272,23 +274,23 @@ def test_sizes_of_zero_work(sizes):
     assert not to_numpy(output).any()
 
 
-def test_values_of_another_size_use_our_own_path(handed):
+def test_values_of_another_size_use_our_own_path(kernel_calls):
     query, key, _ = (keras.ops.convert_to_tensor(x) for x in heads(2))
     value = keras.ops.ones((B, S, 2 * 3), dtype=query.dtype)
     assert to_numpy(call(query, key, value)) == pytest.approx(np.ones((B, T, N * 3)))
-    assert not handed
+    assert not kernel_calls
 
 
-def test_the_switch_of_keras_disables_the_kernel(handed):
+def test_the_switch_of_keras_disables_the_kernel(kernel_calls):
     tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in heads(2)]
     call(*tensors)
-    assert handed == [True] * HAS_KERNEL
+    assert kernel_calls == [True] * HAS_KERNEL
     with kernel_off():
         call(*tensors)
-    assert len(handed) == HAS_KERNEL
+    assert len(kernel_calls) == HAS_KERNEL
 
 
-def test_weights_dropout_and_caps_use_our_own_path(handed):
+def test_weights_dropout_and_caps_use_our_own_path(kernel_calls):
     query, key, value = (keras.ops.convert_to_tensor(x, "float32") for x in heads(N))
     plain = {"query": query, "key": key, "value": value, "heads": HeadSettings(N)}
     more: list[dict] = [{"return_weights": True}]
@@ -296,7 +298,7 @@ def test_weights_dropout_and_caps_use_our_own_path(handed):
     more += [{"dropout": lambda x: x}, {"talking": (np.eye(N), np.eye(N))}]
     for settings in more:
         attend.dot_product_attention(**(plain | settings))
-    assert not handed
+    assert not kernel_calls
 
 
 @pytest.mark.torch
@@ -317,7 +319,9 @@ def test_torch_uses_its_flash_kernel_and_no_other(mask, shared):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", ["none", "padding", "causal", "all-padding"])
 @pytest.mark.parametrize("shared", [4, 2])
-def test_a_gpu_uses_the_kernel_for_half_precision_only(mask, shared, dtype, handed):
+def test_a_gpu_uses_the_kernel_for_half_precision_only(
+    mask, shared, dtype, kernel_calls
+):
     length, size = 128, 64
     rng = np.random.default_rng(3)
     tensors = [rng.normal(size=(B, length, n * size)) for n in (4, shared, shared)]
@@ -348,4 +352,4 @@ def test_a_gpu_uses_the_kernel_for_half_precision_only(mask, shared, dtype, hand
     for one, other in zip(*both_ways(run), strict=True):
         assert np.isfinite(one).all()
         assert abs(one - other).max() <= TOLERANCE[dtype] * abs(other).max()
-    assert handed == [True, True] * (dtype in IS_HALF)
+    assert kernel_calls == [True, True] * (dtype in IS_HALF)
