@@ -41,7 +41,7 @@ def small_tasks():
     These are all tasks that are a head on a backbone: the list is derived from their
     common base, so that a new task is tested without being named here.
     """
-    register_classes(("tasks",))
+    register_classes()
     kinds = sorted(BackboneTask.__subclasses__(), key=lambda kind: kind.__name__)
     return {kind.__name__: functools.partial(_small_task, kind) for kind in kinds}
 
