@@ -74,9 +74,10 @@ FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 # Where Keras prescribes the arguments: function -> (how many, why).
 WIDE_FUNCTIONS = {
     "layers/multi_head_attention.py:MultiHeadAttention.call": (
-        14,
+        15,
         "those of keras.layers.MultiHeadAttention, and what a decoder passes",
     ),
+    "export/api.py:export_model": (17, "one keyword per option of a user's export"),
 }
 _FLAT = "flat arguments, as Keras' own models have; saved in .keras files by name"
 _FILE = "what a tokenizer's file can say, one argument each; saved in .keras files"
@@ -91,6 +92,7 @@ WIDE_CONSTRUCTORS = {
     "VisionTransformer": (12, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
+    "DevelopmentServer": (10, "one keyword per option of the command `serve`"),
 }
 
 # Methods that Keras documents; anything else public has a docstring.

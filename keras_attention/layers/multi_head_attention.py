@@ -278,7 +278,7 @@ class MultiHeadAttention(AttentionLayer):
             positions=positions,
             inputs=(query, key),
         )
-        seen = visibility(
+        visible = visibility(
             query,
             heads.key,
             patterns=(pattern_mask(self.pattern, use_causal_mask), heads.mask),
@@ -291,7 +291,7 @@ class MultiHeadAttention(AttentionLayer):
         )
         call = AttentionCall(
             heads=heads,
-            visibility=seen,
+            visibility=visible,
             bias=check_bias(
                 axes.fold_mask(attention_bias, "attention_bias"), query, heads.key
             ),
@@ -323,17 +323,12 @@ class MultiHeadAttention(AttentionLayer):
             positions=None,
             inputs=(query, key),
         )
-        seen = visibility(
-            query,
-            heads.key,
-            patterns=(pattern_mask(self.pattern, False),),
-            query_mask=inputs.query_mask,
-            key_mask=inputs.key_mask,
-            attention_mask=inputs.mask,
-        )
+        masks = {"query_mask": inputs.query_mask, "key_mask": inputs.key_mask}
+        masks["attention_mask"] = inputs.mask
+        pattern = pattern_mask(self.pattern, False)
         call = AttentionCall(
             heads=heads,
-            visibility=seen,
+            visibility=visibility(query, heads.key, patterns=(pattern,), **masks),
             bias=inputs.bias,
             causal=False,
             is_plain_self_attention=is_plain_self_attention(query, key, inputs.mask),

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_attention.ops.padding import pad_to
+from keras_attention.ops.backend.shapes import pad_to
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_attention.text.byte_pair.words import GPT2_PATTERN
+from keras_attention.text.patterns import GPT2_PATTERN
 
 
 def byte_level_json(

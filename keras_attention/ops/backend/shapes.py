@@ -48,3 +48,16 @@ def largest(x: Any, axis: Any, *, least: float, keepdims: bool = False) -> Any:
     if keras.backend.backend() == "torch" and 0 not in x.shape:
         return ops.maximum(ops.max(x, axis=axis, keepdims=keepdims), least)
     return ops.max(x, axis=axis, keepdims=keepdims, initial=least)
+
+
+def pad_to(x: Any, length: Any, *, axis: int = 1) -> Any:
+    """Appends zeros (`False` for bools) until `axis` has `length` entries.
+
+    Args:
+        x: A tensor.
+        length: The new size of `axis`, at least its present size.
+        axis: The axis to extend.
+    """
+    shape = list(ops.shape(x))
+    shape[axis] = length - shape[axis]
+    return ops.concatenate([x, ops.zeros(shape, dtype=x.dtype)], axis=axis)

@@ -20,13 +20,13 @@ from typing import Any
 from keras import ops
 
 from keras_attention.ops.attend import BLOCKED, float_dtype, score_dtype
-from keras_attention.ops.backend.shapes import largest
-from keras_attention.ops.chunked.tiles import LOWEST_BIAS, Grid, MaskParts, Tiles
-from keras_attention.ops.gradients import (
+from keras_attention.ops.backend.gradients import (
     row_products,
     score_gradients,
     with_gradient,
 )
+from keras_attention.ops.backend.shapes import largest
+from keras_attention.ops.chunked.tiles import LOWEST_BIAS, Grid, MaskParts, Tiles
 from keras_attention.ops.heads import ONE_HEAD, HeadSettings
 
 LONG = 2**22

@@ -12,10 +12,9 @@ from keras import ops
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import BLOCKED, cap_scores
-from keras_attention.ops.backend.shapes import describe, largest
+from keras_attention.ops.backend.shapes import describe, largest, pad_to
 from keras_attention.ops.heads import merge_chunks, split_chunks
 from keras_attention.ops.mask_algebra import FAR
-from keras_attention.ops.padding import pad_to
 from keras_attention.ops.positions import EMPTY, first_positions, standardize_positions
 
 LOWEST_BIAS = BLOCKED / 10

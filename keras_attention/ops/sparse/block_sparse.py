@@ -12,13 +12,13 @@ from keras import ops
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import attention_weights, cap_scores, score_dtype
+from keras_attention.ops.backend.shapes import pad_to
 from keras_attention.ops.heads import (
     fold_groups,
     merge_blocks,
     split_blocks,
     unfold_groups,
 )
-from keras_attention.ops.padding import pad_to
 from keras_attention.ops.positions import EMPTY, first_positions
 from keras_attention.ops.sparse.global_tokens import attend_from
 from keras_attention.ops.sparse.inputs import SelfAttentionInputs

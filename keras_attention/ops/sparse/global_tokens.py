@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
-from keras_attention.ops.padding import pad_to
+from keras_attention.ops.backend.shapes import pad_to
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 from keras_attention.ops.sparse.windows import SharedKeys, window_attention

@@ -14,18 +14,18 @@ from keras import ops
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import attention_weights, cap_scores, score_dtype
-from keras_attention.ops.gradients import (
+from keras_attention.ops.backend.gradients import (
     row_products,
     score_gradients,
     with_gradient,
 )
+from keras_attention.ops.backend.shapes import pad_to
 from keras_attention.ops.heads import (
     fold_groups,
     merge_blocks,
     split_blocks,
     unfold_groups,
 )
-from keras_attention.ops.padding import pad_to
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.sparse.inputs import Bias, SelfAttentionInputs
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_attention.text import arguments, json_files
-from keras_attention.text.byte_pair.words import GPT2_PATTERN
 from keras_attention.text.json_files import Path, read_json, refuse
+from keras_attention.text.patterns import GPT2_PATTERN
 
 _SETTINGS = {"lstrip": False, "rstrip": False, "special": True}
 # Classes that use vocab.json and merges.txt as GPT-2 does, with their templates.

@@ -12,10 +12,10 @@ from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_pair import files
 from keras_attention.text.byte_pair.merges import ByteMerges, byte_characters
 from keras_attention.text.byte_pair.words import (
-    GPT2_PATTERN,
     ByteSplitter,
     check_pattern,
 )
+from keras_attention.text.patterns import GPT2_PATTERN
 
 
 @keras.saving.register_keras_serializable("keras_attention")

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.text.byte_pair import nfc, tables
+from keras_attention.text.patterns import GPT2_PATTERN
 
 _LETTER, _NUMBER, _SPACE, _OTHER, _EDGE = range(5)
 _BLANK, _APOSTROPHE = 0x20, 0x27
@@ -19,9 +20,6 @@ _PAGE_BITS = 7
 _PAGE = 1 << _PAGE_BITS
 _FIRST_ADDED = 0x110000  # code points of added tokens; no text has these
 
-GPT2_PATTERN = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
 _NEWER = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
