@@ -22,7 +22,7 @@ FENCED = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 # No kind of attention, and nothing about positions.
 NO_KIND = {
     *("AttentionInputs", "AttentionLayer", "PositionScheme"),
-    *("FeedForward", "PatchEmbedding", "RMSNormalization", "from_keras"),
+    *("FeedForward", "PatchEmbedding", "RMSNormalization", "from_keras", "masks"),
 }
 
 
