@@ -34,7 +34,6 @@ from keras_attention.export.verification.verify import (
 )
 from keras_attention.generation import processors as processors
 from keras_attention.generation.settings import GenerationSettings as GenerationSettings
-from keras_attention.layers._position_scheme import PositionScheme as PositionScheme
 from keras_attention.layers.additive_attention import (
     AdditiveAttention as AdditiveAttention,
 )
@@ -69,6 +68,7 @@ from keras_attention.layers.patch_embedding import PatchEmbedding as PatchEmbedd
 from keras_attention.layers.position_embedding import (
     PositionEmbedding as PositionEmbedding,
 )
+from keras_attention.layers.position_scheme import PositionScheme as PositionScheme
 from keras_attention.layers.relative_position_bias import (
     RelativePositionBias as RelativePositionBias,
 )

@@ -9,8 +9,8 @@ from typing import Any
 from keras import ops
 
 from keras_attention.layers._arguments import cached_positions
-from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers._visibility import check_alignment
+from keras_attention.layers.position_scheme import PositionScheme
 from keras_attention.ops.masks import Mask
 from keras_attention.ops.positions import first_positions, standardize_positions
 

@@ -34,9 +34,9 @@ from keras_attention.layers._multi_head_paths import (
     is_plain_self_attention,
     pattern_mask,
 )
-from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers._visibility import visibility
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers.position_scheme import PositionScheme
 from keras_attention.ops.caches.static import StaticKVCache
 from keras_attention.ops.sparse.patterns import WindowPattern
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._position_scheme import PositionBias
+from keras_attention.layers._position_bias import PositionBias
 from keras_attention.ops.positions import distances
 from keras_attention.ops.relative import bias_by_distance, t5_buckets
 

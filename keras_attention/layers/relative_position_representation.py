@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_attention.layers._position_scheme import PositionBias
+from keras_attention.layers._position_bias import PositionBias
 from keras_attention.layers.projection import fresh_initializer
 from keras_attention.ops.positions import distances
 from keras_attention.ops.relative import relative_scores, relative_values

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.layers._position_scheme import PositionScheme
+from keras_attention.layers.position_scheme import PositionScheme
 from keras_attention.ops.positions import standardize_positions
 from keras_attention.ops.rotary import check_scaling, rotary_frequencies, rotate
 

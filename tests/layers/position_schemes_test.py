@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from contracts.kinds import relative_error, to_numpy
 
-from keras_attention.layers._position_scheme import PositionScheme
 from keras_attention.layers.alibi_bias import AlibiBias
 from keras_attention.layers.position_embedding import PositionEmbedding
+from keras_attention.layers.position_scheme import PositionScheme
 from keras_attention.layers.relative_position_bias import RelativePositionBias
 from keras_attention.layers.relative_position_representation import (
     RelativePositionRepresentation,

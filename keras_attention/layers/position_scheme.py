@@ -3,9 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
-
-from keras_attention.ops.positions import standardize_positions
 
 
 class PositionScheme(keras.layers.Layer):
@@ -105,16 +102,3 @@ class PositionScheme(keras.layers.Layer):
     def bias_dtype(self) -> str:
         """Dtype of a bias: float32, or float64 in a float64 layer."""
         return "float64" if self.compute_dtype == "float64" else "float32"
-
-
-class PositionBias(PositionScheme):
-    """Base of the schemes that add to the scores; a call returns that term."""
-
-    def call(self, query, query_positions=None, key_positions=None):
-        batch, length, heads, size = ops.shape(query)
-        query_positions = standardize_positions(query_positions, length=length)
-        if key_positions is None:
-            key_positions = query_positions
-        key_positions = standardize_positions(key_positions, length=None)
-        query = ops.reshape(query, (batch, length, heads * size))  # [B, T, N * H]
-        return self.bias(query, query_positions, key_positions)
