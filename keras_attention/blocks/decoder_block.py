@@ -174,6 +174,13 @@ class DecoderBlock(keras.layers.Layer):
             f"encoder_sequence {'not given' if given is None else 'given'}"
         )
 
+    def compute_output_shape(self, x_shape, encoder_sequence_shape=None):
+        return x_shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        # With a cache there are two outputs, which a shape alone does not tell.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_mask(self, inputs, previous_mask):
         return previous_mask
 

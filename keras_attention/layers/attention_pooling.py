@@ -115,6 +115,16 @@ class AttentionPooling(keras.layers.Layer):
             output, weights = output[:, 0], weights[..., 0, :]  # [B, V], [B, S]
         return (output, weights) if return_attention_scores else output
 
+    def compute_output_shape(self, inputs_shape):
+        number, size = self.num_queries or 1, self.query_dim or inputs_shape[-1]
+        shape = self.attention.compute_output_shape(
+            (inputs_shape[0], number, size), inputs_shape
+        )
+        return (shape[0], *shape[2:]) if self.num_queries is None else shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_mask(self, inputs, mask=None):
         return None  # the axis of the mask is not in the output
 

@@ -318,6 +318,26 @@ class AttentionLayer(keras.layers.Layer):
             return None
         return lambda weights: layer(weights, training=True)
 
+    def output_sizes_of(self, query_shape, value_shape, key_shape) -> tuple[int, ...]:
+        """Returns the sizes of the output's last axes: by default those of the value.
+
+        A subclass with an output of another size overrides it.
+
+        Args:
+            query_shape: The shape of the query.
+            value_shape: The shape of the value.
+            key_shape: The shape of the key.
+        """
+        return (value_shape[-1],)
+
+    def compute_output_shape(self, query_shape, value_shape=None, key_shape=None):
+        shapes = standardize_shapes(query_shape, value_shape, key_shape)
+        return (*shapes[0][:-1], *self.output_sizes_of(*shapes))
+
+    def compute_output_spec(self, *args, **kwargs):
+        # Weights and caches are outputs too, which a shape alone does not tell.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
     def compute_mask(self, inputs, previous_mask):
         listed = isinstance(previous_mask, list | tuple)
         mask = previous_mask[0] if listed else previous_mask

@@ -81,6 +81,11 @@ class GlobalAttention(AttentionLayer):
             self.combine = attentional_projection(units, self.dtype_policy)
             self.combine.build((None, None, value_shape[-1] + query_shape[-1]))
 
+    def output_sizes_of(self, query_shape, value_shape, key_shape):
+        if not self.attentional_vector:
+            return (value_shape[-1],)
+        return (self.units or query_shape[-1],)
+
     def prepare_key(self, key: Any) -> Any:
         return self._score.prepare(key)
 

@@ -108,8 +108,7 @@ class MultiHeadAttention(AttentionLayer):
         memory: Projected keys and values, which `remember` returned, with their mask.
             They replace `value`, `key`, `value_mask` and `key_mask`, which must not be
             given with them; nor must `cache`.
-        head_mask: Float `[N]` or `[B, N]`, the factor on each head's weights; 0
-            switches a head off.
+        head_mask: Float `[N]` or `[B, N]`, the factor on each head's weights.
         training: Whether dropout is active.
 
     Returns:
@@ -121,9 +120,8 @@ class MultiHeadAttention(AttentionLayer):
     Example:
     >>> layer = ka.MultiHeadAttention(num_heads=4, key_dim=8, num_key_value_heads=2)
     >>> x = np.random.rand(2, 5, 32).astype("float32")
-    >>> output, weights = layer(
-    ...     x, x, use_causal_mask=True, return_attention_scores=True
-    ... )
+    >>> causal = {"use_causal_mask": True, "return_attention_scores": True}
+    >>> output, weights = layer(x, x, **causal)
     >>> tuple(output.shape), tuple(weights.shape)
     ((2, 5, 32), (2, 4, 5, 5))
     """
@@ -234,6 +232,9 @@ class MultiHeadAttention(AttentionLayer):
         if self.position is not None and not self.position.built:
             self.position.build((None, None, heads, self.key_dim))
         self.mixing = make_mixing(self) if self.talking_heads else None
+
+    def output_sizes_of(self, query_shape, value_shape, key_shape):
+        return self.output_sizes or (query_shape[-1],)
 
     def call(
         self,
