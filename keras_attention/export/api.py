@@ -133,9 +133,10 @@ def export_model(
     check_buckets(length_buckets, chosen)
     compilation = {"jit_compile": jit_compile, "length_buckets": [*length_buckets]}
     chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
-    half = keras.backend.standardize_dtype(model.compute_dtype) in HALF
+    dtypes = {getattr(x, "compute_dtype", None) for x in model._flatten_layers()}
+    half = not dtypes.isdisjoint(HALF)
     if half:
-        _check_half(model, format)
+        _check_half(dtypes, format)
         chosen = [_answering_in_float32(signature) for signature in chosen]
     if tolerance is None:
         tolerance = HALF_TOLERANCE if half else TOLERANCE
@@ -246,7 +247,7 @@ def _choose(
     return chosen
 
 
-def _check_half(model: keras.Model, format: str) -> None:
+def _check_half(dtypes: set[str], format: str) -> None:
     if format == "saved_model":
         return
     then = (
@@ -257,7 +258,7 @@ def _check_half(model: keras.Model, format: str) -> None:
     raise ValueError(
         f"{FORMATS[format]} files are written in float32: build or load the model with "
         f'dtype="float32" (its weights are float32 in a mixed policy too){then}. '
-        f"Received: a model that computes in {model.compute_dtype}"
+        f"Received: layers that compute in {', '.join(sorted(dtypes & {*HALF}))}"
     )
 
 

@@ -77,22 +77,17 @@ def keras_model_signature(model: keras.Model, said: Description) -> Signature:
     inputs = _with_axes(inputs, said.axes)
 
     def predict(**tensors):
-        arranged = keras.tree.pack_sequence_as(
-            structure, [tensors[name] for name in names]
-        )
+        given = [keras.ops.convert_to_tensor(tensors[name]) for name in names]
+        arranged = keras.tree.pack_sequence_as(structure, given)
         return _named_outputs(model, model(arranged, training=False))
 
-    def run(arrays):
-        return predict(**{k: keras.ops.convert_to_tensor(v) for k, v in arrays.items()})
-
-    facts = facts_of(
-        run, inputs, Said(said.axes, said.limits, said.max_lengths, _tables(model))
-    )
+    known = Said(said.axes, said.limits, said.max_lengths, _tables(model))
+    facts = facts_of(lambda arrays: predict(**arrays), inputs, known)
     return Signature(
         NAME,
         predict,
         facts.inputs,
-        _outputs(run, facts),
+        _outputs(predict, facts),
         limits=facts.limits,
         max_lengths=facts.max_lengths,
         lengths=facts.lengths,
@@ -251,7 +246,7 @@ def _run_with(run: Callable, facts: InputFacts, end: int, batch: int) -> tuple:
             arrays[name] = np.zeros(shape, info.dtype)
         else:
             arrays[name] = np.ones(shape, "bool" if info.dtype == "bool" else "float32")
-    return run(arrays), sizes
+    return run(**arrays), sizes
 
 
 def _named_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
