@@ -156,17 +156,15 @@ def _our_layer(case: Case) -> Built:
 
 
 def _our_windows(case: Case) -> Built:
+    from keras_attention.ops.heads import HeadSettings
+    from keras_attention.ops.sparse.inputs import SelfAttentionInputs
     from keras_attention.ops.sparse.windows import window_attention
 
+    heads = HeadSettings(HEADS, scale=SIZE**-0.5)
+
     def function(query, key, value):
-        return window_attention(
-            query=query,
-            key=key,
-            value=value,
-            window=(case.window, case.window),
-            num_heads=HEADS,
-            scale=SIZE**-0.5,
-        )
+        inputs = SelfAttentionInputs(query, key, value, heads)
+        return window_attention(inputs, window=(case.window, case.window))
 
     return _in_tensorflow(case, function, 3)
 
@@ -174,15 +172,18 @@ def _our_windows(case: Case) -> Built:
 def _our_chunks(case: Case) -> Built:
     from keras_attention.ops import masks
     from keras_attention.ops.chunked.attention import chunked_attention
+    from keras_attention.ops.chunked.tiles import MaskParts
+    from keras_attention.ops.heads import HeadSettings
+
+    heads = HeadSettings(HEADS, scale=SIZE**-0.5)
 
     def function(query, key, value):
         return chunked_attention(
             query=query,
             key=key,
             value=value,
-            num_heads=HEADS,
-            scale=SIZE**-0.5,
-            mask=masks.causal if case.causal else None,
+            heads=heads,
+            mask=MaskParts(masks.causal) if case.causal else None,
         )
 
     return _in_tensorflow(case, function, 3)
@@ -191,6 +192,7 @@ def _our_chunks(case: Case) -> Built:
 def _our_dense_core(case: Case) -> Built:
     from keras_attention.ops import masks
     from keras_attention.ops.attend import dot_product_attention
+    from keras_attention.ops.heads import HeadSettings
     from keras_attention.ops.positions import first_positions
 
     def function(query, key, value):
@@ -201,8 +203,7 @@ def _our_dense_core(case: Case) -> Built:
             query=query,
             key=key,
             value=value,
-            num_heads=HEADS,
-            scale=SIZE**-0.5,
+            heads=HeadSettings(HEADS, scale=SIZE**-0.5),
             mask=mask,
         )
         return output

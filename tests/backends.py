@@ -1,36 +1,36 @@
-"""Gradients and compilation, which Keras has no common words for, on each backend."""
+"""Gradients and compilation, which Keras does not offer, on each backend."""
 
 import keras
 import numpy as np
 
 
 def to_numpy(x):
-    """A tensor, or a structure of tensors, as numpy."""
+    """Convert a tensor, or a structure of tensors, to numpy."""
     return keras.tree.map_structure(keras.ops.convert_to_numpy, x)
 
 
 def gradients(loss, tensors, variables=()):
-    """Gradients of `loss(*tensors)` as numpy; 0 for what it does not depend on.
+    """Gradients of `loss(*tensors)` as numpy; 0 if it does not depend on a tensor.
 
     Args:
-        loss: Returns a scalar.
+        loss: A function that returns a scalar.
         tensors: Float arrays.
-        variables: Keras variables that `loss` uses.
+        variables: The Keras variables that `loss` uses.
 
     Returns:
-        Those with respect to the tensors, then to the variables.
+        The gradients with respect to the tensors, then to the variables.
     """
     return derivatives(lambda *x: (loss(*x), ()), tensors, variables)[1]
 
 
 def derivatives(function, tensors, variables=(), *, compiled=False):
-    """`gradients` of a function that returns `(loss, outputs)`, and the outputs.
+    """Outputs and gradients of a function that returns `(loss, outputs)`.
 
     Args:
-        function: Called with the tensors.
+        function: A function of the tensors.
         tensors: Float arrays.
-        variables: Keras variables that `function` uses.
-        compiled: Whether XLA compiles it all. On torch it is eager either way.
+        variables: The Keras variables that `function` uses.
+        compiled: Whether XLA compiles everything. torch is always eager.
 
     Returns:
         `(outputs, gradients)` as numpy.
@@ -75,7 +75,7 @@ def _torch(function, tensors, variables, compiled):
     import torch
 
     with torch.enable_grad():
-        # A copy on the device that Keras computes on, a leaf of the graph.
+        # A copy on the device of Keras, a leaf of the graph.
         tensors = [keras.ops.array(np.asarray(x)).detach() for x in tensors]
         tensors = [x.requires_grad_() for x in tensors]
         loss, outputs = function(*tensors)

@@ -13,16 +13,16 @@ def drawn(text):
     return np.array([[mark == "1" for mark in line] for line in lines])
 
 
-def softmax_row(scores, seen):
-    """Softmax over the seen keys; zeros if there is none."""
+def softmax_row(scores, visible):
+    """Softmax over the visible keys; zeros if there is none."""
     weights = np.zeros(len(scores))
-    if seen.any():
-        powers = np.exp(scores[seen] - scores[seen].max())
-        weights[seen] = powers / powers.sum()
+    if visible.any():
+        powers = np.exp(scores[visible] - scores[visible].max())
+        weights[visible] = powers / powers.sum()
     return weights
 
 
-# Score functions: query [E], key [E'], index of the key, weights.
+# Score functions of query [E], key [E'], index of the key, and weights.
 def dot(q, k, s, w):
     """Luong 2015, equation 8."""
     return q @ k
@@ -39,7 +39,7 @@ def scaled_dot(q, k, s, w):
 
 
 def cosine(q, k, s, w):
-    """Graves 2014, equation 6, times a learned strength."""
+    """Graves 2014, equation 6, times a learned factor."""
     return w["score/temperature"] * (q @ k) / (np.sqrt(q @ q) * np.sqrt(k @ k))
 
 
@@ -77,36 +77,36 @@ SCORES = {
 SAME_SIZE = {"dot", "scaled_dot", "cosine"}
 
 
-def everywhere(q, keep, w):
+def everywhere(q, key_mask, w):
     """Luong 2015, section 3.1."""
-    return np.full(len(keep), True), np.ones(len(keep))
+    return np.full(len(key_mask), True), np.ones(len(key_mask))
 
 
 def local_p(window):
-    """Luong 2015, equations 9 and 10; S counts non-padding tokens."""
+    """Luong 2015, equations 9 and 10; S counts the non-padding tokens."""
 
-    def around(q, keep, w):
+    def around(q, key_mask, w):
         hidden = np.tanh(q @ w["alignment/hidden/kernel"])
         share = 1 / (1 + np.exp(-hidden @ w["alignment/position/kernel"][:, 0]))
-        distance = (np.cumsum(keep) - 1) - keep.sum() * share
+        distance = (np.cumsum(key_mask) - 1) - key_mask.sum() * share
         gauss = np.exp(-(distance**2) / (2 * (window / 2) ** 2))
         return abs(distance) <= window, gauss
 
     return around
 
 
-def one_head(query, key, value, *, mask, keep, w, score, around=everywhere):
-    """Contexts `[B, T, V]` and weights `[B, T, S]`; keep: bool `[B, S]`."""
+def one_head(query, key, value, *, mask, key_mask, w, score, around=everywhere):
+    """Contexts `[B, T, V]` and weights `[B, T, S]`; key_mask is bool `[B, S]`."""
     batch, length = query.shape[:2]
     weights, contexts = np.zeros(mask.shape), np.zeros((batch, length, value.shape[2]))
     for b in range(batch):
         for t in range(length):
             q, scores = query[b, t], np.zeros(mask.shape[2])
-            window, factor = around(q, keep[b], w)
-            seen = mask[b, t] & window
-            for s in np.flatnonzero(seen):
+            window, factor = around(q, key_mask[b], w)
+            visible = mask[b, t] & window
+            for s in np.flatnonzero(visible):
                 scores[s] = score(q, key[b, s], s, w)
-            weights[b, t] = softmax_row(scores, seen) * factor
+            weights[b, t] = softmax_row(scores, visible) * factor
             contexts[b, t] = sum(weights[b, t, s] * v for s, v in enumerate(value[b]))
     return contexts, weights
 
@@ -118,7 +118,7 @@ def attentional(contexts, query, w):
 
 
 def monotonic_step(p, previous):
-    """Raffel 2017, equations 10 and 11: where the walk stops, for one row."""
+    """Raffel 2017, equations 10 and 11: the alignment of one row."""
     alignment, q = np.zeros(len(p)), 0.0
     for j in range(len(p)):
         q = ((1 - p[j - 1]) * q if j else 0.0) + previous[j]
@@ -127,7 +127,7 @@ def monotonic_step(p, previous):
 
 
 class NoPositions:
-    """How positions enter multi-head attention: not at all. See position_oracle.py."""
+    """A position scheme that does nothing; position_oracle.py has the others."""
 
     def rotate(self, x, position):
         return x
@@ -164,11 +164,11 @@ def multi_head(query, key, value, mask, w, *, scheme=None, soft_cap=None):
     weights = np.zeros((batch, heads, *mask.shape[1:]))
     contexts = np.zeros((batch, length, heads, v.shape[-1]))
     for b, t in np.ndindex(batch, length):
-        seen = np.flatnonzero(mask[b, t])
+        visible = np.flatnonzero(mask[b, t])
         scores = np.zeros((heads, mask.shape[2]))
         for n, s in np.ndindex(heads, mask.shape[2]):
-            turned = scheme.rotate(q[n, b, t], t), scheme.rotate(k[n // group, b, s], s)
-            score = turned[0] @ turned[1] / np.sqrt(size)
+            rotated = scheme.rotate(q[n, b, t], t)
+            score = rotated @ scheme.rotate(k[n // group, b, s], s) / np.sqrt(size)
             capped = score if soft_cap is None else soft_cap * np.tanh(score / soft_cap)
             scores[n, s] = capped + scheme.bias(
                 q[n, b, t] / np.sqrt(size), n, heads, s - t, w
@@ -176,7 +176,7 @@ def multi_head(query, key, value, mask, w, *, scheme=None, soft_cap=None):
         scores = mix_scores.T @ scores
         rows = np.stack([softmax_row(row, mask[b, t]) for row in scores])
         weights[b, :, t] = (mix_weights.T @ rows) * mask[b, t]
-        for n, s in ((n, s) for n in range(heads) for s in seen):
+        for n, s in ((n, s) for n in range(heads) for s in visible):
             vector = v[n // group, b, s] + scheme.value(s - t, w)
             contexts[b, t, n] += weights[b, n, t, s] * vector
     if "gate/kernel" in w:

@@ -1,7 +1,8 @@
-"""The ways to compute one multi-head attention; all give the same numbers.
+"""The ways to compute one multi-head attention; all return the same numbers.
 
-A pattern computes what lies inside it, chunks never hold all scores, and the dense way
-can return the weights. The first that serves a call is taken.
+A pattern computes only the scores inside its mask, chunks never hold all scores, and
+the dense way can return the weights. A call is computed by the first way that supports
+it.
 """
 
 from collections.abc import Callable
@@ -18,60 +19,71 @@ from keras_attention.ops.attend import dot_product_attention, score_dtype
 from keras_attention.ops.backend import kernels
 from keras_attention.ops.backend.shapes import is_symbolic
 from keras_attention.ops.chunked.attention import chunked_attention, chunks_pay
+from keras_attention.ops.chunked.tiles import MaskParts
+from keras_attention.ops.heads import HeadSettings
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """One call of the layer, ready to be computed.
 
     Attributes:
-        heads: Projected heads and their positions.
-        seen: Who may look at what.
+        heads: The projected heads and their positions.
+        visibility: Which keys each query can attend to.
         bias: Float `[B, T, S]` or `[B, N, T, S]` (axes may be 1), or `None`.
         causal: Whether keys after the query are hidden.
-        of_itself: Whether a whole sequence attends to itself, at positions 0, 1, 2, …,
-            with no mask but padding and the layer's own.
-        dropout: Called with the weights, or `None`.
+        is_plain_self_attention: Whether a whole sequence attends to itself, at
+            positions 0, 1, 2, …, with no mask but padding and the layer's own.
+        dropout: A function that is called with the weights, or `None`.
         need_weights: Whether the weights will be used.
     """
 
     heads: Heads
-    seen: Visibility
+    visibility: Visibility
     bias: Any
     causal: bool
-    of_itself: bool
+    is_plain_self_attention: bool
     dropout: Callable | None
     need_weights: bool
 
 
-def attend_over(layer: Any, call: Call) -> tuple[Any, Any]:
-    """What the heads return.
+def attend_over(layer: Any, call: AttentionCall) -> tuple[Any, Any]:
+    """The output of the heads, and their weights.
 
     Args:
         layer: A `MultiHeadAttention`.
-        call: What it was called with.
+        call: The call to compute.
 
     Returns:
         `(context [B, T, N * V], weights [B, N, T, S] or None)`.
     """
-    settings = {
-        "num_heads": layer.num_heads,
-        "num_key_value_heads": layer.num_key_value_heads,
-        "scale": scale_of(layer),
-        "soft_cap": layer.logits_soft_cap,
-    }
-    if _pattern_serves(layer, call):
+    settings = head_settings(layer)
+    if _pattern_supports(layer, call):
         return _attend_by_pattern(layer, call, settings), None
-    if _chunks_serve(layer, call):
+    if _chunks_support(layer, call):
         return _attend_by_chunks(layer, call, settings), None
     return _attend_densely(layer, call, settings)
 
 
-def _pattern_serves(layer, call):
+def head_settings(layer: Any) -> HeadSettings:
+    """The settings of the heads of a `MultiHeadAttention`."""
+    scale = layer.key_dim**-0.5 if layer.scale is None else layer.scale
+    return HeadSettings(
+        num_heads=layer.num_heads,
+        num_key_value_heads=layer.num_key_value_heads,
+        scale=scale,
+        soft_cap=layer.logits_soft_cap,
+    )
+
+
+def _pattern_supports(layer, call):
     scheme = layer.position
-    if layer.pattern is None or not call.of_itself or call.bias is not None:
+    if layer.pattern is None or call.bias is not None:
         return False
-    if call.need_weights or layer.talking_heads or _symbolic(call):
+    if not call.is_plain_self_attention:
+        return False
+    if call.need_weights or layer.talking_heads or _has_symbolic_lengths(call):
         return False
     if scheme is not None and (scheme.needs_weights or scheme.looks_at_query):
         return False
@@ -82,25 +94,25 @@ def _attend_by_pattern(layer, call, settings):
     heads, scheme = call.heads, layer.position
     bias = None
     if scheme is not None and scheme.adds_bias:
-        bias = partial(scheme.bias, None)  # of a query that it does not look at
-    context = layer.pattern.attend(
+        bias = partial(scheme.bias, None)  # this bias does not depend on the query
+    inputs = SelfAttentionInputs(
         query=heads.query,
         key=heads.key,
         value=heads.value,
-        causal=call.causal,
-        key_mask=call.seen.key_mask,
+        heads=settings,
+        key_mask=call.visibility.key_mask,
         bias=bias,
         dropout=call.dropout,
-        **settings,
     )
-    return clear_padding(context, call.seen.query_mask)
+    context = layer.pattern.attend(inputs, causal=call.causal)
+    return clear_padding(context, call.visibility.query_mask)
 
 
-def _chunks_serve(layer, call):
+def _chunks_support(layer, call):
     scheme = layer.position
     if layer.chunked is False or call.need_weights or call.dropout is not None:
         return False
-    if layer.talking_heads or _symbolic(call):
+    if layer.talking_heads or _has_symbolic_lengths(call):
         return False
     if scheme is not None and scheme.needs_weights:
         return False
@@ -113,55 +125,58 @@ def _chunks_serve(layer, call):
         return False
     if layer.logits_soft_cap is not None:
         return True
-    # A kernel holds no scores either.
+    # A kernel of the backend holds no scores either.
     return not kernels.fits(heads.query, heads.key, heads.value, num_heads=num_heads)
 
 
-def _symbolic(call):
+def _has_symbolic_lengths(call):
     return any(map(is_symbolic, (call.heads.query.shape[1], call.heads.key.shape[1])))
 
 
 def _attend_by_chunks(layer, call, settings):
     heads = call.heads
-    seen = call.seen.by_positions(heads.query, heads.key)
+    visibility = call.visibility.by_positions(heads.query, heads.key)
+    mask = MaskParts(
+        mask=visibility.algebra,
+        query_positions=visibility.query_positions,
+        key_positions=visibility.key_positions,
+        key_mask=visibility.key_mask,
+        attention_mask=_with_heads(visibility.attention_mask),
+    )
     context = chunked_attention(
         query=heads.query,
         key=heads.key,
         value=heads.value,
-        mask=seen.algebra,
-        query_positions=seen.query_positions,
-        key_positions=seen.key_positions,
-        key_mask=seen.key_mask,
-        attention_mask=_with_heads(seen.attention_mask),
-        bias=_all_biases(layer, call, settings["scale"]),
-        **settings,
+        heads=settings,
+        mask=mask,
+        bias=_all_biases(layer, call, settings.scale),
     )
-    return clear_padding(context, seen.query_mask)
+    return clear_padding(context, visibility.query_mask)
 
 
 def _attend_densely(layer, call, settings):
     heads, scheme = call.heads, layer.position
-    late = scheme if scheme is not None and scheme.needs_weights else None
-    kept = []
+    weighted = scheme if scheme is not None and scheme.needs_weights else None
+    dropped = []
 
     def drop(weights):
-        kept.append(call.dropout(weights))
-        return kept[0]
+        dropped.append(call.dropout(weights))
+        return dropped[0]
 
     context, weights = dot_product_attention(
         query=heads.query,
         key=heads.key,
         value=heads.value,
-        mask=_with_heads(call.seen.tensor(heads.query, heads.key)),
-        bias=_all_biases(layer, call, settings["scale"]),
+        heads=settings,
+        mask=_with_heads(call.visibility.tensor(heads.query, heads.key)),
+        bias=_all_biases(layer, call, settings.scale),
         talking=layer.mixing,
         dropout=None if call.dropout is None else drop,
-        return_weights=call.need_weights or late is not None,
-        **settings,
+        return_weights=call.need_weights or weighted is not None,
     )
-    if late is not None:
-        used = kept[0] if kept else weights
-        extra = late.context(used, *heads.all_positions())  # [B, T, N * V]
+    if weighted is not None:
+        used = dropped[0] if dropped else weights
+        extra = weighted.context(used, *heads.all_positions())  # [B, T, N * V]
         context = context + ops.cast(extra, context.dtype)
     return context, weights if call.need_weights else None
 
@@ -177,7 +192,7 @@ def _all_biases(layer, call, scale):
 
 
 def _with_heads(x):
-    """Puts the head axis into a mask or bias that has none."""
+    """Adds the axis of heads to a mask or bias that has none."""
     return x[:, None] if x is not None and len(x.shape) == 3 else x
 
 
@@ -188,13 +203,8 @@ def pattern_mask(pattern: Any, causal: bool) -> Any:
     return pattern.causal_mask if causal else pattern.mask
 
 
-def of_itself(query: Any, key: Any, *others: Any) -> bool:
-    """Whether a whole sequence attends to itself, and nothing else was passed."""
+def is_plain_self_attention(query: Any, key: Any, *others: Any) -> bool:
+    """Whether a whole sequence attends to itself, and all `others` are `None`."""
     length = query.shape[1]
     same = query is key or (length is not None and length == key.shape[1])
     return same and all(other is None for other in others)
-
-
-def scale_of(layer: Any) -> float:
-    """What products of queries and keys are multiplied by."""
-    return layer.key_dim**-0.5 if layer.scale is None else layer.scale

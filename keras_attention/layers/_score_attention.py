@@ -5,6 +5,7 @@ from typing import Any
 from keras_attention.layers._scores import Score
 from keras_attention.layers.base import AttentionInputs
 from keras_attention.ops.attend import attend, dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 
 
 def scores_of(score: Score, inputs: AttentionInputs) -> Any:
@@ -49,10 +50,9 @@ def attend_with_score(
         query=score.prepare_query(inputs.query),
         key=_prepared_key(score, inputs),
         value=inputs.value,
-        scale=score.scale,
+        heads=HeadSettings(scale=score.scale, soft_cap=inputs.soft_cap),
         mask=None if mask is None else mask[:, None],
         bias=None if bias is None else bias[:, None],
-        soft_cap=inputs.soft_cap,
         dropout=dropout,
         return_weights=inputs.need_weights,
     )

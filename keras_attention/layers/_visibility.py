@@ -1,7 +1,8 @@
 """Everything that hides keys from queries, combined in one place.
 
-A `Visibility` is kept in parts until somebody needs the tensor: long attention builds
-it a piece at a time, and computes nothing where a pattern says that nothing is seen.
+A `Visibility` holds the parts of a mask. Dense attention builds one tensor from them.
+Attention to long sequences builds a piece at a time, and skips pieces in which the
+parts hide every key.
 """
 
 from dataclasses import dataclass, replace
@@ -17,15 +18,16 @@ from keras_attention.ops.positions import EMPTY, first_positions
 
 @dataclass(frozen=True)
 class Visibility:
-    """Who may look at what.
+    """Which keys each query can attend to.
 
     Attributes:
         algebra: A mask of the algebra, or `None`.
         query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when `None`.
-        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; likewise.
+        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; 0, 1, 2, … when
+            `None`.
         attention_mask: Bool `[B, T, S]` or `[B, N, T, S]`, or `None`.
-        query_mask: Bool `[B, T]` or `None`; padding queries see nothing.
-        key_mask: Bool `[B, S]` or `None`; padding keys are seen by nobody.
+        query_mask: Bool `[B, T]` or `None`; padding queries see no key.
+        key_mask: Bool `[B, S]` or `None`; no query sees padding keys.
     """
 
     algebra: masks.Mask | None = None
@@ -36,7 +38,9 @@ class Visibility:
     key_mask: Any = None
 
     def tensor(self, query: Any, key: Any) -> Any:
-        """Bool `[B or 1, T, S]` or `[B, N, T, S]` (axes may be 1); `None` for all.
+        """The mask, bool `[B or 1, T, S]` or `[B, N, T, S]`; `None` hides nothing.
+
+        Axes may have size 1.
 
         Args:
             query: `[B, T, ...]`.
@@ -53,9 +57,9 @@ class Visibility:
         return mask
 
     def by_positions(self, query: Any, key: Any) -> "Visibility":
-        """The same, with an algebra that can be built for any part of the positions.
+        """The same visibility, with an algebra that depends on positions only.
 
-        A mask that holds tensors cannot: it is built whole, into `attention_mask`.
+        A mask that holds tensors is built whole, into `attention_mask`.
 
         Args:
             query: `[B, T, ...]`.
@@ -66,8 +70,8 @@ class Visibility:
         whole = replace(self, query_mask=None, key_mask=None).tensor(query, key)
         return replace(self, algebra=None, attention_mask=whole)
 
-    def _real(self, key_positions):
-        """Positions of keys that are no padding; -1 for the rest."""
+    def _without_padding(self, key_positions):
+        """The positions of keys, -1 for those that are padding."""
         if self.key_mask is None:
             return key_positions
         return ops.where(self.key_mask, key_positions, EMPTY)
@@ -79,10 +83,10 @@ class Visibility:
             query_positions = first_positions(ops.shape(query)[1])
         if key_positions is None:
             key_positions = first_positions(ops.shape(key)[1])
-            algebra = algebra.among(self._real(key_positions))
+            algebra = algebra.restrict_to(self._without_padding(key_positions))
             mask = algebra.build(query_positions, key_positions)
         else:
-            algebra = algebra.among(self._real(key_positions))
+            algebra = algebra.restrict_to(self._without_padding(key_positions))
             mask = algebra.visible(query_positions, key_positions)
         return mask[None] if len(mask.shape) == 2 else mask  # [B or 1, T, S]
 
@@ -100,19 +104,20 @@ def visibility(
     key_positions: Any = None,
     max_rank: int = 4,
 ) -> Visibility:
-    """Everything that hides keys, checked.
+    """Checks everything that hides keys, and combines it.
 
     Args:
         query: `[B, T, ...]`.
         key: `[B, S, ...]`.
-        patterns: Masks of the algebra, that of a window for one; `None` is no mask.
+        patterns: Masks of the algebra, such as that of a window, or `None`.
         query_mask: Bool `[B, T]`.
         key_mask: Bool `[B, S]`.
         attention_mask: A mask of the algebra, or bool `[B, T, S]`, or
             `[B, N, T, S]` if `max_rank` is 4.
         use_causal_mask: Whether keys after the query are hidden.
         query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when `None`.
-        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; likewise.
+        key_positions: Int `[S]` or `[B, S]`, -1 for empty slots; 0, 1, 2, … when
+            `None`.
         max_rank: 4 for layers with heads, else 3.
     """
     parts = [masks.causal if use_causal_mask else None, *patterns]
@@ -138,7 +143,7 @@ def visibility(
 
 
 def join_masks(left: Any, right: Any) -> Any:
-    """AND of two masks, of which either may have a head axis or be `None`."""
+    """The AND of two masks. Either may have an axis of heads, or be `None`."""
     if left is None or right is None:
         return right if left is None else left
     if len(left.shape) < len(right.shape):
@@ -149,19 +154,19 @@ def join_masks(left: Any, right: Any) -> Any:
 
 
 def check_alignment(query, key, query_positions, key_positions):
-    """Refuses to guess where the queries stand among keys of another length.
+    """Raises an error if the positions of the queries among the keys are unknown.
 
     Args:
         query: `[B, T, ...]`.
         key: `[B, S, ...]`.
-        query_positions: As they were given; or `None`.
-        key_positions: Likewise.
+        query_positions: The caller's positions of the queries, or `None`.
+        key_positions: The positions of the keys, or `None`.
     """
     guessing = query_positions is None and key_positions is None
     if guessing and differ(query.shape[1], key.shape[1]):
         raise ValueError(
-            "Masks and positions need to know where each token stands, and with "
-            "queries and keys of different lengths the position of the first query is "
+            "Masks and position schemes need the position of each token. With queries "
+            "and keys of different lengths the position of the first query is "
             "unknown. Pass `positions=` or `cache=` (MultiHeadAttention), or the "
             "finished bool mask as "
             f"`attention_mask=`. Received: query={describe(query)}, "

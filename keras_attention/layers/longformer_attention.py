@@ -7,14 +7,15 @@ import keras
 from keras import ops
 
 from keras_attention.layers._arguments import clear_padding
-from keras_attention.layers._heads import Heads, place
+from keras_attention.layers._heads import Heads, with_new_positions
 from keras_attention.layers._multi_head_arguments import (
     make_projection,
     standardize_window,
 )
-from keras_attention.layers._multi_head_paths import scale_of
+from keras_attention.layers._multi_head_paths import head_settings
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.ops.sparse.global_tokens import attend_from, replace_rows, rows_at
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 from keras_attention.ops.sparse.patterns import GlobalTokensPattern, WindowPattern
 
 
@@ -114,7 +115,7 @@ class LongformerAttention(MultiHeadAttention):
                 "`global_projections=False`, or call without `cache=` and `memory=`. "
                 "Received: global_projections=True"
             )
-        key_mask = call.seen.key_mask
+        key_mask = call.visibility.key_mask
         key_heads = self.global_key_projection(clear_padding(key, key_mask))
         value_heads = self.global_value_projection(clear_padding(value, key_mask))
         if self._only_rows(call):
@@ -122,7 +123,7 @@ class LongformerAttention(MultiHeadAttention):
             return replace_rows(context, rows, self.global_tokens), weights
         heads = Heads(self.global_query_projection(query), key_heads, value_heads)
         positions = call.heads.query_positions
-        heads = place(
+        heads = with_new_positions(
             heads, scheme=self.position, positions=positions, inputs=(query, key)
         )
         others = super().attend_heads(
@@ -137,25 +138,20 @@ class LongformerAttention(MultiHeadAttention):
     def _only_rows(self, call):
         """Whether attention of the global queries alone can be computed densely."""
         plain = self.position is None and not self.talking_heads and call.bias is None
-        return plain and call.of_itself and not call.need_weights
+        return plain and call.is_plain_self_attention and not call.need_weights
 
     def _rows(self, call, query, key_heads, value_heads):
         positions = self.global_tokens
-        rows = attend_from(
-            positions,
-            self.global_query_projection(rows_at(query, positions)),
-            key_heads,
-            value_heads,
-            causal=call.causal,
-            key_mask=call.seen.key_mask,
-            bias=None,
-            num_heads=self.num_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            scale=scale_of(self),
-            soft_cap=self.logits_soft_cap,
+        inputs = SelfAttentionInputs(
+            query=self.global_query_projection(rows_at(query, positions)),
+            key=key_heads,
+            value=value_heads,
+            heads=head_settings(self),
+            key_mask=call.visibility.key_mask,
             dropout=call.dropout,
         )
-        mask = call.seen.query_mask
+        rows = attend_from(positions, inputs, causal=call.causal)
+        mask = call.visibility.query_mask
         return rows if mask is None else clear_padding(rows, rows_at(mask, positions))
 
     def _merge(self, heads, common, others):

@@ -11,7 +11,7 @@ from keras_attention.layers._conversions import (
     from_keras_multi_head,
     with_fewer_key_value_heads,
 )
-from keras_attention.layers._heads import Heads, place, stand
+from keras_attention.layers._heads import Heads, with_new_positions, with_positions
 from keras_attention.layers._multi_head_arguments import (
     check_heads,
     check_memory,
@@ -25,9 +25,9 @@ from keras_attention.layers._multi_head_arguments import (
     standardize_window,
 )
 from keras_attention.layers._multi_head_paths import (
-    Call,
+    AttentionCall,
     attend_over,
-    of_itself,
+    is_plain_self_attention,
     pattern_mask,
 )
 from keras_attention.layers._position_scheme import PositionScheme
@@ -266,7 +266,7 @@ class MultiHeadAttention(AttentionLayer):
             name=self.name,
         )
         query = clear_padding(query, query_mask)
-        heads, cache, key_mask = stand(
+        heads, cache, key_mask = with_positions(
             self._project(query, key, value, key_mask, memory),
             cache=cache,
             key_mask=key_mask,
@@ -274,7 +274,7 @@ class MultiHeadAttention(AttentionLayer):
             positions=positions,
             inputs=(query, key),
         )
-        seen = visibility(
+        visible = visibility(
             query,
             heads.key,
             patterns=(pattern_mask(self.pattern, use_causal_mask), heads.mask),
@@ -285,14 +285,16 @@ class MultiHeadAttention(AttentionLayer):
             query_positions=heads.query_positions,
             key_positions=heads.key_positions,
         )
-        call = Call(
+        call = AttentionCall(
             heads=heads,
-            seen=seen,
+            visibility=visible,
             bias=check_bias(
                 axes.fold_mask(attention_bias, "attention_bias"), query, heads.key
             ),
             causal=use_causal_mask,
-            of_itself=of_itself(query, key, attention_mask, cache, positions, memory),
+            is_plain_self_attention=is_plain_self_attention(
+                query, key, attention_mask, cache, positions, memory
+            ),
             dropout=self.active_dropout(training),
             need_weights=self.needs_weights(return_attention_scores),
         )
@@ -311,13 +313,13 @@ class MultiHeadAttention(AttentionLayer):
 
     def attend_to(self, inputs: AttentionInputs) -> tuple[Any, Any]:
         query, key, value = inputs.query, inputs.key, inputs.value
-        heads = place(
+        heads = with_new_positions(
             self._project(query, key, value, None, None),
             scheme=self.position,
             positions=None,
             inputs=(query, key),
         )
-        seen = visibility(
+        visible = visibility(
             query,
             heads.key,
             patterns=(pattern_mask(self.pattern, False),),
@@ -325,12 +327,12 @@ class MultiHeadAttention(AttentionLayer):
             key_mask=inputs.key_mask,
             attention_mask=inputs.mask,
         )
-        call = Call(
+        call = AttentionCall(
             heads=heads,
-            seen=seen,
+            visibility=visible,
             bias=inputs.bias,
             causal=False,
-            of_itself=of_itself(query, key, inputs.mask),
+            is_plain_self_attention=is_plain_self_attention(query, key, inputs.mask),
             dropout=self.active_dropout(inputs.training),
             need_weights=inputs.need_weights,
         )
@@ -367,7 +369,7 @@ class MultiHeadAttention(AttentionLayer):
         )
 
     def attend_heads(
-        self, call: Call, *, query: Any, key: Any, value: Any, cached: bool
+        self, call: AttentionCall, *, query: Any, key: Any, value: Any, cached: bool
     ) -> tuple[Any, Any]:
         """Computes attention of all heads: `(context [B, T, N * V], weights or None)`.
 

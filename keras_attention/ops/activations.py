@@ -1,4 +1,4 @@
-"""Activation functions, by name, with GELU as a region."""
+"""Activation functions by name, with GELU as a region."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from keras_attention.ops.backend.regions import region
 
 @keras.saving.register_keras_serializable("keras_attention")
 def gelu(x: Any) -> Any:
-    """Exact GELU, x · Φ(x) with the normal distribution (Hendrycks & Gimpel, 2016)."""
+    """Exact GELU: x · Φ(x), Φ of the normal distribution (Hendrycks & Gimpel, 2016)."""
     return region("gelu", _gelu, x, approximate=False)
 
 
@@ -29,7 +29,7 @@ _BY_NAME = {"gelu": gelu, "gelu_tanh": gelu_tanh}
 
 
 def get_activation(name: str | Callable | None) -> Callable:
-    """The activation of that name; `"gelu"` is the exact one.
+    """Returns the activation of that name; `"gelu"` is the exact one.
 
     Args:
         name: `"gelu"`, `"gelu_tanh"`, any name of `keras.activations`, or a

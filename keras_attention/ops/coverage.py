@@ -1,4 +1,4 @@
-"""Coverage: how much of the source earlier queries have attended to already."""
+"""Coverage: how much earlier queries have attended to each position of the source."""
 
 from typing import Any
 
@@ -6,19 +6,20 @@ from keras import ops
 
 
 def coverage_loss(scores: Any) -> Any:
-    """How much each query attends again to what earlier queries attended to.
+    """How much each query attends to positions that earlier queries attended to.
 
-    Add its mean over the real queries to the loss of a decoder that repeats itself.
-    It is 0 for a query that looks only where nobody looked before, and at most 1.
+    Add its mean over the non-padding queries to the loss of a decoder that repeats
+    itself. It is 0 for a query that attends only to new positions, and at most 1.
 
     Reference: See et al., "Get To The Point", 2017 (arXiv:1704.04368), equations 10
-    and 12: sum over s of min(a_s, c_s), c the sum of the weights of earlier queries.
+    and 12: the sum over s of min(a_s, c_s), where c_s is the sum of the weights of
+    earlier queries.
 
     Args:
         scores: Attention weights `[B, T, S]`; 0 at padding.
 
     Returns:
-        `[B, T]`, one number a query.
+        `[B, T]`, one number per query.
 
     Example:
     >>> scores = np.array([[[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]], "float32")

@@ -1,11 +1,11 @@
-"""The linear map, as one region: one matrix product in every runtime."""
+"""The linear map as one region, so that it is one matrix product in every runtime."""
 
 import math
 from typing import Any
 
 from keras import ops
 
-from keras_attention.ops.backend.compiled import apart
+from keras_attention.ops.backend.compiled import optimization_barrier
 from keras_attention.ops.backend.regions import region
 
 
@@ -37,16 +37,16 @@ def linear_of_table(x: Any, table: Any, bias: Any = None) -> Any:
     *outer, size = x.shape
     if None in outer or math.prod(outer) != 1:
         return linear(x, ops.transpose(table), bias)
-    # One vector: the table is read as it lies. Turned first it is copied by TensorFlow,
-    # and read at 3/4 of the speed by XLA.
-    y = apart(ops.matmul(table, ops.reshape(x, (size, 1))))  # [V, 1]
+    # For one vector the table is not transposed: TensorFlow would copy it, and XLA
+    # would read it at 3/4 of the speed.
+    y = optimization_barrier(ops.matmul(table, ops.reshape(x, (size, 1))))  # [V, 1]
     y = ops.reshape(y, (*outer, -1))
     return y if bias is None else ops.add(y, bias)
 
 
 def _linear(x: Any, kernel: Any, bias: Any) -> Any:
-    # In two axes, where compilers fuse the product and the sum.
+    # Compilers fuse product and sum of matrices.
     *outer, size = ops.shape(x)
-    y = apart(ops.matmul(ops.reshape(x, (-1, size)), kernel))
+    y = optimization_barrier(ops.matmul(ops.reshape(x, (-1, size)), kernel))
     y = y if bias is None else ops.add(y, bias)
     return ops.reshape(y, (*outer, kernel.shape[-1]))  # [..., F]

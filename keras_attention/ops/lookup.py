@@ -1,4 +1,4 @@
-"""Rows of a table by id, never a wrong row for a wrong id."""
+"""Rows of a table by id, with wrong ids refused."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from keras_attention.ops.backend.shapes import concrete
 def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:
     """`table[ids]`, refusing ids outside the table.
 
-    Where the ids are known now, a wrong one is an error that names it. In a graph a
-    wrong one is refused by the runtime, below 0 too; by XLA, which cannot refuse and
-    reads the last row instead, its row is NaN.
+    Where the values of the ids are known, a wrong id raises an error with its value. In
+    a graph the runtime refuses a wrong id, also one below 0. XLA cannot refuse an id:
+    its row is NaN there.
 
     Args:
         table: `[V, E]`.
         ids: Integers of any shape.
-        what: What they are, for the message.
+        what: The name of the ids, for the message.
 
     Returns:
         `[..., E]`.
@@ -42,7 +42,8 @@ def lookup(table: Any, ids: Any, *, what: str = "token_ids") -> Any:
 
 def _lookup(table: Any, ids: Any) -> Any:
     size = table.shape[0]
-    # Many runtimes read a negative id from the end of the table; none reads beyond.
+    # Many runtimes count a negative id from the end of the table. `size` is refused by
+    # all of them.
     rows = ops.take(table, ops.where(ids < 0, size, ids), axis=0)  # [..., E]
     known = ops.logical_and(ids >= 0, ids < size)
     return ops.where(ops.expand_dims(known, -1), rows, float("nan"))

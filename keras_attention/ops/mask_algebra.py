@@ -1,4 +1,4 @@
-"""What every mask can do: be built, drawn, saved, and combined with others."""
+"""The base of all masks, which are built, drawn, saved, and combined with others."""
 
 from typing import Any
 
@@ -14,10 +14,13 @@ FAR = 2**30
 
 
 class Mask:
-    """Who may look at what. Combine with `&`, `|`, `~`; show with `draw()`."""
+    """Which keys each query can attend to.
+
+    Masks combine with `&`, `|` and `~`; `draw()` shows them.
+    """
 
     def build(self, query_positions: Any, key_positions: Any) -> Any:
-        """The mask as a tensor.
+        """Builds the mask as a tensor.
 
         Args:
             query_positions: Int `[T]` or `[B, T]`.
@@ -25,20 +28,20 @@ class Mask:
                 empty slot: `visible` hides it from every query.
 
         Returns:
-            Bool, broadcastable to `[B, T, S]`; `True` = may look.
+            Bool, broadcastable to `[B, T, S]`; `True` = visible.
         """
         raise NotImplementedError
 
     def visible(self, query_positions: Any, key_positions: Any) -> Any:
         """`build`, with keys at position -1 (empty slots) hidden."""
-        seen = self.build(query_positions, key_positions)
-        return seen & (key_positions != EMPTY)[..., None, :]  # [(B,) T, S]
+        visible = self.build(query_positions, key_positions)
+        return visible & (key_positions != EMPTY)[..., None, :]  # [(B,) T, S]
 
-    def among(self, key_positions: Any) -> "Mask":
-        """The same mask, told of all keys there are.
+    def restrict_to(self, key_positions: Any) -> "Mask":
+        """The same mask, with its choice of keys restricted to these.
 
-        Rules such as `masks.big_bird` choose among the keys; what they chose holds
-        where the mask is then built for a part of the keys only.
+        Rules such as `masks.big_bird` choose some of the keys. The restricted mask
+        keeps this choice when it is built for a part of the keys only.
 
         Args:
             key_positions: Int `[S]` or `[B, S]`, -1 in empty slots and at padding.
@@ -47,16 +50,16 @@ class Mask:
 
     @property
     def of_positions(self) -> bool:
-        """Whether any part of the queries and keys can be built on its own.
+        """Whether the mask can be built for any part of the queries and keys.
 
-        False for masks that hold a tensor of slots, such as `masks.padding(keep)`.
+        `False` for masks that hold a tensor of slots, such as `masks.padding(keep)`.
         """
         parts = (part for part in vars(self).values() if isinstance(part, Mask))
         return all(part.of_positions for part in parts)
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How many positions behind and ahead of itself a query may look, at most."""
+        """The largest distances of visible keys `(behind, ahead)` of a query."""
         return FAR, FAR
 
     def __and__(self, other: "Mask") -> "Mask":
@@ -69,21 +72,21 @@ class Mask:
         return _Not(self)
 
     def draw(self, query_length: int, key_length: int | None = None) -> str:
-        """The mask as text: one line a query, `1` = may look, `.` = may not.
+        """The mask as text: one line per query, `1` = visible, `.` = hidden.
 
         Args:
-            query_length: Number of queries, at positions 0, 1, 2, …
-            key_length: Number of keys; as many as queries when `None`.
+            query_length: The number of queries, at positions 0, 1, 2, …
+            key_length: The number of keys; as many as queries when `None`.
 
         Returns:
             The drawing; rows of a batch are separated by an empty line.
         """
         key_length = query_length if key_length is None else key_length
-        seen = self.build(first_positions(query_length), first_positions(key_length))
-        seen = ops.convert_to_numpy(seen)
-        batch = seen.shape[0] if seen.ndim == 3 else 1
-        seen = np.broadcast_to(seen, (batch, query_length, key_length))
-        rows = (["1" if key else "." for key in row] for one in seen for row in one)
+        mask = self.build(first_positions(query_length), first_positions(key_length))
+        mask = ops.convert_to_numpy(mask)
+        batch = mask.shape[0] if mask.ndim == 3 else 1
+        mask = np.broadcast_to(mask, (batch, query_length, key_length))
+        rows = (["1" if key else "." for key in row] for one in mask for row in one)
         lines = [" ".join(row) for row in rows]
         starts = range(0, len(lines), query_length)
         return "\n\n".join("\n".join(lines[s : s + query_length]) for s in starts)
@@ -114,7 +117,7 @@ def _require_mask(other: Any, operator: str) -> Mask:
 
 
 register = keras.saving.register_keras_serializable("keras_attention")
-"""Masks of rules are saved with the models that hold them."""
+"""Registers a mask that is saved with the models that hold it."""
 
 
 @register
@@ -126,8 +129,9 @@ class _All(Mask):
         left = self.left.build(query_positions, key_positions)
         return left & self.right.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _All(self.left.among(key_positions), self.right.among(key_positions))
+    def restrict_to(self, key_positions):
+        left = self.left.restrict_to(key_positions)
+        return _All(left, self.right.restrict_to(key_positions))
 
     @property
     def reach(self):
@@ -151,8 +155,9 @@ class _Any(Mask):
         left = self.left.build(query_positions, key_positions)
         return left | self.right.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _Any(self.left.among(key_positions), self.right.among(key_positions))
+    def restrict_to(self, key_positions):
+        left = self.left.restrict_to(key_positions)
+        return _Any(left, self.right.restrict_to(key_positions))
 
     @property
     def reach(self):
@@ -175,8 +180,8 @@ class _Not(Mask):
     def build(self, query_positions, key_positions):
         return ~self.mask.build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _Not(self.mask.among(key_positions))
+    def restrict_to(self, key_positions):
+        return _Not(self.mask.restrict_to(key_positions))
 
     def get_config(self):
         return {"mask": keras.saving.serialize_keras_object(self.mask)}

@@ -1,8 +1,8 @@
-r"""The mask algebra: who may look at what, built from positions.
+r"""The mask algebra: which keys each query can attend to, built from positions.
 
-A mask is a value. Masks combine with `&`, `|` and `~`, and become a bool tensor
-(`True` = may look) only when positions are known, so the same mask is right for
-a full sequence, one cached step and a left-padded batch:
+A mask is a value. Masks combine with `&`, `|` and `~`. They become a bool tensor
+(`True` = visible) only when positions are known, so the same mask is correct for a full
+sequence, one cached step and a left-padded batch:
 
 >>> masks.causal & masks.window(2, 0)
 (causal & window(behind=2, ahead=0))
@@ -25,8 +25,8 @@ from keras_attention.ops.shuffle import shuffled
 
 
 def _distance(query_positions: Any, key_positions: Any) -> Any:
-    """Key position minus query position, `[(B,) T, S]`: negative is behind."""
-    # Not `[..., None]`: with an ellipsis, the exporter to ONNX loses the shape.
+    """The key's position minus the query's, `[(B,) T, S]`: negative is behind."""
+    # Not `[..., None]`: the export to ONNX loses the shape of an ellipsis.
     return ops.expand_dims(key_positions, -2) - ops.expand_dims(query_positions, -1)
 
 
@@ -130,24 +130,24 @@ class _BigBird(Mask):
 
     @property
     def of_positions(self):
-        return False  # what is drawn depends on all keys there are
+        return False  # the draw depends on all keys
 
     def build(self, query_positions, key_positions):
-        return self.among(key_positions).build(query_positions, key_positions)
+        return self.restrict_to(key_positions).build(query_positions, key_positions)
 
-    def among(self, key_positions):
-        return _BigBirdAmong(self, ops.convert_to_tensor(key_positions, dtype="int32"))
+    def restrict_to(self, key_positions):
+        return _DrawnBigBird(self, ops.convert_to_tensor(key_positions, dtype="int32"))
 
     def always(self, query_blocks, key_blocks):
         """Bool `[(B,) T, S]`: keys of the window and of global blocks."""
-        beside = self.num_window_blocks // 2
-        near = ops.abs(_distance(query_blocks, key_blocks)) <= beside
+        reach = self.num_window_blocks // 2
+        near = ops.abs(_distance(query_blocks, key_blocks)) <= reach
         queries = ops.expand_dims(query_blocks < self.num_global_blocks, -1)
         keys = ops.expand_dims(key_blocks < self.num_global_blocks, -2)
         return near | queries | keys
 
     def priorities(self, query_blocks, key_blocks):
-        """Int32 `[(B,) T, S]`: who is chosen first; 0 for who cannot be."""
+        """Int32 `[(B,) T, S]`: the largest are drawn first, 0 is never drawn."""
         rows = ops.expand_dims(query_blocks, -1)
         columns = ops.expand_dims(key_blocks, -2)
         free = (columns >= 0) & ~self.always(query_blocks, key_blocks)
@@ -182,7 +182,7 @@ class _OfTensors(Mask):
 class _Prefix(_OfTensors):
     @property
     def of_positions(self):
-        return True  # one length a row
+        return True  # it holds one length per row, no tensor of slots
 
     def __init__(self, lengths):
         self.lengths = lengths
@@ -202,21 +202,21 @@ class _Segments(_OfTensors):
 
 
 class _Padding(_OfTensors):
-    def __init__(self, keep):
-        self.keep = keep
+    def __init__(self, key_mask):
+        self.key_mask = key_mask
 
     def build(self, query_positions, key_positions):
-        seen = _Full().build(query_positions, key_positions)
-        return seen & self.keep[:, None, :]  # [B, T, S]
+        visible = _Full().build(query_positions, key_positions)
+        return visible & self.key_mask[:, None, :]  # [B, T, S]
 
 
 class _Queries(_OfTensors):
-    def __init__(self, keep):
-        self.keep = keep
+    def __init__(self, query_mask):
+        self.query_mask = query_mask
 
     def build(self, query_positions, key_positions):
-        seen = _Full().build(query_positions, key_positions)
-        return seen & self.keep[:, :, None]  # [B, T, S]
+        visible = _Full().build(query_positions, key_positions)
+        return visible & self.query_mask[:, :, None]  # [B, T, S]
 
 
 class _Dense(_OfTensors):
@@ -227,8 +227,8 @@ class _Dense(_OfTensors):
         return self.array
 
 
-class _BigBirdAmong(_OfTensors):
-    """`_BigBird` that knows which keys there are to choose from."""
+class _DrawnBigBird(_OfTensors):
+    """`_BigBird` with the keys from which it draws."""
 
     def __init__(self, rule: _BigBird, key_positions: Any):
         self.rule, self.all_keys = rule, key_positions
@@ -239,18 +239,18 @@ class _BigBirdAmong(_OfTensors):
             ops.cast(ops.convert_to_tensor(x), "int32") // rule.block_size
             for x in (query_positions, key_positions, self.all_keys)
         )
-        seen = rule.always(query_blocks, key_blocks)
+        visible = rule.always(query_blocks, key_blocks)
         if not rule.num_random_blocks:
-            return seen
+            return visible
         remaining = least = rule.priorities(query_blocks, all_blocks)
         for _ in range(rule.num_random_blocks):
             least = largest(remaining, -1, least=0, keepdims=True)
             remaining = ops.where(remaining == least, 0, remaining)
         here = rule.priorities(query_blocks, key_blocks)
-        return seen | ((here > 0) & (here >= least))
+        return visible | ((here > 0) & (here >= least))
 
-    def among(self, key_positions):
-        return self.rule.among(key_positions)
+    def restrict_to(self, key_positions):
+        return self.rule.restrict_to(key_positions)
 
 
 causal = _Causal()
@@ -281,7 +281,7 @@ def blocks(size: int) -> Mask:
 
 
 def global_tokens(positions: Any) -> Mask:
-    """Listed positions look at everything and are seen by everything."""
+    """The listed positions see all keys, and all queries see them."""
     return _GlobalTokens(tuple(np.atleast_1d(np.asarray(positions)).tolist()))
 
 
@@ -294,22 +294,22 @@ def big_bird(
     *,
     causal: bool = False,
 ) -> Mask:
-    """Blocks around the query's own, the first blocks, and some at random.
+    """Blocks around the query's own, the first blocks, and random blocks.
 
-    The first `num_global_blocks` blocks look at everything and are seen by everything.
-    The random blocks are drawn without replacement among the blocks that hold a key and
-    are not visible already, by a hash of `seed` and the two blocks: the same on every
-    backend, and whatever stands in other rows. Keys that must not count, padding for
-    one, are named by position -1 (see `Mask.among`).
+    The first `num_global_blocks` blocks see all blocks, and all blocks see them. The
+    random blocks are drawn without replacement from the blocks that hold a key and are
+    not visible already. A hash of `seed` and the numbers of the two blocks decides, so
+    the draw is the same on every backend and does not depend on other rows. Keys that
+    must not be drawn, such as padding, have position -1 (see `Mask.restrict_to`).
 
     Args:
-        block_size: Positions in a block.
-        num_random_blocks: Blocks drawn for each block of queries.
-        num_window_blocks: Blocks around the query's own, it included; odd.
-        num_global_blocks: Blocks at the start.
-        seed: Of the draw.
-        causal: Whether blocks are drawn only before the query's own, so that later
-            keys change nothing; to hide those, combine with `masks.causal`.
+        block_size: The number of positions in a block.
+        num_random_blocks: The number of blocks drawn for each block of queries.
+        num_window_blocks: The number of blocks around and with the query's own; odd.
+        num_global_blocks: The number of global blocks at the start.
+        seed: The draw's seed.
+        causal: Whether blocks are drawn only before the query's own, so that later keys
+            do not change the draw; combine with `masks.causal` to hide later keys.
 
     Reference: Zaheer et al., "Big Bird", 2020 (arXiv:2007.14062).
     """
@@ -322,8 +322,8 @@ def big_bird(
             raise ValueError(f"`{name}` must be 0 or more. Received: {name}={count}")
     if _require_positive(num_window_blocks, "num_window_blocks") % 2 == 0:
         raise ValueError(
-            "`num_window_blocks` must be odd: the query's own block and as many on "
-            f"either side. Received: num_window_blocks={num_window_blocks}"
+            "`num_window_blocks` must be odd: it counts the query's own block, and as "
+            f"many on either side. Received: num_window_blocks={num_window_blocks}"
         )
     return _BigBird(
         block_size=_require_positive(block_size, "block_size"),
@@ -336,24 +336,24 @@ def big_bird(
 
 
 def prefix(lengths: Any) -> Mask:
-    """Causal, but a row's first `lengths[b]` keys are visible to all (prefix LM)."""
+    """Causal, but a row's first `lengths[b]` keys are always visible (prefix LM)."""
     return _Prefix(ops.convert_to_tensor(lengths, dtype="int32"))
 
 
 def segments(query_ids: Any, key_ids: Any = None) -> Mask:
-    """Keys with the query's own segment id (packed documents); ids `[B, T]`."""
+    """Keys with the segment id of the query (packed documents); ids are `[B, T]`."""
     query_ids = ops.convert_to_tensor(query_ids)
     key_ids = query_ids if key_ids is None else ops.convert_to_tensor(key_ids)
     return _Segments(query_ids, key_ids)
 
 
 def padding(keep: Any) -> Mask:
-    """Keys at real tokens; `keep` is bool `[B, S]`, `True` at real tokens."""
+    """Keys at non-padding tokens, where `keep`, bool `[B, S]`, is `True`."""
     return _Padding(require_bool(keep, "keep", rank=2, shape="[B, S]"))
 
 
 def queries(keep: Any) -> Mask:
-    """Rows of real queries; `keep` is bool `[B, T]`. Other rows see nothing."""
+    """All keys for queries where `keep`, bool `[B, T]`, is `True`; none for others."""
     return _Queries(require_bool(keep, "keep", rank=2, shape="[B, T]"))
 
 
@@ -365,20 +365,20 @@ def dense(array: Any) -> Mask:
 def require_bool(
     mask: Any, name: str, *, rank: int | None = None, shape: str = ""
 ) -> Any:
-    """Returns `mask` as a bool tensor, or says how to pass it right.
+    """Returns `mask` as a bool tensor, or raises an error that explains how to pass it.
 
     Args:
-        mask: What the user gave.
-        name: The argument it was given as, for the message.
-        rank: The rank it must have, if any.
-        shape: That shape in words.
+        mask: The user's mask.
+        name: The name of the argument, for the message.
+        rank: The rank that the mask must have, or `None` for any.
+        shape: The shape of that rank, for the message.
     """
     if isinstance(mask, list | tuple):
         mask = np.asarray(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)
     if dtype != "bool":
         raise ValueError(
-            f"`{name}` must be bool, True where a query may look. To add numbers to "
+            f"`{name}` must be bool, True where a key is visible. To add numbers to "
             "the scores (such as 0 / -1e9 masks), pass them as `attention_bias=`; a "
             f"0 / 1 mask becomes bool with `{name} != 0`. "
             f"Received: {name}={describe(mask)}"

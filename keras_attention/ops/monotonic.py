@@ -1,7 +1,8 @@
 """Monotonic alignments: attention that never moves back (Raffel et al., 2017).
 
-A query walks over the source from where the query before it stopped, and stops at
-position j with probability p_j. An alignment is the probability of where it stopped.
+A query walks over the source from the position where the query before it stopped, and
+stops at position j with probability p_j. An alignment has the probability of each
+position that the query stopped there.
 """
 
 from collections.abc import Callable
@@ -19,27 +20,27 @@ MODES = ("parallel", "recursive", "hard")
 def monotonic_alignment(
     probabilities: Any, previous: Any, mode: str = "parallel"
 ) -> Any:
-    """Where a query stops, given where the one before it stopped.
+    """The alignment of a query, given the alignment of the query before it.
 
     With q_j the probability to arrive at position j:
 
         q_j = (1 - p_{j-1}) q_{j-1} + previous_j
         alignment_j = p_j q_j
 
-    The alignment need not sum to 1: what is left is the probability to walk past the
-    end. Every mode gives exactly 0 where the probability is 0.
+    The alignment need not sum to 1: the rest is the probability to walk past the end.
+    Every mode returns exactly 0 where the probability is 0.
 
     Reference: Raffel et al., "Online and Linear-Time Attention by Enforcing Monotonic
     Alignments", 2017 (arXiv:1704.00784), equations 8 to 13 and algorithm 1.
 
     Args:
-        probabilities: `[B, S]`, to stop at each position; 0 at padding.
+        probabilities: `[B, S]`, the probability to stop at each position; 0 at padding.
         previous: `[B, S]`, the alignment of the query before; one-hot at 0 for the
             first query.
-        mode: `"recursive"`: the equations above, one position after the other.
-            `"parallel"`: the same numbers in log2(S) steps.
-            `"hard"`: the first position at or behind the previous one whose
-            probability is above 1/2 gets 1; for inference, without a gradient.
+        mode: `"recursive"` computes the equations above, one position after the other.
+            `"parallel"` computes the same numbers in log2(S) steps. `"hard"` gives 1 to
+            the first position at or after the previous one whose probability is above
+            1/2; it is for inference and has no gradient.
 
     Returns:
         `[B, S]`, float32 (float64 for float64 inputs).
@@ -60,14 +61,14 @@ def monotonic_alignment(
 def monotonic_alignments(
     probabilities: Any, previous: Any, mode: str = "parallel", walks: Any = None
 ) -> Any:
-    """Alignments of a sequence of queries, each walking on from the one before.
+    """Alignments of a sequence of queries, each of which continues the one before.
 
     Args:
         probabilities: `[B, T, S]`, see `monotonic_alignment`.
         previous: `[B, S]`, the alignment before the first query.
         mode: See `monotonic_alignment`.
-        walks: Bool `[B, T]`; a query where it is `False` has alignment 0 and the
-            next one walks on from where the one before it stopped. `None`: all walk.
+        walks: Bool `[B, T]`. A query where it is `False` has alignment 0, and the next
+            query continues the one before it. All queries walk when `None`.
 
     Returns:
         `[B, T, S]`, float32 (float64 for float64 inputs).
@@ -88,7 +89,7 @@ def monotonic_alignments(
 
 
 def check_mode(mode: str) -> str:
-    """Returns `mode` if it is one."""
+    """Returns `mode`; raises an error if it is none of `MODES`."""
     if mode not in MODES:
         raise ValueError(
             "`mode` must be 'parallel', 'recursive' (the same numbers, slower) or "
@@ -98,10 +99,10 @@ def check_mode(mode: str) -> str:
 
 
 def first_alignment(alignments: Any) -> Any:
-    """One-hot at position 0, `[B, S]`: where the first query starts.
+    """The alignment before the first query: one-hot at position 0, `[B, S]`.
 
     Args:
-        alignments: `[B, S]`, whose shape and dtype are taken.
+        alignments: `[B, S]`, a tensor with the shape and dtype of the result.
     """
     first = first_positions(ops.shape(alignments)[1]) == 0
     return ops.zeros_like(alignments) + ops.cast(first, alignments.dtype)
@@ -124,7 +125,7 @@ def _over_queries(walk: Callable, start: Any, sequences: tuple) -> Any:
     def body(t, start, alignments):
         query = tuple(_at(x, t) for x in sequences)
         start, alignment = walk(start, query)
-        # XLA and ONNX have no lists that grow; a choice by position they have.
+        # XLA and ONNX cannot append to a list, but they can select by position.
         chosen = ops.where(numbers == t, alignment[:, None], alignments)
         return t + 1, start, ops.reshape(chosen, ops.shape(alignments))
 
@@ -137,7 +138,7 @@ def _over_queries(walk: Callable, start: Any, sequences: tuple) -> Any:
 
 
 def _at(x: Any, t: Any) -> Any:
-    """`x[:, t]`, with its last axis known where it was."""
+    """`x[:, t]`, which keeps a known size of the last axis."""
     batch, _, size = ops.shape(x)
     return ops.reshape(ops.take(x, t, axis=1), (batch, size))
 
@@ -158,10 +159,10 @@ def _recursive(probabilities: Any, previous: Any) -> Any:
 def _parallel(probabilities: Any, previous: Any) -> Any:
     """The recursion for all positions at once, in log2(S) rounds.
 
-    q_j = f_j q_{j-1} + previous_j is a chain of affine maps, and maps can be chained
-    in any grouping: each round chains every map with the one `reach` positions before
-    it. Only products and sums of numbers from 0 to 1: unlike the paper's division by
-    a cumulative product, nothing underflows.
+    q_j = f_j q_{j-1} + previous_j is a chain of affine maps, and their composition is
+    associative: each round composes every map with the one `reach` positions before it.
+    All products and sums are of numbers from 0 to 1, so nothing underflows, unlike the
+    paper's division by a cumulative product.
     """
     length = probabilities.shape[1]
     numbers = first_positions(ops.shape(probabilities)[1])
@@ -186,12 +187,12 @@ def _parallel(probabilities: Any, previous: Any) -> Any:
 
 
 def _earlier(x: Any, numbers: Any, reach: Any) -> Any:
-    """`[B, S]`: at j what stands at j - reach, or at 0 where that is no position."""
+    """`[B, S]`: `x` at j - reach for each j, or at 0 where j - reach is below 0."""
     return ops.take(x, ops.maximum(numbers - reach, 0), axis=1)
 
 
 def _hard(probabilities: Any, previous: Any) -> Any:
-    """Algorithm 1: the first position from the previous one on that is chosen."""
+    """Algorithm 1: the first chosen position that is not before the previous one."""
     reached = ops.cumsum(previous, axis=-1) > 0.5
     chosen = ops.cast(reached & (probabilities > 0.5), probabilities.dtype)
     first = ops.cumsum(chosen, axis=-1) < 1.5

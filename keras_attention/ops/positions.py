@@ -1,4 +1,4 @@
-"""Integer positions, and what is computed from them in float32.
+"""Integer positions, and sines and cosines of them in float32.
 
 Positions are explicit integers: a cached step, a left-padded prompt and a full
 sequence differ in their positions only.
@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 EMPTY = -1
-"""Position of a slot that holds no token."""
+"""The position of a slot that holds no token."""
 
 
 def first_positions(length: Any) -> Any:
@@ -20,18 +20,18 @@ def first_positions(length: Any) -> Any:
     return ops.arange(length, dtype="int32")
 
 
-def positions_of_tokens(keep: Any) -> Any:
-    """Numbers the real tokens of each row, whichever side the padding is on.
+def positions_of_tokens(padding_mask: Any) -> Any:
+    """Numbers the non-padding tokens of each row, on whichever side the padding is.
 
     Args:
-        keep: Bool `[B, T]`, `True` at real tokens.
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens.
 
     Returns:
-        Int32 `[B, T]`: 0 at a row's first real token, 1 at the next, …;
+        Int32 `[B, T]`: 0 at a row's first non-padding token, 1 at the next, …;
         `EMPTY` at padding.
     """
-    counts = ops.cumsum(ops.cast(keep, "int32"), axis=-1)
-    return ops.where(keep, counts - 1, EMPTY)  # [B, T]
+    counts = ops.cumsum(ops.cast(padding_mask, "int32"), axis=-1)
+    return ops.where(padding_mask, counts - 1, EMPTY)  # [B, T]
 
 
 def sinusoids(
@@ -44,9 +44,9 @@ def sinusoids(
     """Sines and cosines of positions, wavelengths from 2π to 2π·max_wavelength.
 
     Args:
-        positions: Integer tensor of any shape, values from 0 to 2**31 - 1.
-        size: Number of features, even.
-        max_wavelength: The largest wavelength over 2π.
+        positions: An integer tensor of any shape, values from 0 to 2**31 - 1.
+        size: The number of features, even.
+        max_wavelength: The largest wavelength, divided by 2π.
         layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
             `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
 
@@ -65,7 +65,7 @@ def sinusoids(
 
 
 def turns_per_position(size: int, max_wavelength: float) -> np.ndarray:
-    """Turns (fractions of 2π) per position, one per pair of features, in float64."""
+    """The turns (fractions of 2π) per position of each pair of features, in float64."""
     exponents = np.arange(0, size, 2, dtype="float64") / size
     return float(max_wavelength) ** -exponents / (2.0 * math.pi)
 
@@ -73,18 +73,18 @@ def turns_per_position(size: int, max_wavelength: float) -> np.ndarray:
 def sine_and_cosine(
     positions: Any, turns: Any, *, dtype: str = "float32"
 ) -> tuple[Any, Any]:
-    """Sine and cosine of 2π · positions · turns, right at large positions too.
+    """Sine and cosine of 2π · positions · turns, exact at large positions too.
 
     Args:
         positions: Integers of any shape; -1, an empty slot, counts as 0.
-        turns: Turns per position: a float64 array `[F]`, or a float64 tensor that
-            fits `[..., F]`.
-        dtype: Of the result, `"float32"` or `"float64"`.
+        turns: The turns per position: a float64 array `[F]`, or a float64 tensor that
+            is broadcastable to `[..., F]`.
+        dtype: The dtype of the result, `"float32"` or `"float64"`.
 
     Returns:
         Two tensors `[..., F]`.
     """
-    # Runtimes divide negative integers each in its own way.
+    # Runtimes differ in how they divide negative integers.
     positions = ops.maximum(ops.cast(positions, "int32"), 0)
     positions = ops.expand_dims(positions, axis=-1)  # [..., 1]
     if dtype == "float32" and isinstance(turns, np.ndarray):
@@ -100,19 +100,19 @@ _DIGITS = 10  # a position is cut into digits of 10 bits
 
 
 def _turns_by_digits(positions: Any, turns: np.ndarray) -> Any:
-    """Positions · turns, less whole turns, in float32 throughout.
+    """Positions · turns without whole turns, all in float32.
 
-    One float32 product loses the fraction of a turn at large positions, and no
-    runtime is sure to have float64. So a position is cut into 10-bit digits, the
-    turns of each digit's place are reduced modulo 1 in float64 beforehand, and
-    each partial product is reduced modulo 1 before they are added.
+    One float32 product loses the fraction of a turn at large positions, and some
+    runtimes have no float64. So a position is cut into digits of 10 bits. The turns of
+    each digit's place are reduced modulo 1 in float64 beforehand, and each partial
+    product is reduced modulo 1 before the sum.
     """
     total = 0.0
     for place in range(4):
         digit = (positions // 2 ** (_DIGITS * place)) % 2**_DIGITS
         digit = ops.cast(digit, "float32")
         step = np.mod(turns * 2.0 ** (_DIGITS * place), 1.0)
-        # The step again in two parts, the first exact in a product with a digit.
+        # The step is split in two; the product of the first part and a digit is exact.
         high = np.round(step * 2**13) / 2**13
         for part in (high, step - high):
             product = digit * ops.convert_to_tensor(part.astype("float32"))
@@ -121,7 +121,7 @@ def _turns_by_digits(positions: Any, turns: np.ndarray) -> Any:
 
 
 def distances(query_positions: Any, key_positions: Any) -> Any:
-    """How far each key stands ahead of each query; negative is behind.
+    """The distance from each query ahead to each key; negative is behind.
 
     Args:
         query_positions: Int `[T]` or `[B, T]`.
@@ -137,7 +137,7 @@ def distances(query_positions: Any, key_positions: Any) -> Any:
 
 
 def check_layout(layout: str) -> str:
-    """Returns `layout` if it names a layout of sinusoids."""
+    """Returns `layout`; raises an error if it is not a layout of sinusoids."""
     if layout not in ("interleaved", "concatenated"):
         raise ValueError(
             "`layout` must be 'interleaved' or 'concatenated'. "
@@ -147,7 +147,7 @@ def check_layout(layout: str) -> str:
 
 
 def check_even(size: int | None, layer: str) -> int:
-    """Returns `size` if sines and cosines can be paired in it."""
+    """Returns `size`; raises an error if it is odd or unknown."""
     if size is None or size % 2:
         raise ValueError(
             f"`{layer}` pairs sines with cosines, so the last axis must have an "

@@ -1,4 +1,4 @@
-"""Positions that enter attention as the difference of two: ALiBi, T5, Shaw."""
+"""Relative positions: the biases of ALiBi and T5, and Shaw's representations."""
 
 import math
 from typing import Any
@@ -7,18 +7,19 @@ import numpy as np
 from keras import ops
 
 from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.heads import merge_features, split_features
 
 
 def alibi_slopes(num_heads: int, *, max_bias: float = 8.0) -> np.ndarray:
     """The slope of each head's bias, float64 `[N]`.
 
-    For N a power of two these are the first N powers of 2^(−max_bias / N). Otherwise
-    the slopes of the next smaller power of two come first, then every other slope of
-    twice that many heads, as in the authors' code.
+    If N is a power of two, these are the first N powers of 2^(−max_bias / N). Otherwise
+    the slopes of the next smaller power of two come first, and then every other slope
+    of twice that many heads, as in the authors' code.
 
     Args:
         num_heads: N.
-        max_bias: Minus log2 of the smallest slope.
+        max_bias: The negative log2 of the smallest slope.
 
     Reference: Press et al., "Train Short, Test Long", 2021 (arXiv:2108.12409).
     """
@@ -34,13 +35,13 @@ def alibi_slopes(num_heads: int, *, max_bias: float = 8.0) -> np.ndarray:
 def alibi_bias(
     distance: Any, slopes: np.ndarray, *, symmetric: bool = False, dtype: str
 ) -> Any:
-    """Minus slope · distance for keys behind the query.
+    """The bias of ALiBi: −slope · distance for keys behind the query.
 
     Args:
-        distance: Int `[B or 1, T, S]`, of each key ahead of each query.
+        distance: Int `[B or 1, T, S]`, the distance from each query ahead to each key.
         slopes: Float64 `[N]`.
-        symmetric: Whether keys ahead count like keys behind; else their bias is 0.
-        dtype: Of the result, float32 or float64.
+        symmetric: Whether keys ahead get the bias of keys behind; otherwise it is 0.
+        dtype: The dtype of the result, float32 or float64.
 
     Returns:
         `[B or 1, N, T, S]`.
@@ -55,18 +56,17 @@ def t5_buckets(
 ) -> np.ndarray:
     """The bucket of each distance from −max_distance to max_distance.
 
-    Small distances have a bucket each, larger ones share buckets of equal logarithmic
-    width. All beyond `max_distance` are in the bucket of `max_distance`.
+    Small distances have one bucket each, larger ones share buckets of equal logarithmic
+    width. All distances beyond `max_distance` are in the bucket of `max_distance`.
 
-    The logarithm is in float32 as in T5's code. That, and not the exact quotient,
-    is what checkpoints were trained with; for T5's own settings both are the same at
-    every distance.
+    The logarithm is computed in float32 as in T5's code, because checkpoints were
+    trained with it. For T5's own settings the exact quotient gives the same buckets.
 
     Args:
-        num_buckets: Number of buckets, for both directions together.
-        max_distance: Distance from which on all share one bucket.
+        num_buckets: The number of buckets of both directions together.
+        max_distance: The distance from which all distances share one bucket.
         bidirectional: Whether keys ahead have buckets of their own, the upper half;
-            else they share the bucket of distance 0.
+            otherwise they share the bucket of distance 0.
 
     Returns:
         Int32 `[2 · max_distance + 1]`.
@@ -77,7 +77,7 @@ def t5_buckets(
     behind = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
     count = num_buckets // 2 if bidirectional else num_buckets
     exact = count // 2
-    # float64 in between: float32 logarithms of different machines differ.
+    # The logarithm is rounded from float64: that of float32 differs between machines.
     shares = np.maximum(behind, exact).astype("float32") / np.float32(exact)
     powers = np.log(shares.astype("float64")).astype("float32")
     powers = powers / np.float32(math.log(max_distance / exact))
@@ -89,11 +89,11 @@ def t5_buckets(
 
 
 def bias_by_distance(table: Any, distance: Any) -> Any:
-    """A number for each head and distance.
+    """Looks up a bias for each head and distance.
 
     Args:
-        table: Float `[2k + 1, N]`: a row a distance from −k to k.
-        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+        table: Float `[2k + 1, N]`: one row per distance from −k to k.
+        distance: Int `[B or 1, T, S]`; it is clipped to −k and k.
 
     Returns:
         `[B or 1, N, T, S]`.
@@ -103,14 +103,14 @@ def bias_by_distance(table: Any, distance: Any) -> Any:
 
 
 def relative_scores(query: Any, table: Any, distance: Any) -> Any:
-    """Products q · a, where a is the representation of the distance of the key.
+    """Products q · a of each query with the representation of each key's distance.
 
-    Each query is multiplied with the 2k + 1 representations, not with one a key.
+    Each query is multiplied with 2k + 1 representations instead of one per key.
 
     Args:
-        query: `[B, T, N * H]`, heads side by side.
-        table: `[2k + 1, H]`: a row a distance from −k to k, for all heads.
-        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+        query: `[B, T, N * H]`.
+        table: `[2k + 1, H]`: one row per distance from −k to k, for all heads.
+        distance: Int `[B or 1, T, S]`; it is clipped to −k and k.
 
     Returns:
         `[B, N, T, S]`, float32 or float64.
@@ -118,9 +118,7 @@ def relative_scores(query: Any, table: Any, distance: Any) -> Any:
     Reference: Shaw et al., 2018 (arXiv:1803.02155), equation 4.
     """
     dtype = score_dtype(query, table)
-    batch, length = ops.shape(query)[:2]
-    size = table.shape[-1]
-    query = ops.reshape(query, (batch, length, query.shape[-1] // size, size))
+    query = split_features(query, query.shape[-1] // table.shape[-1])  # [B, T, N, H]
     vectors = ops.transpose(ops.cast(table, dtype))  # [H, 2k + 1]
     products = ops.matmul(ops.cast(query, dtype), vectors)  # [B, T, N, 2k + 1]
     products = ops.transpose(products, (0, 2, 1, 3))  # [B, N, T, 2k + 1]
@@ -128,12 +126,12 @@ def relative_scores(query: Any, table: Any, distance: Any) -> Any:
 
 
 def relative_values(weights: Any, table: Any, distance: Any) -> Any:
-    """Representations of the distances, summed with the weights of their keys.
+    """Sums the representations of the distances, with the weights of the keys.
 
     Args:
         weights: `[B, N, T, S]`.
-        table: `[2k + 1, V]`: a row a distance from −k to k, for all heads.
-        distance: Int `[B or 1, T, S]`; beyond −k and k it counts as these.
+        table: `[2k + 1, V]`: one row per distance from −k to k, for all heads.
+        distance: Int `[B or 1, T, S]`; it is clipped to −k and k.
 
     Returns:
         `[B, T, N * V]` in the dtype of `weights`.
@@ -144,10 +142,10 @@ def relative_values(weights: Any, table: Any, distance: Any) -> Any:
     rows = ops.arange(table.shape[0], dtype="int32")
     at_distance = _row(distance, table)[..., None] == rows  # [B or 1, T, S, 2k + 1]
     weights = ops.transpose(weights, (0, 2, 1, 3))  # [B, T, N, S]
-    # Products with 0 and 1: a sum by index is slower, or no operator in ONNX.
+    # A product with 0 and 1, because a scattered sum is slower or missing in ONNX.
     sums = ops.matmul(weights, ops.cast(at_distance, weights.dtype))
     context = ops.matmul(sums, ops.cast(table, weights.dtype))  # [B, T, N, V]
-    return ops.reshape(context, (batch, length, weights.shape[2] * table.shape[-1]))
+    return merge_features(context, (batch, length))  # [B, T, N * V]
 
 
 def _row(distance, table):
@@ -160,7 +158,7 @@ def _pick(products, rows):
     """`products[b, n, t, rows[b, t, s]]`: `[B, N, T, D]`, `[B or 1, T, S]`."""
     batch, heads, length, size = ops.shape(products)
     rows = rows + ops.arange(length, dtype="int32")[:, None] * size  # in T · D
-    if rows.shape[0] == 1:  # the same for all rows and heads
+    if rows.shape[0] == 1:  # the same distances in the whole batch
         products = ops.reshape(products, (batch * heads, length * size))
         picked = ops.take(products, rows[0], axis=1)  # [B * N, T, S]
         return ops.reshape(picked, (batch, heads, length, ops.shape(rows)[2]))

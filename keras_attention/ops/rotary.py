@@ -1,8 +1,8 @@
-"""Rotary position embedding: pairs of features turned by an angle of the position.
+"""Rotary position embedding: pairs of features are rotated by an angle of the position.
 
 The product of a rotated query and a rotated key depends on the difference of their
-positions only. Scalings stretch the angles to sequences longer than those a model was
-trained on; they take the vocabulary of Hugging Face's `rope_scaling`.
+positions only. Scalings stretch the angles for sequences that are longer than those in
+training; they are described as in Hugging Face's `rope_scaling`.
 """
 
 import math
@@ -16,6 +16,7 @@ from keras import ops
 from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.backend.regions import region
 from keras_attention.ops.backend.shapes import largest
+from keras_attention.ops.heads import merge_features, split_features
 from keras_attention.ops.positions import (
     EMPTY,
     sine_and_cosine,
@@ -25,18 +26,18 @@ from keras_attention.ops.positions import (
 
 @dataclass(frozen=True)
 class Frequencies:
-    """How far each pair of features turns from one position to the next.
+    """The rotation of each pair of features from one position to the next.
 
     Attributes:
         turns: Float64 `[R / 2]`, in turns (fractions of 2π).
-        attention_factor: Multiplies sines and cosines (YaRN).
+        attention_factor: The factor of sines and cosines (YaRN).
     """
 
     turns: np.ndarray
     attention_factor: float = 1.0
 
     def sine_and_cosine(self, positions: Any, dtype: str) -> tuple[Any, Any]:
-        """Two tensors `[(B,) T, R / 2]`.
+        """Returns the sines and cosines of the angles, two tensors `[(B,) T, R / 2]`.
 
         Args:
             positions: Int `[T]` or `[B, T]`.
@@ -53,7 +54,7 @@ class DynamicFrequencies(Frequencies):
     """Frequencies that fall as a sequence grows beyond the trained length.
 
     Attributes:
-        exponents: Float64 `[R / 2]`, of the stretch of the base.
+        exponents: Float64 `[R / 2]`, the exponents of the stretch of the base.
         factor: The stretch per trained length.
         original_length: The trained length.
     """
@@ -75,12 +76,12 @@ class DynamicFrequencies(Frequencies):
 def rotary_frequencies(
     size: int, *, max_wavelength: float = 10000.0, scaling: dict | None = None
 ) -> Frequencies:
-    """The frequencies of a head, scaled as a checkpoint's config.json says.
+    """The frequencies of a head, scaled as described in a checkpoint's config.json.
 
     Args:
-        size: Number of features that are rotated, even.
+        size: The number of rotated features, even.
         max_wavelength: The largest wavelength over 2π, "theta" or "base".
-        scaling: See `RotaryEmbedding`; `None` for none.
+        scaling: The scaling, see `RotaryEmbedding`; or `None`.
     """
     kind, settings = check_scaling(scaling)
     turns = turns_per_position(size, max_wavelength)
@@ -95,14 +96,16 @@ def rotate(
     frequencies: Frequencies,
     interleaved: bool = False,
 ) -> Any:
-    """Turns the pairs of features of every head by the angles of its position.
+    """Rotates the pairs of features of every head by the angles of its position.
 
     Args:
-        heads: `[B, T, N * H]`, heads side by side.
+        heads: `[B, T, N * H]`.
         positions: Int `[T]` or `[B, T]`.
         key_dim: H.
-        frequencies: Of the first R features of each head; the others are not changed.
-        interleaved: Whether feature 2i is paired with 2i + 1, else i with i + R / 2.
+        frequencies: The frequencies of the first R features of each head; the other
+            features are not changed.
+        interleaved: Whether feature 2i is paired with 2i + 1; otherwise i is paired
+            with i + R / 2.
 
     Returns:
         `[B, T, N * H]` in the dtype of `heads`; angles and products are float32, or
@@ -126,18 +129,17 @@ def rotate(
 
 
 def _rotate(heads, cosine, sine, *, num_heads, rotary_embedding_dim, interleaved):
-    batch, length = ops.shape(heads)[:2]
-    size = heads.shape[-1] // num_heads
-    x = ops.reshape(heads, (batch, length, num_heads, size))
+    sizes = ops.shape(heads)[:2]
+    x = split_features(heads, num_heads, sizes)  # [B, T, N, H]
     rotated, rest = x[..., :rotary_embedding_dim], x[..., rotary_embedding_dim:]
     split, join = _PAIRS[interleaved]
     first, second = split(ops.cast(rotated, cosine.dtype))  # [B, T, N, R / 2]
     cosine, sine = cosine[:, :, None], sine[:, :, None]  # [B or 1, T, 1, R / 2]
     rotated = join(first * cosine - second * sine, second * cosine + first * sine)
     rotated = ops.cast(rotated, heads.dtype)
-    if rotary_embedding_dim < size:
+    if rotary_embedding_dim < x.shape[-1]:
         rotated = ops.concatenate([rotated, rest], axis=-1)  # [B, T, N, H]
-    return ops.reshape(rotated, (batch, length, num_heads * size))  # [B, T, N * H]
+    return merge_features(rotated, sizes)  # [B, T, N * H]
 
 
 def _split_halves(x):
@@ -165,13 +167,13 @@ _PAIRS = {
 
 
 def check_scaling(scaling: dict | None) -> tuple[str, dict[str, Any]]:
-    """The kind of scaling and its settings, refusing what it does not know.
+    """Returns the kind of scaling and its settings; raises an error if it is unknown.
 
     Args:
         scaling: The `rope_scaling` of a config.json, or `None`.
 
     Returns:
-        `(kind, settings)`; settings that are `None` are left out.
+        `(kind, settings)`, without settings that are `None`.
     """
     given = {k: v for k, v in (scaling or {}).items() if v is not None}
     kinds = {given.pop(key) for key in ("rope_type", "type") if key in given}
@@ -273,8 +275,9 @@ def _yarn(
 ):
     """Peng et al., "YaRN", 2023 (arXiv:2309.00071), section 3.
 
-    Pairs that turn more than `beta_fast` times in the trained length stay, pairs that
-    turn less than `beta_slow` times are interpolated, those between are in between.
+    Pairs that turn more than `beta_fast` times in the trained length are not changed,
+    pairs that turn less than `beta_slow` times are interpolated, and between the two
+    there is a linear ramp.
     """
     size = 2 * len(turns)
 
@@ -310,11 +313,11 @@ def _llama3(
     high_freq_factor,
     original_max_position_embeddings,
 ):
-    """Llama 3.1: slow pairs are interpolated, fast ones stay, a ramp in between."""
+    """Llama 3.1: slow pairs are interpolated, fast ones are not changed."""
     turned = original_max_position_embeddings * turns  # turns in the trained length
-    kept = (turned - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    kept = np.clip(kept, 0.0, 1.0)
-    return Frequencies(turns * ((1.0 - kept) / factor + kept))
+    unchanged = (turned - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    unchanged = np.clip(unchanged, 0.0, 1.0)
+    return Frequencies(turns * ((1.0 - unchanged) / factor + unchanged))
 
 
 _LENGTH = "original_max_position_embeddings"

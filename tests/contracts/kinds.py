@@ -118,7 +118,7 @@ def _one_head(
     query, key, value, *, mask, keep, query_keep, w, score, around=oracle.everywhere
 ):
     context, weights = oracle.one_head(
-        query, key, value, mask=mask, keep=keep, w=w, score=score, around=around
+        query, key, value, mask=mask, key_mask=keep, w=w, score=score, around=around
     )
     if "combine/kernel" in w:
         context = oracle.attentional(context, query, w)

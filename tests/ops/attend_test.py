@@ -11,6 +11,7 @@ from keras_attention.ops.attend import (
     dot_product_attention,
     score_dtype,
 )
+from keras_attention.ops.heads import HeadSettings
 
 B, T, S, V = 2, 3, 5, 7
 RNG = np.random.default_rng(1)
@@ -42,13 +43,13 @@ def test_a_row_without_a_visible_key_is_exactly_zero():
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 3e38])
-def test_what_stands_in_forbidden_scores_does_not_matter(poison):
+def test_hidden_scores_have_no_effect(poison):
     clean = to_numpy(attention_weights(scores=SCORES, mask=MASK))
     scores = np.where(MASK, SCORES, poison).astype("float32")
     assert np.array_equal(attention_weights(scores=scores, mask=MASK), clean)
 
 
-def test_gradients_into_forbidden_places_are_zero():
+def test_gradients_of_hidden_scores_and_values_are_zero():
     mask = MASK & (np.arange(S) != 3)
 
     def loss(scores, value):
@@ -68,11 +69,11 @@ def test_a_bias_of_minus_infinity_counts_as_the_blocked_score():
     seeing = MASK.any(-1)
     expected = by_rows(SCORES.astype("float64"), MASK)
     assert relative_error(weights[seeing], expected[seeing]) <= 1e-6
-    # A bias forbids nothing: with every key at the same value, all are looked at.
+    # A bias hides nothing: where all biases are equal, all keys are visible.
     assert np.allclose(weights[~seeing], 1 / S)
     masked = to_numpy(attention_weights(scores=SCORES, bias=bias, mask=MASK))
     assert (masked[~seeing] == 0).all()
-    # Nor does it let hidden keys take a share of the softmax.
+    # Hidden keys get no share of the softmax either.
     everywhere = np.full_like(bias, -np.inf)
     only_biased = to_numpy(attention_weights(scores=SCORES, bias=everywhere, mask=MASK))
     assert np.allclose(only_biased.sum(-1), seeing, atol=1e-6)
@@ -90,7 +91,7 @@ def test_large_logits_and_biases_stay_finite(size):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("logit", [1e4, 6e4, 1e6])
-def test_products_beyond_float16_are_finite_and_right(dtype, logit):
+def test_products_beyond_float16_are_finite_and_correct(dtype, logit):
     size = 64
     query = np.full((1, 1, size), np.sqrt(logit / size))
     key = np.concatenate([query, query * 0.5, query * -1.0], axis=1)
@@ -128,7 +129,7 @@ def test_the_output_has_the_dtype_of_the_value(dtype):
     )
 
 
-def test_the_mean_of_integers_is_not_cut_off():
+def test_the_mean_of_integers_is_not_rounded():
     value = np.array([[[1], [2]]])
     output, _ = attend(scores=np.zeros((1, 1, 2), "float32"), value=value)
     assert to_numpy(output).tolist() == [[[1.5]]]
@@ -151,11 +152,11 @@ def test_a_weight_factor_comes_after_the_softmax_and_dropout_last():
     assert relative_error(output, 2 * expected @ VALUE) <= 1e-6
 
 
-def test_side_by_side_heads_are_those_of_keras_with_and_without_weights():
+def test_heads_are_those_of_keras_with_and_without_weights():
     query, key = RNG.normal(size=(B, T, 12)), RNG.normal(size=(B, S, 6))
     value = RNG.normal(size=(B, S, 10))
     arguments = {"query": query, "key": key, "value": value, "mask": MASK[:, None]}
-    arguments |= {"num_heads": 4, "num_key_value_heads": 2, "scale": 0.3}
+    arguments["heads"] = HeadSettings(4, 2, scale=0.3)
     output, nothing = dot_product_attention(**arguments)
     again, weights = dot_product_attention(**arguments, return_weights=True)
     assert nothing is None

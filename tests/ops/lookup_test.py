@@ -11,7 +11,7 @@ GRAPH = tf.function(
 )
 
 
-def test_right_ids_find_their_rows():
+def test_correct_ids_return_their_rows():
     ids = np.array([4, 0, 2])
     assert np.array_equal(lookup(TABLE, ids), TABLE[ids])
     assert np.array_equal(GRAPH(ids.astype("int32")), TABLE[ids])
@@ -32,7 +32,7 @@ def test_a_wrong_id_is_refused_by_the_runtime_in_a_graph(wrong):
 
 
 @pytest.mark.parametrize("wrong", [-1, -5, 5, 2**31 - 1])
-def test_xla_which_cannot_refuse_gives_nan_and_never_a_wrong_row(wrong):
+def test_xla_returns_nan_and_never_a_wrong_row_for_a_wrong_id(wrong):
     compiled = tf.function(
         lambda ids: lookup(tf.constant(TABLE), ids), jit_compile=True
     )

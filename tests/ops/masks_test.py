@@ -55,7 +55,7 @@ def test_rows_of_a_batch_are_drawn_one_after_the_other():
     assert masks.padding([[True, False], [False, True]]).draw(1, 2) == "1 .\n\n. 1"
 
 
-def test_the_algebra_is_that_of_booleans():
+def test_masks_combine_like_booleans():
     def tensor(mask):
         return to_numpy(mask.build(np.arange(5), np.arange(5)))
 
@@ -78,7 +78,7 @@ CACHED = [
 
 
 @pytest.mark.parametrize("mask", CACHED, ids=repr)
-def test_a_later_step_sees_what_its_row_of_the_whole_sees(mask):
+def test_a_later_step_equals_its_row_of_the_whole_mask(mask):
     whole = np.broadcast_to(mask.build(np.arange(6), np.arange(6)), (1, 6, 6))
     for t in range(6):
         step = np.broadcast_to(mask.build(np.array([t]), np.arange(6)), (1, 1, 6))
@@ -86,7 +86,7 @@ def test_a_later_step_sees_what_its_row_of_the_whole_sees(mask):
 
 
 @pytest.mark.parametrize("mask", [*CACHED, masks.full, ~masks.causal], ids=repr)
-def test_an_empty_slot_is_seen_by_nobody(mask):
+def test_an_empty_slot_is_hidden_from_every_query(mask):
     keys = np.array([[-1, 0, -1, 1], [0, 1, 2, -1]])
     seen = to_numpy(mask.visible(np.array([[1, 2], [0, 3]]), keys))
     seen = np.broadcast_to(seen, (2, 2, 4))
@@ -131,13 +131,13 @@ def test_a_mask_survives_json(mask):
     ],
     ids=repr,
 )
-def test_a_mask_of_tensors_says_that_it_cannot_be_saved(mask):
+def test_saving_a_mask_of_tensors_is_an_error(mask):
     for unsavable in (mask, masks.causal & mask, ~mask):
         with pytest.raises(ValueError, match=r"cannot be saved.*Received: "):
             keras.saving.serialize_keras_object(unsavable)
 
 
-def test_it_works_in_a_graph_of_unknown_lengths():
+def test_a_mask_works_in_a_graph_of_unknown_lengths():
     mask = (masks.causal & masks.window(2, 0)) | masks.global_tokens([0])
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
@@ -177,7 +177,7 @@ def test_an_array_does_not_combine_with_a_mask(array):
             combine()
 
 
-def test_counts_may_come_from_numpy():
+def test_counts_can_come_from_numpy():
     assert masks.blocks(np.int64(2)).draw(3) == masks.blocks(2).draw(3)
     text = json.dumps(keras.saving.serialize_keras_object(masks.window(np.int64(1), 0)))
     again = keras.saving.deserialize_keras_object(json.loads(text))

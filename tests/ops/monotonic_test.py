@@ -67,12 +67,12 @@ def test_parallel_is_exact_where_division_by_a_product_is_not(length, spread):
     assert np.allclose(actual, expected, rtol=0, atol=2e-7)
 
 
-def test_the_papers_closed_form_loses_what_parallel_keeps():
+def test_parallel_is_exact_where_the_closed_form_of_the_paper_is_not():
     p, previous = np.full((1, 101), 0.5, "float32"), np.eye(1, 101, 100)
     before = np.cumprod(np.append(1.0, 1 - p[0]))[:-1]
     closed = p[0] * before * np.cumsum(previous[0] / np.clip(before, 1e-10, 1))
-    kept = to_numpy(monotonic_alignment(p, previous))[0]
-    assert kept[100] == 0.5
+    parallel = to_numpy(monotonic_alignment(p, previous))[0]
+    assert parallel[100] == 0.5
     assert closed[100] < 1e-15
 
 
@@ -87,7 +87,7 @@ def test_hard_alignments_follow_the_algorithm():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_query_walks_on_from_the_one_before(mode):
+def test_each_query_continues_the_one_before(mode):
     equation = walk if mode == "hard" else monotonic_step
     p = np.stack([some(S, seed=seed)[0] for seed in range(T)], axis=1)
     start = np.eye(S)[[0, 2]]
@@ -124,7 +124,7 @@ def test_the_first_alignment_is_the_first_position():
 @pytest.mark.parametrize(
     ("mode", "jit"), [("parallel", False), ("parallel", True), ("recursive", False)]
 )
-def test_graphs_of_unknown_lengths_give_the_same_numbers_and_gradients(mode, jit):
+def test_graphs_of_unknown_lengths_return_the_same_numbers_and_gradients(mode, jit):
     def both(p, start):
         with tf.GradientTape() as tape:
             tape.watch(p)
@@ -154,7 +154,7 @@ def test_an_unknown_mode_is_refused():
         monotonic_alignment(*some(S), mode="soft")
 
 
-def test_the_coverage_loss_is_what_is_looked_at_again():
+def test_the_coverage_loss_counts_positions_attended_to_again():
     scores = np.random.default_rng(3).dirichlet(np.ones(S), size=(B, T))
     expected, covered = np.zeros((B, T)), np.zeros((B, S))
     for b in range(B):
@@ -166,6 +166,6 @@ def test_the_coverage_loss_is_what_is_looked_at_again():
     assert np.allclose(coverage_loss(np.eye(S)[None, [2, 2, 2]]), [[0, 1, 1]])
 
 
-def test_the_coverage_loss_has_a_place_in_functional_models():
+def test_the_coverage_loss_works_in_functional_models():
     scores = keras.Input((None, S))
     assert coverage_loss(scores).shape == (None, None)

@@ -29,7 +29,7 @@ def exact(positions, size, layout, max_wavelength=10000.0):
 
 @pytest.mark.parametrize("layout", ["interleaved", "concatenated"])
 @pytest.mark.parametrize("max_wavelength", [10000.0, 500.0, 1e6])
-def test_sinusoids_are_exact_far_out(layout, max_wavelength):
+def test_sinusoids_are_exact_at_large_positions(layout, max_wavelength):
     rng = np.random.default_rng(1)
     positions = np.r_[0:1024, rng.integers(0, 100_000, 200), 99_999, 100_000]
     actual = sinusoids(positions, 22, max_wavelength=max_wavelength, layout=layout)
@@ -57,10 +57,10 @@ def test_sinusoids_are_the_same_compiled():
     assert abs(compiled(positions) - sinusoids(positions, 22)).numpy().max() <= 2e-6
 
 
-def test_positions_count_real_tokens_on_either_side_of_padding():
-    keep = drawn("1 1 1 .\n. . 1 1\n. 1 . 1\n. . . .")
+def test_positions_count_non_padding_tokens_on_either_side_of_padding():
+    padding_mask = drawn("1 1 1 .\n. . 1 1\n. 1 . 1\n. . . .")
     expected = [[0, 1, 2, -1], [-1, -1, 0, 1], [-1, 0, -1, 1], [-1, -1, -1, -1]]
-    assert to_numpy(positions_of_tokens(keep)).tolist() == expected
+    assert to_numpy(positions_of_tokens(padding_mask)).tolist() == expected
 
 
 def test_explicit_positions_become_int32():

@@ -66,13 +66,13 @@ def test_alibi_falls_with_the_distance(symmetric):
     assert relative_error(actual, expected) <= 1e-7
 
 
-def test_alibi_is_right_at_large_positions():
+def test_alibi_is_correct_at_large_positions():
     distance = distances(tensor([100_000]), tensor([0, 1, 99_999]))
     bias = to_numpy(alibi_bias(distance, alibi_slopes(8), dtype="float32"))
     assert bias[0, 0, 0].tolist() == [-50_000.0, -49_999.5, -0.5]
 
 
-def test_t5_buckets_are_those_written_down_by_hand():
+def test_t5_buckets_are_those_computed_by_hand():
     # Distances behind: 0 to 7 have one each, then from 8, 12, 16, 23, 32, 46, 64, 91.
     starts = [8, 12, 16, 23, 32, 46, 64, 91]
     hand = list(range(8)) + [
@@ -133,14 +133,14 @@ def test_t5_buckets_are_those_of_its_code_at_every_distance(
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_float32_logarithms_put_no_distance_of_t5_into_a_wrong_bucket(bidirectional):
+def test_float32_logarithms_give_every_distance_of_t5_its_exact_bucket(bidirectional):
     count = 16 if bidirectional else 32
     buckets = t5_buckets(32, 128, bidirectional=bidirectional)
     for behind in range(count // 2, 129):
         assert buckets[128 - behind] == exact_bucket(behind, count, 128)
 
 
-def test_a_bias_by_distance_is_one_number_a_head_and_distance():
+def test_a_bias_by_distance_is_one_number_per_head_and_distance():
     table = RNG.normal(size=(2 * K + 1, N)).astype("float32")
     distance = distances(tensor(QUERY_POSITIONS), tensor(KEY_POSITIONS))
     actual = to_numpy(bias_by_distance(tensor(table), distance))

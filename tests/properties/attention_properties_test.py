@@ -1,4 +1,4 @@
-"""What holds for every kind, mask, dtype and size: 251 drawn cases, 10,040 if slow."""
+"""Properties of every kind, mask, dtype and size: 251 drawn cases, 10,040 if slow."""
 
 import functools
 from unittest import mock
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import keras_attention as ka
 
-# From 0 to 33, but few: each new shape costs the runtime a new primitive.
+# A few sizes from 0 to 33: each new shape costs the runtime a new primitive.
 SIZES = st.sampled_from([0, 1, 2, 5, 16, 33])
 BATCHES = st.sampled_from([0, 1, 3])
 DTYPES = st.sampled_from(["float32", "float32", "mixed_float16", "mixed_bfloat16"])
@@ -31,12 +31,12 @@ SEEDS = st.integers(0, 2**16)
 TOLERANCE = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}
 
 
-# Each new shape is compiled anew by JAX: 0.3 s and more a case.
+# JAX compiles every new shape: 0.3 s and more per case.
 SHARE = {"tensorflow": 1, "torch": 1, "jax": 8}[keras.backend.backend()]
 
 
 def fast_and_slow(count, **strategies):
-    """The test twice: `count` cases, and 40 times as many in the slow tier."""
+    """Run the test with `count` cases, and with 40 times as many in the slow tier."""
     count //= SHARE
 
     def decorate(test):
@@ -111,7 +111,7 @@ def call(name, layer, inputs, **masks):
     poison=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]),
     seed=SEEDS,
 )
-def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
+def test_weights_sum_to_one_or_zero_and_padding_is_hidden(
     *, name, dtype, batch, queries, keys, share, padding, poison, seed
 ):
     rng, kind = np.random.default_rng(seed), BY_NAME[name]
@@ -122,8 +122,8 @@ def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
         "query_mask": rng.random((batch, queries)) >= padding,
         "value_mask": rng.random((batch, keys)) >= padding,
     }
-    keep = [masks["query_mask"], masks["value_mask"], masks["value_mask"]]
-    seen = masks["attention_mask"] & keep[0][:, :, None] & keep[1][:, None, :]
+    query_mask, key_mask = masks["query_mask"], masks["value_mask"]
+    seen = masks["attention_mask"] & query_mask[:, :, None] & key_mask[:, None, :]
     output, weights = call(name, layer, inputs, **masks)
 
     assert output.shape == (batch, queries, kind.size or VALUE)
@@ -141,8 +141,8 @@ def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
     assert kind.mixed or (sums <= 1 + 1e-5).all()
 
     poisoned = [
-        np.where(k[..., None], x, poison).astype("float32")
-        for k, x in zip(keep, inputs, strict=True)
+        np.where(mask[..., None], x, poison).astype("float32")
+        for mask, x in zip((query_mask, key_mask, key_mask), inputs, strict=True)
     ]
     again, same = call(name, layer, poisoned, **masks)
     assert np.array_equal(again, output)
@@ -161,20 +161,20 @@ def test_weights_sum_to_one_or_zero_and_padding_is_never_seen(
     padding=SHARES,
     seed=SEEDS,
 )
-def test_a_window_is_the_mask_of_its_band_also_in_blocks(
+def test_a_window_equals_the_mask_of_its_band_also_in_blocks(
     *, num_heads, groups, window, scheme, causal, batch, length, padding, seed
 ):
     rng = np.random.default_rng(seed)
     shared = num_heads // groups if num_heads % groups == 0 else num_heads
     x = rng.normal(size=(batch, length, QUERY)).astype("float32")
-    keep = rng.random((batch, length)) >= padding
+    padding_mask = rng.random((batch, length)) >= padding
     behind, ahead = (window - 1, window - 1) if isinstance(window, int) else window
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     band = (distance >= -behind) & (distance <= (0 if causal else ahead))
     plain = heads(num_heads, shared, None, scheme)
     windowed = heads(num_heads, shared, window, scheme)
     plain.set_weights(windowed.get_weights())
-    masks = {"query_mask": keep, "value_mask": keep}
+    masks = {"query_mask": padding_mask, "value_mask": padding_mask}
     scores = {"return_attention_scores": True}
     expected, expected_weights = in_float32(
         plain(x, x, attention_mask=band[None], **masks, **scores)
@@ -200,19 +200,22 @@ def test_a_window_is_the_mask_of_its_band_also_in_blocks(
     padding=SHARES,
     seed=SEEDS,
 )
-def test_moving_keys_moves_nothing_but_their_weights(
+def test_reordering_keys_reorders_only_their_weights(
     *, name, dtype, batch, queries, keys, share, padding, seed
 ):
     kind, rng = BY_NAME[name], np.random.default_rng(seed)
     layer = layer_of(name, dtype)
     query, value, key = kind.inputs(seed, batch=batch, queries=queries, keys=keys)
     mask = rng.random((batch, queries, keys)) >= share
-    keep = rng.random((batch, keys)) >= padding
+    padding_mask = rng.random((batch, keys)) >= padding
     order = rng.permutation(keys)
-    inputs, masks = (query, value, key), {"attention_mask": mask, "value_mask": keep}
+    inputs, masks = (
+        (query, value, key),
+        {"attention_mask": mask, "value_mask": padding_mask},
+    )
     output, weights = call(name, layer, inputs, **masks)
     inputs = query, value[:, order], key[:, order]
-    masks = {"attention_mask": mask[..., order], "value_mask": keep[:, order]}
+    masks = {"attention_mask": mask[..., order], "value_mask": padding_mask[:, order]}
     moved, moved_weights = call(name, layer, inputs, **masks)
     near = {"rtol": 0, "atol": TOLERANCE[dtype]}
     assert np.allclose(moved, output, **near)
@@ -229,7 +232,7 @@ def test_moving_keys_moves_nothing_but_their_weights(
     padding=SHARES,
     seed=SEEDS,
 )
-def test_a_row_does_not_know_the_other_rows(
+def test_a_row_does_not_depend_on_the_other_rows(
     *, name, dtype, batch, queries, keys, padding, seed
 ):
     kind, rng = BY_NAME[name], np.random.default_rng(seed)

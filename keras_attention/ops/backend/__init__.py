@@ -1,1 +1,1 @@
-"""What differs between TensorFlow, JAX and torch."""
+"""Code that differs between TensorFlow, JAX and torch."""

@@ -1,6 +1,6 @@
-"""Compilation, which Keras has no common word for: one helper for all backends.
+"""Compilation, which Keras does not offer: one helper for all backends.
 
-TensorFlow, JAX and torch are imported here inside the function of each alone.
+TensorFlow, JAX and torch are imported inside the functions that need them.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ import keras
 
 
 class Compiled:
-    """A function of tensors, compiled once for each set of shapes.
+    """A function of tensors that is compiled once for each set of shapes.
 
-    On TensorFlow by `tf.function` under XLA, on JAX by `jax.jit`; on torch it runs as
-    it is, without gradients.
+    TensorFlow compiles it by `tf.function` with XLA, JAX by `jax.jit`. On torch it is
+    not compiled, and runs without gradients.
 
     Args:
-        function: Of structures of tensors; returns one.
-        variables: Keras variables that it reads.
+        function: A function from structures of tensors to a structure of tensors.
+        variables: The Keras variables that it reads.
 
     Attributes:
-        num_traces: How often the function was traced, that is compiled anew.
+        num_traces: How often the function was traced, and so compiled.
 
     Example:
     >>> double = Compiled(lambda x: x * 2)
@@ -48,8 +48,8 @@ class Compiled:
 def _tensorflow(function, variables):
     import tensorflow as tf
 
-    # XLA reads a kernel of three axes at a fifth of the speed of a matrix: what is a
-    # matrix to its layer is handed over as one.
+    # XLA reads a kernel of three axes at a fifth of the speed of a matrix. So a kernel
+    # that its layer uses as a matrix is passed as a matrix.
     folded = [v for v in variables if getattr(v, "matrix_shape", None) is not None]
 
     @tf.function(jit_compile=True, autograph=False)
@@ -77,15 +77,16 @@ def _under_xla() -> Iterator[None]:
 
 
 def is_under_xla() -> bool:
-    """Whether this is compiled by `Compiled` for XLA in TensorFlow."""
+    """Whether `Compiled` is tracing a function for XLA in TensorFlow."""
     return _UNDER_XLA.get()
 
 
-def apart(x: Any) -> Any:
-    """A value that no compiler puts together with what is done to it next.
+def optimization_barrier(x: Any) -> Any:
+    """Returns `x` such that XLA does not fuse it with the operations that follow.
 
-    XLA computes a product of one row on one core where a bias is added to it, and on
-    all of them where nothing is. Outside of `Compiled` on TensorFlow it is `x`.
+    XLA computes the product of one row and a matrix on one core if a bias is added to
+    it, and on all cores if not. Outside of `Compiled` on TensorFlow this returns `x`
+    itself.
 
     Args:
         x: A tensor.
@@ -98,10 +99,10 @@ def apart(x: Any) -> Any:
 
 
 class _Matrices(keras.StatelessScope):
-    """Variables are read from matrices, in their own shape.
+    """A scope in which the values of variables come from matrices.
 
-    Reshaped where it is read, in the body of a loop too, XLA takes the reshape and that
-    of the layer for none.
+    A matrix is reshaped where the variable is read, also inside the body of a loop. XLA
+    then removes this reshape together with the layer's own.
     """
 
     def __init__(self, matrices):
@@ -109,7 +110,7 @@ class _Matrices(keras.StatelessScope):
         self._matrices = matrices
 
     def get_current_value(self, variable):
-        """The value of a variable, or `None` for its own."""
+        """The value of a variable, or `None` if it is not replaced."""
         matrix = self._matrices.get(id(variable))
         return None if matrix is None else keras.ops.reshape(matrix, variable.shape)
 

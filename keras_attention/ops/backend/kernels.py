@@ -1,9 +1,9 @@
-"""Hand-over to a kernel of the backend that never holds the T × S scores.
+"""Calls of a kernel of the backend that never holds the T × S scores.
 
-Only where it was measured to give the numbers of `attend.py` in less memory and, but
-for float64, in less time (docs/design.md has the figures). Keras' own
-`keras.config.disable_flash_attention()` switches it off. The backends are imported here
-alone, each in the function that needs it.
+A kernel is used only where it returns the numbers of `attend.py` in less memory and,
+except for float64, in less time (docs/design.md has the figures). Keras' own
+`keras.config.disable_flash_attention()` disables it. The backends are imported inside
+the functions that need them.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from keras_attention.ops.backend import shapes
 
 
 def fits(query: Any, key: Any, value: Any, *, num_heads: int) -> bool:
-    """Whether this backend has a kernel for such tensors, not switched off in Keras.
+    """Whether this backend has a kernel for such tensors that Keras has not disabled.
 
     Args:
         query: `[B, T, N * H]`.
@@ -27,7 +27,7 @@ def fits(query: Any, key: Any, value: Any, *, num_heads: int) -> bool:
     return (
         keras.backend.backend() in _KERNELS
         and keras.config.is_flash_attention_enabled() is not False
-        and all(ops.is_tensor(tensor) for tensor in tensors)  # no symbols
+        and all(ops.is_tensor(tensor) for tensor in tensors)  # not symbolic
         and key.shape[-1] == value.shape[-1]
         and not any(shapes.is_symbolic(n) or n == 0 for x in tensors for n in x.shape)
         and _KERNELS[keras.backend.backend()][0](*tensors, num_heads)
@@ -44,18 +44,19 @@ def fused_attention(
     mask: Any = None,
     bias: Any = None,
 ) -> Any:
-    """Attention by one kernel; `None` where it has none for this bias.
+    """Computes attention by one kernel; `None` if it does not support the bias.
 
     Args:
         query: `[B, N, T, H]`; see `fits`.
         key: `[B, K, S, H]`.
         value: `[B, K, S, H]`.
-        scale: Multiplies the scores.
-        dtype: That of the scores, float32 or float64.
-        mask: Bool, broadcastable to `[B, N, T, S]`. Rows without a visible key come
-            back as means of what they must not see, finite in value and gradient:
-            the caller clears them.
-        bias: Float, broadcastable likewise; added to the scores. Not with a mask.
+        scale: The factor of the scores.
+        dtype: The dtype of the scores, float32 or float64.
+        mask: Bool, broadcastable to `[B, N, T, S]`. Rows without a visible key return
+            means of hidden values, finite in value and gradient: the caller clears
+            them.
+        bias: Float, broadcastable to `[B, N, T, S]`; added to the scores. It cannot be
+            combined with a mask.
 
     Returns:
         `[B, N, T, H]` or `None`.
@@ -70,7 +71,7 @@ def _is_half(*tensors: Any) -> bool:
 
 
 def _torch_fits(query, key, value, _):
-    # Halves are multiplied into float32 on a GPU; float32 itself is off by 2e-6 there.
+    # A GPU multiplies half precision into float32; its float32 has an error of 2e-6.
     if query.device.type == "cuda":
         return _is_half(query, key, value)
     return query.device.type in {"cpu", "meta"}  # others were not measured
@@ -82,9 +83,9 @@ def _torch_kernel(query, key, value, *, scale, dtype, mask, bias):
     if query.device.type != "cuda":
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
     elif bias is not None:
-        return None  # it would be rounded to half precision
-    # The kernel has no gradient for a bias. It finds the weights again from one
-    # logarithm a row, which beside a bias of -1e29 is rounded away.
+        return None  # the kernel would round it to half precision
+    # The kernel has no gradient for a bias. It computes the weights again from one
+    # logarithm per row, which next to a bias of -1e29 is lost to rounding.
     learns = torch.is_grad_enabled() and any(
         tensor.requires_grad
         for tensor in (query, key, value, bias)
@@ -94,7 +95,7 @@ def _torch_kernel(query, key, value, *, scale, dtype, mask, bias):
         return None
     added = bias
     if mask is not None:
-        # A row of -inf only has no gradient: let it look at everything.
+        # A row that is all -inf has no gradient: all of its keys become visible.
         mask = ops.convert_to_tensor(mask)
         added = mask | ~mask.any(dim=-1, keepdim=True)
     if added is not None:
@@ -112,8 +113,8 @@ def _torch_kernel(query, key, value, *, scale, dtype, mask, bias):
 def _jax_fits(query, key, value, num_heads):
     import jax
 
-    # On a CPU its kernel holds the scores too; on a GPU it is cuDNN's, which tells of
-    # some of its limits too late, when the gradient is asked for.
+    # On a CPU the kernel of JAX holds the scores too. On a GPU it is that of cuDNN,
+    # which reports some of its limits only when the gradient is computed.
     return (
         jax.default_backend() == "gpu"
         and _is_half(query, key, value)
@@ -141,7 +142,7 @@ def _jax_kernel(query, key, value, *, scale, dtype, mask, bias):
             query, key, value, mask=mask, scale=scale, implementation="cudnn"
         )  # [B, T, N, H]
     except (NotImplementedError, RuntimeError, ValueError):
-        return None  # a device or a version of cuDNN that has none
+        return None  # the device, or this version of cuDNN, has no such kernel
     return output.swapaxes(1, 2)
 
 

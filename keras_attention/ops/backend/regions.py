@@ -1,9 +1,9 @@
-"""Named regions: the whole coupling between the maths and the exporters.
+"""Named regions: the only coupling between the mathematics and the exporters.
 
-`region("attention", function, query, key, ...)` calls `function` and nothing
-else. While an exporter is tracing it installs an interceptor, which sees the
-region's name, tensors and settings and may turn the call into one operator of
-the target format. Layers never learn that they are being exported.
+`region("attention", function, query, key, ...)` just calls `function`. While an
+exporter traces a model, it installs an interceptor. The interceptor gets the name, the
+tensors and the settings of the region, and can replace the call by one operator of the
+target format. Layers do not depend on whether they are being exported.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ _interceptor: ContextVar[Interceptor | None] = ContextVar("interceptor", default
 
 
 def region(name: str, function: Callable, /, *tensors: Any, **settings: Any) -> Any:
-    """Calls `function(*tensors, **settings)` under a name exporters know.
+    """Calls `function(*tensors, **settings)` under a name that exporters know.
 
     Args:
-        name: What the region computes, e.g. `"attention"`.
+        name: The name of the computation, e.g. `"attention"`.
         function: A pure function: no weights, no state, no side effects.
-        *tensors: Its tensor arguments; `None` for one that is absent.
-        **settings: Its JSON-serialisable keyword arguments.
+        *tensors: The function's tensor arguments; `None` for an absent one.
+        **settings: The function's JSON-serialisable keyword arguments.
 
     Returns:
-        What `function` returns: a tensor or a tuple of tensors.
+        The result of `function`: a tensor or a tuple of tensors.
     """
     interceptor = _interceptor.get()
     if interceptor is None:
@@ -36,11 +36,11 @@ def region(name: str, function: Callable, /, *tensors: Any, **settings: Any) -> 
 
 @contextlib.contextmanager
 def intercepting(interceptor: Interceptor) -> Iterator[None]:
-    """Hands every region called inside the block to `interceptor`.
+    """Passes every region that is called inside the block to `interceptor`.
 
     Args:
         interceptor: Called as `interceptor(name, function, tensors, settings)`;
-            returns what the region is to return.
+            returns the result of the region.
     """
     token = _interceptor.set(interceptor)
     try:

@@ -1,4 +1,4 @@
-"""Small questions about tensors that eager code and graph code answer alike."""
+"""Small functions of tensors that work in eager code and in graph code."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from keras import ops
 
 
 def concrete(x: Any) -> np.ndarray | None:
-    """The values of `x` where they are known now, else `None` (inside a graph)."""
+    """The values of `x` if they are known, or `None` inside a graph."""
     if x is None or isinstance(x, keras.KerasTensor):
         return None
     if isinstance(x, np.ndarray | np.generic | int | float | bool | list | tuple):
@@ -20,30 +20,30 @@ def concrete(x: Any) -> np.ndarray | None:
 
 
 def describe(x: Any) -> str:
-    """`x` for an error message: its dtype and shape, or the value itself."""
+    """Describes `x` for an error message: its dtype and shape, or its value."""
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{keras.backend.standardize_dtype(x.dtype)} of shape {tuple(x.shape)}"
     return f"{x!r} (of type {type(x).__name__})"
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether a size is a name that nothing can be compared with (JAX, shapes only).
+    """Whether a size is symbolic, so that it cannot be compared (JAX only).
 
-    Keras on JAX finds the shapes of a functional model that way; what is computed then
-    does not matter, its shape does.
+    Keras on JAX computes the shapes of a functional model with symbolic sizes. Only the
+    shapes of the results matter then.
     """
     return size is not None and not isinstance(size, int)
 
 
 def differ(left: int | None, right: int | None) -> bool:
-    """Whether two static sizes are both known and not the same."""
+    """Whether two static sizes are both known and different."""
     return left is not None and right is not None and left != right
 
 
 def largest(x: Any, axis: Any, *, least: float, keepdims: bool = False) -> Any:
-    """`ops.max`, and never less than `least`.
+    """`ops.max`, with `least` as the smallest result.
 
-    With its own `initial=` Keras makes a tensor on the CPU on torch, wherever `x` is.
+    On torch, the `initial=` of Keras becomes a tensor on the CPU even if `x` is not.
     """
     if keras.backend.backend() == "torch" and 0 not in x.shape:
         return ops.maximum(ops.max(x, axis=axis, keepdims=keepdims), least)

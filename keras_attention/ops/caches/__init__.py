@@ -1,1 +1,1 @@
-"""Keys and values of past tokens: one file a kind of cache."""
+"""Keys and values of past tokens: one file per kind of cache."""

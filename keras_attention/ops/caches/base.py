@@ -1,4 +1,4 @@
-"""What all caches share: the one interface that layers use."""
+"""The interface of all caches, which layers use, and what their code shares."""
 
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -12,14 +12,15 @@ from keras_attention.ops.positions import EMPTY, positions_of_tokens
 
 
 class CacheView(NamedTuple):
-    """What new queries attend to.
+    """The keys and values that new queries attend to.
 
     Attributes:
         key: `[B, P, K * H]` float.
         value: `[B, P, K * V]` float.
-        positions: Int32 `[B, P]`, of the keys; -1 in empty slots, seen by nobody.
-        query_positions: Int32 `[B, T]`, of the queries among these keys.
-        mask: A mask of the algebra that must hold beside the caller's, or `None`.
+        positions: Int32 `[B, P]`, the positions of the keys; -1 in empty slots, which
+            are hidden.
+        query_positions: Int32 `[B, T]`, the positions of the queries.
+        mask: A mask of the algebra to combine with the caller's, or `None`.
     """
 
     key: Any
@@ -30,15 +31,15 @@ class CacheView(NamedTuple):
 
 
 class Cache:
-    """Base of the caches: values made of plain tensors, never changed in place.
+    """The base of the caches: values made of plain tensors, never changed in place.
 
     A cache is a named tuple: it passes through `tf.function`, `tf.while_loop`, JAX
-    and Keras' tree functions. What is fixed about it stands in its shapes.
+    and Keras' tree functions. Its fixed sizes are the shapes of its tensors.
 
     Attributes:
-        renumbers: Whether `extend` gives positions *within the cache*, which change
+        renumbers: Whether `extend` returns positions *within the cache*, which change
             from step to step. Keys are then stored unrotated, and rotary positions
-            are applied to the view's keys.
+            are applied to the keys of the view.
         positions: Int32 `[B, P]`, the position of the token in each slot; -1 in empty
             slots.
     """
@@ -50,21 +51,21 @@ class Cache:
     def extend(
         self, *, key: Any, value: Any, positions: Any, query_positions: Any
     ) -> tuple[CacheView, Self]:
-        """Takes new tokens in.
+        """Adds new tokens.
 
         Args:
             key: `[B, T, K * H]`.
             value: `[B, T, K * V]`.
-            positions: Int `[B, T]`, of the new tokens; -1 for padding.
-            query_positions: Int `[B, T]`, of the queries of these tokens.
+            positions: Int `[B, T]`, the positions of the new tokens; -1 for padding.
+            query_positions: Int `[B, T]`, the positions of the queries.
 
         Returns:
-            What the queries attend to, and the cache that holds the new tokens.
+            The view that the queries attend to, and the cache with the new tokens.
         """
         raise NotImplementedError
 
     def crop(self, lengths: Any) -> Self:
-        """Forgets all tokens at positions >= `lengths`.
+        """Removes all tokens at positions >= `lengths`.
 
         Args:
             lengths: An int, or int `[B]`.
@@ -72,10 +73,10 @@ class Cache:
         raise NotImplementedError
 
     def reorder(self, rows: Any) -> Self:
-        """The cache with other rows: those of the surviving beams, for example.
+        """Selects rows, for example those of the surviving beams.
 
         Args:
-            rows: Int `[B']`: which row each new row continues.
+            rows: Int `[B']`: the number of the row that each new row continues.
         """
         rows = ops.convert_to_tensor(rows, dtype="int32")
         known, batch = concrete(rows), self.positions.shape[0]
@@ -89,33 +90,34 @@ class Cache:
         return type(self)(*(_take_rows(field, rows) for field in cast(tuple, self)))
 
     def next_positions(self, keep: Any) -> Any:
-        """Positions of new tokens: they continue each row where it ends.
+        """Positions of new tokens, which continue each row where it ends.
 
         Args:
-            keep: Bool `[B, T]`, `True` at real tokens.
+            keep: Bool `[B, T]`, `True` at non-padding tokens.
 
         Returns:
             Int32 `[B, T]`; -1 at padding.
         """
         new = positions_of_tokens(keep)
-        # One slot more: a maximum over none has another shape in ONNX Runtime.
+        # One slot is added, because ONNX Runtime returns a maximum over no slots in
+        # another shape.
         padded = ops.pad(self.positions, [[0, 0], [0, 1]], constant_values=EMPTY)
         last = ops.max(padded, axis=-1, keepdims=True)  # [B, 1]
         return ops.where(keep, last + 1 + new, EMPTY)  # [B, T]
 
     @property
     def lengths(self) -> Any:
-        """Number of tokens each row holds, `[B]` int32."""
+        """The number of tokens in each row, `[B]` int32."""
         return slots.count(self.positions != EMPTY)
 
     @property
     def capacity(self) -> int | None:
-        """How many tokens a row can hold; `None` where that has no bound."""
+        """The number of tokens that a row can hold, or `None` if it is unbounded."""
         return None
 
 
 def incoming(cache: Any, key: Any, value: Any, positions: Any) -> tuple:
-    """New tokens in the form of the cache, cleared where they are padding.
+    """Converts new tokens to the form of the cache, with 0 at padding.
 
     Returns:
         `(key, value, positions)`, positions as int32.
@@ -131,15 +133,16 @@ def incoming(cache: Any, key: Any, value: Any, positions: Any) -> tuple:
                 f"Received: {name}={describe(new)}, a cache of shape "
                 f"{tuple(held.shape)}"
             )
-    keep = positions != EMPTY
-    key = slots.encode(slots.clear(key, keep), cache.key)
-    return key, slots.encode(slots.clear(value, keep), cache.value), positions
+    padding_mask = positions != EMPTY
+    key = slots.encode(slots.clear(key, padding_mask), cache.key)
+    value = slots.encode(slots.clear(value, padding_mask), cache.value)
+    return key, value, positions
 
 
 def view_of(
     cache: Any, positions: Any, query_positions: Any, *, dtypes: tuple[str, str]
 ) -> CacheView:
-    """All slots of a cache, as floats, in `dtypes` of key and value where int8."""
+    """The view of all slots of a cache; int8 becomes `dtypes` (of key and value)."""
     return CacheView(
         key=slots.decode(cache.key, dtypes[0]),
         value=slots.decode(cache.value, dtypes[1]),
@@ -149,15 +152,15 @@ def view_of(
 
 
 def float_dtypes(key: Any, value: Any) -> tuple[str, str]:
-    """Those in which a view of int8 is given: those of the new keys and values."""
+    """The dtypes of new keys and values, which views of an int8 cache have too."""
     return tuple(keras.backend.standardize_dtype(x.dtype) for x in (key, value))  # pyright: ignore[reportReturnType]
 
 
-def kept_slots(positions: Any, lengths: Any) -> tuple[Any, Any]:
-    """Which slots `crop(lengths)` keeps.
+def slots_to_keep(positions: Any, lengths: Any) -> tuple[Any, Any]:
+    """The slots that `crop(lengths)` keeps.
 
     Returns:
-        `(kept [B, P] bool, limits [B or 1, 1] int32)`.
+        `(slots [B, P] bool, limits [B or 1, 1] int32)`.
     """
     known = concrete(lengths)
     if known is not None and (known < 0).any():
@@ -171,7 +174,7 @@ def kept_slots(positions: Any, lengths: Any) -> tuple[Any, Any]:
 
 
 def check_count(value: Any, name: str, *, least: int) -> int:
-    """Returns `value` if it is an int of `least` or more."""
+    """Returns `value`; raises an error if it is no int of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(
             f"`{name}` must be an int of {least} or more. Received: {name}={value!r}"

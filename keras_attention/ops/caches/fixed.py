@@ -11,7 +11,7 @@ from keras_attention.ops.caches.base import (
     check_count,
     float_dtypes,
     incoming,
-    kept_slots,
+    slots_to_keep,
     view_of,
 )
 from keras_attention.ops.positions import EMPTY, first_positions, positions_of_tokens
@@ -26,17 +26,17 @@ class _Fields(NamedTuple):
 class FixedKVCache(Cache, _Fields):
     """A cache whose shapes never change: for compiled loops, XLA and serving.
 
-    Each row's real tokens go into that row's next free slots; padding takes none. So
-    rows may be padded on either side and still use the same memory.
+    The non-padding tokens of a row are written to the next free slots of that row;
+    padding uses no slot. So rows can be padded on either side and use the same memory.
 
-    Past the end is an error. Where lengths are known it is raised and names the row;
-    more new tokens than slots are refused whatever the lengths. In compiled code,
-    which cannot raise, the whole row becomes NaN and stays NaN, in this step and all
-    later ones, until `crop` has emptied it; other rows go on.
+    Too many tokens are an error. Where lengths are known, it is raised and names the
+    row; more new tokens than slots are always refused. Compiled code cannot raise an
+    error: there the whole row becomes NaN, in this step and all later ones, until
+    `crop` has emptied it. Other rows are not affected.
 
     Attributes:
-        key: `[B, P, K * H]`, heads side by side; a `Quantized` if made with int8.
-        value: `[B, P, K * V]`, likewise.
+        key: `[B, P, K * H]`; a `Quantized` if made with int8.
+        value: `[B, P, K * V]`; a `Quantized` if made with int8.
         positions: `[B, P]` int32, the position of each token; -1 in empty slots.
 
     Example:
@@ -65,15 +65,15 @@ class FixedKVCache(Cache, _Fields):
         dtype: str = "float32",
         num_heads: int | None = None,
     ) -> "FixedKVCache":
-        """A cache that holds no token.
+        """Returns a cache that holds no token.
 
         Args:
             batch_size: B.
-            key_size: K * H, key/value heads times the size of a key head.
+            key_size: K * H, the number of key/value heads times the size of a key head.
             value_size: K * V.
-            capacity: P, the most tokens that a row can hold.
-            dtype: Of keys and values; `"int8"` stores them in 8 bits.
-            num_heads: K, the heads that have a scale of their own in int8.
+            capacity: P, the number of tokens that a row can hold.
+            dtype: The dtype of keys and values; `"int8"` stores them in 8 bits.
+            num_heads: K, the number of heads; each has its own scale in int8.
         """
         check_count(capacity, "capacity", least=1)
         kind = {"dtype": dtype, "num_heads": num_heads}
@@ -90,13 +90,13 @@ class FixedKVCache(Cache, _Fields):
     def extend(self, *, key, value, positions, query_positions):
         dtypes = float_dtypes(key, value)
         key, value, positions = incoming(self, key, value, positions)
-        keep = positions != EMPTY
+        padding_mask = positions != EMPTY
         free = positions_of_tokens(self.positions == EMPTY)  # [B, P]: 0, 1, 2, …
-        source = slots.tokens_by_number(keep, free)
+        source = slots.tokens_by_number(padding_mask, free)
         new_positions = slots.write(self.positions, positions, source)
-        beyond = self._beyond(keep)
+        beyond = self._beyond(padding_mask)
         if beyond is not None:
-            # One NaN token in every slot of the row: no pass over the cache is added.
+            # One NaN token in every slot of the row adds no pass over the cache.
             key, value = slots.poison(key, beyond), slots.poison(value, beyond)
             source = ops.where(beyond[:, None], 0, source)
         once = beyond is None
@@ -108,18 +108,18 @@ class FixedKVCache(Cache, _Fields):
         return view_of(cache, new_positions, query_positions, dtypes=dtypes), cache
 
     def crop(self, lengths):
-        keep, _ = kept_slots(self.positions, lengths)
+        to_keep, _ = slots_to_keep(self.positions, lengths)
         return type(self)(
-            key=slots.clear(self.key, keep),
-            value=slots.clear(self.value, keep),
-            positions=ops.where(keep, self.positions, EMPTY),
+            key=slots.clear(self.key, to_keep),
+            value=slots.clear(self.value, to_keep),
+            positions=ops.where(to_keep, self.positions, EMPTY),
         )
 
-    def _beyond(self, keep):
-        """Rows whose new tokens do not fit, bool `[B]`; `None` if all are known to."""
+    def _beyond(self, padding_mask):
+        """Rows whose new tokens do not fit, bool `[B]`; `None` if all surely fit."""
         capacity = ops.shape(self.positions)[1]
-        _check_static(keep.shape[1], self.capacity)
-        held, new = self.lengths, slots.count(keep)
+        _check_static(padding_mask.shape[1], self.capacity)
+        held, new = self.lengths, slots.count(padding_mask)
         beyond = held + new > capacity
         known = concrete(beyond)
         if known is None:
@@ -129,23 +129,24 @@ class FixedKVCache(Cache, _Fields):
             raise ValueError(
                 f"The cache is full: row {row} holds {int(held[row])} tokens, "
                 f"{int(new[row])} more do not fit. Make it larger with "
-                "`FixedKVCache.empty(capacity=…)`, forget tokens with `crop`, or use a "
+                "`FixedKVCache.empty(capacity=…)`, remove tokens with `crop`, or use a "
                 f"`RollingKVCache`. Received: capacity={capacity}"
             )
         return None
 
 
 class AmpleKVCache(FixedKVCache):
-    """A `FixedKVCache` that is known to hold all tokens that will ever come.
+    """A `FixedKVCache` that is known to be large enough for all tokens.
 
-    What would not fit is not looked for, so that compiled loops write in place: a pass
-    over the cache for each token less. For loops that chose the capacity themselves.
+    It does not check whether tokens fit. So compiled loops write in place, which saves
+    one pass over the cache per token. It is for loops that choose the capacity
+    themselves.
     """
 
     __slots__ = ()
 
-    def _beyond(self, keep):
-        del keep
+    def _beyond(self, padding_mask):
+        del padding_mask
 
 
 def _check_static(length, capacity):

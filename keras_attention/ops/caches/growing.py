@@ -1,4 +1,4 @@
-"""Keys and values of past tokens, as a value that is passed in and returned."""
+"""A cache that grows with every call."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from keras_attention.ops.caches.base import (
     Cache,
     float_dtypes,
     incoming,
-    kept_slots,
+    slots_to_keep,
     view_of,
 )
 from keras_attention.ops.positions import EMPTY
@@ -24,19 +24,20 @@ class _Fields(NamedTuple):
 
 
 class KVCache(Cache, _Fields):
-    """What attention remembers of past tokens: plain tensors, never stored.
+    """The keys and values of past tokens, as plain tensors that no layer stores.
 
     A layer called with `cache=` returns a new, longer cache; the one passed in is
-    unchanged. Rows may hold different numbers of tokens: a slot whose position is
-    -1 holds nothing and is seen by no query. Being a named tuple, it passes through
+    unchanged. Rows can hold different numbers of tokens: a slot whose position is
+    -1 is empty, and hidden from every query. It is a named tuple, so it passes through
     `tf.while_loop`, `tf.function` signatures and Keras' tree functions.
 
-    It grows with every call, so each call has other shapes; where shapes must stay
-    (compiled loops), use `FixedKVCache`, and where memory must, `RollingKVCache`.
+    It grows with every call, so shapes change with each call. Use `FixedKVCache` where
+    shapes must not change (compiled loops), and `RollingKVCache` where memory must not
+    grow.
 
     Attributes:
-        key: `[B, P, K * H]`, heads side by side; a `Quantized` if made with int8.
-        value: `[B, P, K * V]`, likewise.
+        key: `[B, P, K * H]`; a `Quantized` if made with int8.
+        value: `[B, P, K * V]`; a `Quantized` if made with int8.
         positions: `[B, P]` int32, the position of each token; -1 in empty slots.
 
     Example:
@@ -65,14 +66,14 @@ class KVCache(Cache, _Fields):
         dtype: str = "float32",
         num_heads: int | None = None,
     ) -> "KVCache":
-        """A cache that holds no token.
+        """Returns a cache that holds no token.
 
         Args:
             batch_size: B.
-            key_size: K * H, key/value heads times the size of a key head.
+            key_size: K * H, the number of key/value heads times the size of a key head.
             value_size: K * V.
-            dtype: Of keys and values; `"int8"` stores them in 8 bits.
-            num_heads: K, the heads that have a scale of their own in int8.
+            dtype: The dtype of keys and values; `"int8"` stores them in 8 bits.
+            num_heads: K, the number of heads; each has its own scale in int8.
         """
         kind = {"dtype": dtype, "num_heads": num_heads}
         return cls(
@@ -82,12 +83,12 @@ class KVCache(Cache, _Fields):
         )
 
     def append(self, *, key: Any, value: Any, positions: Any) -> "KVCache":
-        """The cache with new tokens behind the old ones.
+        """Returns the cache with new tokens after the old ones.
 
         Args:
             key: `[B, T, K * H]`.
             value: `[B, T, K * V]`.
-            positions: `[B, T]` int32; -1 for a token that is padding.
+            positions: `[B, T]` int32; -1 at padding.
         """
         key = slots.encode(ops.convert_to_tensor(key), self.key)
         value = slots.encode(ops.convert_to_tensor(value), self.value)
@@ -99,18 +100,18 @@ class KVCache(Cache, _Fields):
         return view_of(cache, cache.positions, query_positions, dtypes=dtypes), cache
 
     def crop(self, lengths):
-        # Where it is known that no row uses the last slots, they are given back.
-        keep, _ = kept_slots(self.positions, lengths)
-        end, known = None, concrete(keep)
+        # Last slots that are known to be unused in every row are removed.
+        to_keep, _ = slots_to_keep(self.positions, lengths)
+        end, known = None, concrete(to_keep)
         if known is not None:
             end = int(np.flatnonzero(known.any(axis=0)).max(initial=-1)) + 1
-        keep, positions = keep[:, :end], self.positions[:, :end]
+        to_keep, positions = to_keep[:, :end], self.positions[:, :end]
 
         def cut(store):
             store = slots.map_leaves(lambda x: x[:, :end], store)
-            return slots.clear(store, keep)
+            return slots.clear(store, to_keep)
 
-        positions = ops.where(keep, positions, EMPTY)
+        positions = ops.where(to_keep, positions, EMPTY)
         return KVCache(cut(self.key), cut(self.value), positions)
 
     def _followed_by(self, *new):

@@ -1,4 +1,4 @@
-"""A cache that keeps the first tokens and the last ones, in constant memory."""
+"""A cache that keeps the first and the last tokens, in constant memory."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +13,7 @@ from keras_attention.ops.caches.base import (
     check_count,
     float_dtypes,
     incoming,
-    kept_slots,
+    slots_to_keep,
     view_of,
 )
 from keras_attention.ops.positions import EMPTY, first_positions, positions_of_tokens
@@ -30,36 +30,37 @@ class _Fields(NamedTuple):
 class RollingKVCache(Cache, _Fields):
     """StreamingLLM: endless text in the memory of a window and a few first tokens.
 
-    Each row keeps its first `num_sink_tokens` real tokens (attention sinks: models put
-    weight on them whatever they say, and fail without) and its last `window` ones. A
-    query sees the sinks and the last `window` tokens, its own included. A prompt is
-    attended to before anything is evicted, so chunks of any size, single tokens and
-    dense attention under `causal & (window(window - 1, 0) | sinks)` see the same keys.
+    Each row keeps its first `num_sink_tokens` non-padding tokens and its last `window`
+    ones. The first tokens are attention sinks: models put weight on them whatever they
+    are, and fail without them. A query sees the sinks and the last `window` tokens, its
+    own included. The queries of a prompt attend to it before tokens are evicted. So
+    chunks of any size, single tokens and dense attention under
+    `causal & (window(window - 1, 0) | sinks)` see the same keys.
 
-    Positions (`renumbers`). As in the paper, distances are counted within the cache:
-    a view numbers sinks 0, 1, …, and the tokens behind them follow without a gap,
-    whatever was evicted between. Keys are stored unrotated, and rotary positions are
-    applied to the view. For one token this is exact. In a chunk of T > 1 tokens each
-    query would have the sinks at another place, which one number a key cannot say: the
-    numbers are those of the chunk's first query. Distances to all tokens but the sinks
-    are exact for every query. The sinks are exact for the first query and as long as
-    nothing is evicted; after that, query t of the chunk has them up to t positions too
-    far away, in all chunks the same way. Attention without positions in its scores is
-    exact throughout; where rotary chunks must equal single steps to the last digit,
-    feed tokens one by one once the cache is full.
+    Positions (`renumbers`). As in the paper, distances are counted within the cache: a
+    view numbers the sinks 0, 1, …, and the tokens after them follow without a gap, even
+    if tokens between them were evicted. Keys are stored unrotated, and rotary positions
+    are applied to the view. For one token this is exact. In a chunk of T > 1 tokens the
+    sinks would need another position for each query, but a key has one position only:
+    that of the chunk's first query. Distances to all tokens but the sinks are exact for
+    every query. Distances to the sinks are exact for the first query, and for all
+    queries until tokens are evicted; after that, the sinks are up to t positions too
+    far away from query t of the chunk. Attention without positions in its scores is
+    always exact. Where rotary chunks must equal single steps to the last digit, pass
+    tokens one by one once the cache is full.
 
-    Tokens must come in the order of their positions, which may have gaps; the window
+    Tokens must arrive in the order of their positions, which can have gaps; the window
     counts tokens, not positions.
 
     Reference: Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
     2023 (arXiv:2309.17453).
 
     Attributes:
-        key: `[B, P, K * H]`, P = sinks + window; a `Quantized` if made with int8.
-        value: `[B, P, K * V]`, likewise.
+        key: `[B, P, K * H]` with P = sinks + window; a `Quantized` if made with int8.
+        value: `[B, P, K * V]`; a `Quantized` if made with int8.
         sink_positions: `[B, num_sink_tokens]` int32, true positions; -1 in empty slots.
-        window_positions: `[B, window]` int32, likewise, in a ring.
-        counts: `[B]` int32, tokens ever taken in.
+        window_positions: `[B, window]` int32, true positions, in a ring.
+        counts: `[B]` int32, the number of tokens ever added.
 
     Example:
     >>> cache = ka.RollingKVCache.empty(
@@ -92,16 +93,16 @@ class RollingKVCache(Cache, _Fields):
         dtype: str = "float32",
         num_heads: int | None = None,
     ) -> "RollingKVCache":
-        """A cache that holds no token.
+        """Returns a cache that holds no token.
 
         Args:
             batch_size: B.
-            key_size: K * H, key/value heads times the size of a key head.
+            key_size: K * H, the number of key/value heads times the size of a key head.
             value_size: K * V.
-            window: How many of the last tokens are kept.
-            num_sink_tokens: How many of the first tokens are kept.
-            dtype: Of keys and values; `"int8"` stores them in 8 bits.
-            num_heads: K, the heads that have a scale of their own in int8.
+            window: The number of last tokens to keep.
+            num_sink_tokens: The number of first tokens to keep.
+            dtype: The dtype of keys and values; `"int8"` stores them in 8 bits.
+            num_heads: K, the number of heads; each has its own scale in int8.
         """
         check_count(window, "window", least=1)
         check_count(num_sink_tokens, "num_sink_tokens", least=0)
@@ -117,17 +118,17 @@ class RollingKVCache(Cache, _Fields):
 
     @property
     def positions(self):
-        """True positions `[B, P]` of the tokens in all slots; -1 in empty ones."""
+        """The true positions `[B, P]` of the tokens in all slots; -1 in empty ones."""
         return ops.concatenate([self.sink_positions, self.window_positions], axis=1)
 
     @property
     def window(self) -> int:
-        """How many of the last tokens are kept."""
+        """The number of last tokens that are kept."""
         return _static(self.window_positions, "window_positions")
 
     @property
     def num_sink_tokens(self) -> int:
-        """How many of the first tokens are kept."""
+        """The number of first tokens that are kept."""
         return _static(self.sink_positions, "sink_positions")
 
     @property
@@ -137,20 +138,20 @@ class RollingKVCache(Cache, _Fields):
     def extend(self, *, key, value, positions, query_positions):
         dtypes = float_dtypes(key, value)
         key, value, positions = incoming(self, key, value, positions)
-        keep = positions != EMPTY
-        counts = self.counts + slots.count(keep)
+        padding_mask = positions != EMPTY
+        counts = self.counts + slots.count(padding_mask)
         wanted = self._ordinals(counts)  # [B, P]
-        source = slots.tokens_by_number(keep, wanted - self.counts[:, None])
+        source = slots.tokens_by_number(padding_mask, wanted - self.counts[:, None])
         cache = self._with(
             key=slots.write(self.key, key, source),
             value=slots.write(self.value, value, source),
             positions=slots.write(self.positions, positions, source),
             counts=counts,
         )
-        new = positions_of_tokens(keep)
-        new = ops.where(keep, self.counts[:, None] + new, EMPTY)  # [B, T]
+        new = positions_of_tokens(padding_mask)
+        new = ops.where(padding_mask, self.counts[:, None] + new, EMPTY)  # [B, T]
         query_positions = self._renumber(new)
-        if keep.shape[1] == 1:  # after eviction, what is held is what is seen
+        if padding_mask.shape[1] == 1:  # it sees the tokens that are left
             at = self._renumber(cache._held_ordinals())
             return view_of(cache, at, query_positions, dtypes=dtypes), cache
         at = self._renumber(slots.append(self._held_ordinals(), new))  # [B, P + T]
@@ -164,12 +165,12 @@ class RollingKVCache(Cache, _Fields):
         return joined, cache
 
     def crop(self, lengths):
-        # The next query must find all that it would have found without the detour.
-        keep, limits = kept_slots(self.positions, lengths)
+        # The next query must see the same tokens as if the cropped ones had never come.
+        to_keep, limits = slots_to_keep(self.positions, lengths)
         sinks, window = self.num_sink_tokens, self.window
         kept_sinks, in_window = (
-            slots.count(keep[:, :sinks]),
-            slots.count(keep[:, sinks:]),
+            slots.count(to_keep[:, :sinks]),
+            slots.count(to_keep[:, sinks:]),
         )
         held = slots.count(self.window_positions != EMPTY)
         counts = self.counts - (held - in_window)
@@ -177,16 +178,16 @@ class RollingKVCache(Cache, _Fields):
         after = self._ordinals(counts)
         oldest = counts[:, None] - max(window - 1, 1)
         needed = (after >= oldest) | (first_positions(sinks + window) < sinks)
-        there = keep & (after == self._ordinals(self.counts))
-        lost = ops.any((after != EMPTY) & needed & ~there, axis=-1)  # [B]
-        # With the whole window gone, evicted tokens may stand between it and the sinks.
+        present = to_keep & (after == self._ordinals(self.counts))
+        lost = ops.any((after != EMPTY) & needed & ~present, axis=-1)  # [B]
+        # If the whole window is removed, the tokens before it may be evicted already.
         last_sink = largest(self.sink_positions, -1, least=EMPTY)
         evicted = self.counts > sinks + window
         lost |= evicted & (in_window == 0) & (limits[:, 0] > last_sink + 1)
-        key, value = slots.clear(self.key, keep), slots.clear(self.value, keep)
+        key, value = slots.clear(self.key, to_keep), slots.clear(self.value, to_keep)
         if not _known_to_be_held(lost, lengths):
             key, value = slots.poison(key, lost), slots.poison(value, lost)
-        positions = ops.where(keep, self.positions, EMPTY)
+        positions = ops.where(to_keep, self.positions, EMPTY)
         return self._with(key=key, value=value, positions=positions, counts=counts)
 
     def _with(self, *, key, value, positions, counts):
@@ -196,15 +197,15 @@ class RollingKVCache(Cache, _Fields):
         )
 
     def _ordinals(self, counts):
-        """Which token of its row belongs into each slot after `counts` tokens.
+        """The number of the token that is in each slot after `counts` tokens.
 
         Returns:
             Int32 `[B, P]`, counted from 0; -1 in slots that are empty.
         """
         sinks, window = self.num_sink_tokens, self.window
         slot, counts = first_positions(sinks + window), counts[:, None]
-        # How long ago the ring was at a slot. A multiple of `window` keeps the number
-        # above 0, where all runtimes agree on the remainder.
+        # The number of tokens since the ring was at a slot. A multiple of `window` is
+        # added, because runtimes disagree on the remainder of negative numbers.
         ahead = window * -(-(sinks + window + 1) // window)
         newest = counts - 1
         in_ring = newest - (newest - slot + ahead) % window
@@ -218,11 +219,11 @@ class RollingKVCache(Cache, _Fields):
         )  # [B, P]
 
     def _renumber(self, ordinals):
-        """Ordinals as positions within the cache, once one more token is in it."""
+        """Positions within the cache after one more token, of these ordinals."""
         sinks = self.num_sink_tokens
         gone = ops.maximum(self.counts + 1 - self.capacity, 0)[:, None]
         moved = ordinals - gone
-        # What falls among the sinks is evicted by the next token: no query sees it.
+        # A token that would move to a sink is evicted by the next token: it is hidden.
         moved = ops.where(moved >= sinks, moved, EMPTY)
         return ops.where(ordinals < sinks, ordinals, moved)
 
@@ -237,14 +238,15 @@ def _static(positions, name):
     size = positions.shape[1]
     if size is None:
         raise ValueError(
-            "The sizes of a rolling cache are part of its shape: give its tensors a "
-            f"static second axis. Received: {name} of shape {tuple(positions.shape)}"
+            "The sizes of a rolling cache are read from its shapes: its tensors must "
+            f"have a static second axis. Received: {name} of shape "
+            f"{tuple(positions.shape)}"
         )
     return size
 
 
 def _known_to_be_held(lost, lengths):
-    """Whether nothing is lost for sure; an error if something is for sure."""
+    """Whether it is known that nothing is lost; an error if something is lost."""
     known = concrete(lost)
     if known is not None and known.any():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Keys and values of a sequence that does not grow: an encoder's."""
+"""The cache of a sequence that does not grow, such as an encoder's."""
 
 from typing import Any, NamedTuple
 
@@ -21,10 +21,10 @@ class StaticKVCache(Cache, _Fields):
     to these keys and projects none again.
 
     Attributes:
-        key: `[B, S, K * H]`, heads side by side.
-        value: `[B, S, K * V]`, likewise.
-        positions: Int32 `[B, S]`, the number of each real token in its row; -1 at
-            padding.
+        key: `[B, S, K * H]`.
+        value: `[B, S, K * V]`.
+        positions: Int32 `[B, S]`, the number of each non-padding token in its row; -1
+            at padding.
 
     Example:
     >>> layer = ka.MultiHeadAttention(num_heads=2, key_dim=4)
@@ -41,12 +41,12 @@ class StaticKVCache(Cache, _Fields):
 
     @classmethod
     def of(cls, *, key: Any, value: Any, keep: Any = None) -> "StaticKVCache":
-        """The cache of projected keys and values.
+        """Returns the cache of projected keys and values.
 
         Args:
             key: `[B, S, K * H]`.
             value: `[B, S, K * V]`.
-            keep: Bool `[B, S]`, `True` at real tokens; all when `None`.
+            keep: Bool `[B, S]`, `True` at non-padding tokens; all when `None`.
         """
         if keep is None:
             keep = ops.ones(ops.shape(key)[:2], dtype="bool")
@@ -54,18 +54,18 @@ class StaticKVCache(Cache, _Fields):
 
     @property
     def keep(self) -> Any:
-        """Bool `[B, S]`, `True` at real tokens."""
+        """The padding mask: bool `[B, S]`, `True` at non-padding tokens."""
         return self.positions != EMPTY
 
     def extend(self, *, key, value, positions, query_positions):
         raise ValueError(
-            "A StaticKVCache holds an encoder's sequence and takes no new tokens in: "
-            "it is for cross-attention. For self-attention use `ka.KVCache`. "
+            "A StaticKVCache holds an encoder's sequence for cross-attention: it takes "
+            "no new tokens. For self-attention use `ka.KVCache`. "
             f"Received: {key.shape[1]} new tokens"
         )
 
     def crop(self, lengths):
-        return self  # the encoder's sequence is there whatever was decoded
+        return self  # the encoder's sequence does not depend on decoded tokens
 
 
 class _Pair(NamedTuple):
@@ -74,20 +74,20 @@ class _Pair(NamedTuple):
 
 
 class EncoderDecoderCache(_Pair):
-    """What one decoder layer with cross-attention remembers.
+    """The two caches of one decoder layer with cross-attention.
 
-    It answers what a loop over steps asks of a cache: positions are those of the
-    tokens decoded so far, and both parts are reordered together.
+    It has the methods that a loop over steps calls on a cache: positions are those of
+    the tokens decoded so far, and both parts are reordered together.
 
     Attributes:
-        past: The self-attention's cache of decoded tokens.
-        memory: The cross-attention's `StaticKVCache`.
+        past: The cache of decoded tokens, of the self-attention.
+        memory: The `StaticKVCache` of the cross-attention.
     """
 
     __slots__ = ()
 
     def crop(self, lengths: Any) -> "EncoderDecoderCache":
-        """Forgets all decoded tokens at positions >= `lengths`.
+        """Removes all decoded tokens at positions >= `lengths`.
 
         Args:
             lengths: An int, or int `[B]`.
@@ -95,18 +95,18 @@ class EncoderDecoderCache(_Pair):
         return EncoderDecoderCache(self.past.crop(lengths), self.memory)
 
     def reorder(self, rows: Any) -> "EncoderDecoderCache":
-        """The cache with other rows.
+        """Selects rows.
 
         Args:
-            rows: Int `[B']`: which row each new row continues.
+            rows: Int `[B']`: the number of the row that each new row continues.
         """
         return EncoderDecoderCache(self.past.reorder(rows), self.memory.reorder(rows))
 
     def next_positions(self, keep: Any) -> Any:
-        """Positions of new tokens: they continue each row where it ends.
+        """Positions of new tokens, which continue each row where it ends.
 
         Args:
-            keep: Bool `[B, T]`, `True` at real tokens.
+            keep: Bool `[B, T]`, `True` at non-padding tokens.
 
         Returns:
             Int32 `[B, T]`; -1 at padding.
@@ -120,10 +120,10 @@ class EncoderDecoderCache(_Pair):
 
     @property
     def lengths(self) -> Any:
-        """Number of decoded tokens each row holds, `[B]` int32."""
+        """The number of decoded tokens in each row, `[B]` int32."""
         return self.past.lengths
 
     @property
     def capacity(self) -> int | None:
-        """How many tokens a row can hold; `None` where that has no bound."""
+        """The number of tokens that a row can hold, or `None` if it is unbounded."""
         return self.past.capacity

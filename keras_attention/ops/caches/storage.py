@@ -1,9 +1,9 @@
-"""Tensors whose second axis is slots, in floats or in int8; what caches are made of.
+"""The tensors of caches, whose second axis is slots, in floats or in int8.
 
-Every function here takes a plain tensor `[B, P, D]` or a `Quantized` and gives back
-the same kind, so that a cache need not know which it holds. Slots are filled by
-selecting, never by writing into a slice or by scattering: XLA's operators for those
-have no counterpart in ONNX. Only what is compiled here and now writes in place.
+Every function takes a plain tensor `[B, P, D]` or a `Quantized` and returns the same
+kind, so a cache need not know which it holds. Slots are filled by selection, because
+XLA's operators that write to a slice or scatter have no counterpart in ONNX. Only
+functions that `Compiled` compiles write in place.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_attention.ops.backend.compiled import is_under_xla
 from keras_attention.ops.backend.shapes import largest
+from keras_attention.ops.heads import merge_features, split_features
 from keras_attention.ops.positions import first_positions, positions_of_tokens
 
 _LARGEST = 127  # of int8; -128 is not used, so that the grid is symmetric
@@ -24,12 +25,13 @@ class Quantized(NamedTuple):
 
     x' = values · scale with scale = max|x| / 127 over the head, so |x - x'| is at most
     scale / 2 (in float32; a view in half precision rounds once more). A number that is
-    not finite makes its head NaN, never a wrong number. Memory is a quarter of
-    float32's, plus one float32 a head.
+    not finite makes its head NaN. The memory is a quarter of that of float32, plus one
+    float32 per token and head.
 
-    KIVI goes down to 2 bits: it groups keys by channel, where outliers stand, and
-    values by token, and keeps the newest tokens in full precision. With 8 bits one
-    grid per token and head is enough, and each token is done when it arrives.
+    KIVI uses as few as 2 bits: it groups keys by channel, because outliers are in the
+    same channels, groups values by token, and keeps the newest tokens in full
+    precision. With 8 bits one scale per token and head is enough, and a token is
+    quantized once.
 
     Reference: Liu et al., "KIVI", 2024 (arXiv:2402.02750).
 
@@ -67,58 +69,61 @@ def empty_slots(
 
 
 def encode(x: Any, like: Any) -> Any:
-    """New keys or values `[B, T, D]` in the form in which `like` holds them."""
+    """Converts new keys or values `[B, T, D]` to the form of `like`."""
     if not isinstance(like, Quantized):
         return ops.cast(x, like.dtype)
-    heads = _split(ops.cast(x, "float32"), like.scales.shape[-1])  # [B, T, K, H]
+    heads = split_features(
+        ops.cast(x, "float32"), like.scales.shape[-1]
+    )  # [B, T, K, H]
     scales = largest(ops.abs(heads), -1, least=0.0) / _LARGEST  # [B, T, K]
     steps = heads / ops.where(scales == 0.0, 1.0, scales)[..., None]
     values = ops.clip(ops.round(steps), -_LARGEST, _LARGEST)
-    # What NaN becomes in int8, and whether a maximum sees it, is undefined.
+    # The int8 value of NaN, and a maximum over NaN, are undefined.
     finite = ops.all(ops.isfinite(heads), axis=-1)
     scales = ops.where(finite, scales, float("nan"))
-    return Quantized(ops.cast(_merge(values), "int8"), scales)
+    return Quantized(ops.cast(merge_features(values), "int8"), scales)
 
 
 def decode(store: Any, dtype: str) -> Any:
-    """Keys or values as floats `[B, P, D]`; int8 becomes `dtype`."""
+    """Converts keys or values to floats `[B, P, D]`; int8 becomes `dtype`."""
     if not isinstance(store, Quantized):
         return store
-    heads = _split(store.values, store.scales.shape[-1])  # [B, P, K, H]
+    heads = split_features(store.values, store.scales.shape[-1])  # [B, P, K, H]
     heads = ops.cast(heads, "float32") * store.scales[..., None]
-    return ops.cast(_merge(heads), dtype)  # [B, P, K * H]
+    return ops.cast(merge_features(heads), dtype)  # [B, P, K * H]
 
 
 def map_leaves(function: Callable, *stores: Any) -> Any:
-    """`function` of the tensors of stores of one kind."""
+    """Applies `function` to the tensors of stores of one kind."""
     if isinstance(stores[0], Quantized):
         return Quantized(*(function(*leaves) for leaves in zip(*stores, strict=True)))
     return function(*stores)
 
 
 def append(old: Any, new: Any) -> Any:
-    """`[B, P, ...]` and `[B, T, ...]` to `[B, P + T, ...]`."""
+    """Joins `[B, P, ...]` and `[B, T, ...]` to `[B, P + T, ...]`."""
     return map_leaves(lambda *both: ops.concatenate(both, axis=1), old, new)
 
 
 def write(old: Any, new: Any, source: Any, *, once: bool = False) -> Any:
-    """`old` with new tokens in the slots that `source` says.
+    """Returns `old` with new tokens in the slots that `source` names.
 
-    A single token takes one pass over `old`; under XLA, and if it goes into one slot,
-    none.
+    A single token needs one pass over `old`; under XLA, if it is written to one slot,
+    it needs none.
 
     Args:
         old: `[B, P, ...]`.
         new: `[B, T, ...]`.
-        source: Int `[B, P]`: which new token goes into a slot, -1 to keep the old.
-        once: Whether each token goes into one slot at most.
+        source: Int `[B, P]`: the number of the new token for each slot, -1 to keep the
+            old one.
+        once: Whether each token is written to at most one slot.
     """
 
     def choose(old, new):
         if once and new.shape[1] == 1 and is_under_xla():
             return _written_in_place(old, new, source)
         if new.shape[1] == 1:
-            return ops.where(_beside(source >= 0, old), new, old)
+            return ops.where(_with_features(source >= 0, old), new, old)
         length = ops.shape(old)[1]
         slots = ops.where(source >= 0, length + source, first_positions(length))
         return take_slots(ops.concatenate([old, new], axis=1), slots)
@@ -128,73 +133,63 @@ def write(old: Any, new: Any, source: Any, *, once: bool = False) -> Any:
 
 def _written_in_place(old, new, source):
     batch, length = ops.shape(old)[:2]
-    # Where there is none, one beyond the last, which XLA does not write to.
+    # Rows without a slot get the slot after the last, which XLA does not write.
     slot = ops.min(ops.where(source >= 0, first_positions(length), length), axis=-1)
     where = ops.stack([first_positions(batch), slot], axis=-1)  # [B, 2]
     return ops.scatter_update(old, where, new[:, 0])
 
 
 def take_slots(x: Any, slots: Any) -> Any:
-    """`[B, S, ...]` at slots `[B, P]` of each row, `[B, P, ...]`."""
+    """Takes slots `[B, P]` of each row of `[B, S, ...]`, `[B, P, ...]`."""
     batch, length = ops.shape(x)[:2]
     starts = first_positions(batch)[:, None] * length
     flat = ops.reshape(x, (-1, *x.shape[2:]))  # [B * S, ...]
     return ops.take(flat, starts + slots, axis=0)
 
 
-def tokens_by_number(keep: Any, numbers: Any) -> Any:
-    """Where the n-th real token of a row stands among the T given.
+def tokens_by_number(padding_mask: Any, numbers: Any) -> Any:
+    """The index of the n-th non-padding token of each row among its T tokens.
 
     Args:
-        keep: Bool `[B, T]`, `True` at real tokens.
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens.
         numbers: Int `[B, P]`, n from 0.
 
     Returns:
         Int32 `[B, P]`, from 0 to T - 1; -1 where a row has no such token.
     """
-    if keep.shape[1] == 1:
-        return ops.where(keep & (numbers == 0), 0, -1)
-    batch, length = ops.shape(keep)
-    # Real tokens to the front, in their order; behind them one that is never real.
-    ranks = positions_of_tokens(keep)
+    if padding_mask.shape[1] == 1:
+        return ops.where(padding_mask & (numbers == 0), 0, -1)
+    batch, length = ops.shape(padding_mask)
+    # Sorts non-padding tokens to the front, in their order, and one extra token last.
+    ranks = positions_of_tokens(padding_mask)
     first = ops.where(ranks >= 0, ranks, length + first_positions(length))
     last = ops.full((batch, 1), 2 * length, dtype="int32")
     order = ops.argsort(ops.concatenate([first, last], axis=1), axis=-1)  # [B, T + 1]
     order = ops.cast(order, "int32")
-    counts = count(keep)[:, None]
+    counts = count(padding_mask)[:, None]
     found = take_slots(order, ops.clip(numbers, 0, length))  # [B, P]
     return ops.where((numbers >= 0) & (numbers < counts), found, -1)
 
 
-def clear(store: Any, keep: Any) -> Any:
-    """0 in slots where `keep` `[B, P]` is False, whatever stood there."""
+def clear(store: Any, to_keep: Any) -> Any:
+    """Sets slots to 0 where `to_keep`, bool `[B, P]`, is `False`, even if NaN."""
     return map_leaves(
-        lambda x: ops.where(_beside(keep, x), x, ops.zeros_like(x)), store
+        lambda x: ops.where(_with_features(to_keep, x), x, ops.zeros_like(x)), store
     )
 
 
 def poison(store: Any, rows: Any) -> Any:
-    """NaN in the rows where `rows`, bool `[B]`, is True."""
+    """Sets rows to NaN where `rows`, bool `[B]`, is `True`."""
     if isinstance(store, Quantized):
         return Quantized(store.values, poison(store.scales, rows))
     return ops.where(rows[:, None, None], float("nan"), store)
 
 
-def count(keep: Any) -> Any:
-    """Number of `True` in each row, `[B]` int32."""
-    return ops.sum(ops.cast(keep, "int32"), axis=-1)
+def count(marked: Any) -> Any:
+    """The number of `True` in each row, `[B]` int32."""
+    return ops.sum(ops.cast(marked, "int32"), axis=-1)
 
 
-def _beside(condition: Any, x: Any) -> Any:
-    """`[B, P]` so that it broadcasts to `x` `[B, P]` or `[B, P, D]`."""
+def _with_features(condition: Any, x: Any) -> Any:
+    """Makes `[B, P]` broadcastable to `x`, `[B, P]` or `[B, P, D]`."""
     return condition[..., None] if len(x.shape) == 3 else condition
-
-
-def _split(x: Any, heads: int) -> Any:
-    batch, length = ops.shape(x)[:2]
-    return ops.reshape(x, (batch, length, heads, x.shape[-1] // heads))
-
-
-def _merge(x: Any) -> Any:
-    batch, length = ops.shape(x)[:2]
-    return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3]))

@@ -1,13 +1,13 @@
 """Exact attention over long sequences: memory grows with T + S, not with T · S.
 
-Scores are computed a tile at a time, a chunk of queries against a chunk of keys. The
-softmax over all keys is put together from its parts (online softmax): each row keeps
-its largest score so far, and what was added up before is scaled down when a larger one
-comes. The gradient is written out: it computes each tile again from the logarithm of
-the row's sum instead of keeping weights. Tiles beyond the reach of the mask are not
-visited. Numbers and rules are those of `ops/attend.py`.
+Scores are computed a tile at a time: a chunk of queries against a chunk of keys. The
+softmax over all keys is combined from its parts (online softmax): each row keeps its
+largest score so far, and the sums so far are scaled down when a larger score comes. The
+gradient is written out: instead of keeping weights, it computes those of each tile
+again from the logarithm of the row's sum. Tiles beyond the reach of the mask are
+skipped. Numbers and rules are those of `ops/attend.py`.
 
-Letters are those of `ops/chunked/tiles.py`.
+The letters are those of `ops/chunked/tiles.py`.
 
 References: Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018
 (arXiv:1805.02867); Rabe & Staats, "Self-attention Does Not Need O(n²) Memory", 2021
@@ -21,14 +21,19 @@ from keras import ops
 
 from keras_attention.ops.attend import BLOCKED, float_dtype, score_dtype
 from keras_attention.ops.backend.shapes import largest
-from keras_attention.ops.chunked.tiles import LOWEST_BIAS, Grid, Tiles, kept_keys
-from keras_attention.ops.masks import Mask
+from keras_attention.ops.chunked.tiles import LOWEST_BIAS, Grid, MaskParts, Tiles
+from keras_attention.ops.gradients import (
+    row_products,
+    score_gradients,
+    with_gradient,
+)
+from keras_attention.ops.heads import ONE_HEAD, HeadSettings
 
 LONG = 2**22
-"""T · S from which chunks take about as long as all scores at once, on a CPU."""
+"""The T · S from which chunks are about as fast as all scores at once, on a CPU."""
 
 LARGE = 2**23
-"""T · S · N whose scores no cache holds."""
+"""The T · S · N from which the scores fit in no cache of a CPU."""
 
 
 def chunked_attention(
@@ -36,79 +41,62 @@ def chunked_attention(
     query: Any,
     key: Any,
     value: Any,
-    num_heads: int = 1,
-    num_key_value_heads: int | None = None,
-    scale: float = 1.0,
-    soft_cap: float | None = None,
-    mask: Mask | None = None,
-    query_positions: Any = None,
-    key_positions: Any = None,
-    key_mask: Any = None,
-    attention_mask: Any = None,
+    heads: HeadSettings = ONE_HEAD,
+    mask: MaskParts | None = None,
     bias: Any = None,
     query_chunk: int = 512,
     key_chunk: int = 512,
 ) -> Any:
     """Multi-head dot-product attention that never holds all scores at once.
 
-    Equal to `dot_product_attention`, gradients too. For sequences whose scores would
-    not fit in memory; `chunks_pay` says when it is no slower either.
+    Equal to `dot_product_attention`, gradients too. It is for sequences whose scores
+    would not fit in memory; `chunks_pay` tells when it is not slower either.
 
     Args:
         query: `[B, T, N * H]`.
         key: `[B, S, K * H]`.
         value: `[B, S, K * V]`.
-        num_heads: N.
-        num_key_value_heads: K; N when `None`.
-        scale: Multiplies the scores.
-        soft_cap: See `cap_scores`; applied before bias and mask.
-        mask: A mask built from positions, such as `masks.causal & masks.window(9, 0)`.
-        query_positions: Int `[T]` or `[B, T]`; 0, 1, 2, … when `None`.
-        key_positions: Int `[S]` or `[B, S]`; 0, 1, 2, … when `None`. A key at position
-            -1 is an empty slot and hidden.
-        key_mask: Bool `[B, S]`, `True` at real tokens.
-        attention_mask: Bool, broadcastable to `[B, N, T, S]`.
+        heads: The numbers of heads, the scale and the soft cap.
+        mask: The parts of the mask; `None` if every key is visible.
         bias: Float, broadcastable to `[B, N, T, S]`; added to the scores.
-        query_chunk: Most queries of a tile.
-        key_chunk: Most keys of a tile.
+        query_chunk: The largest number of queries in a tile.
+        key_chunk: The largest number of keys in a tile.
 
     Returns:
-        `[B, T, N * V]`; 0 for a query that may look at nothing. What stands at keys
-        that `key_mask` or `key_positions` hide is not looked at, be it NaN.
+        `[B, T, N * V]`; 0 for a query without a visible key. Values at keys that are
+        padding or empty slots have no effect, not even NaN.
 
     Example:
     >>> x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
     >>> output = chunked_attention(
-    ...     query=x, key=x, value=x, num_heads=2, mask=masks.causal, key_chunk=2
+    ...     query=x,
+    ...     key=x,
+    ...     value=x,
+    ...     heads=HeadSettings(num_heads=2),
+    ...     mask=MaskParts(masks.causal),
+    ...     key_chunk=2,
     ... )
     >>> bool(np.allclose(output[:, 0], x[:, 0]))  # the first query sees itself only
     True
     """
     query, key, value = (ops.convert_to_tensor(x) for x in (query, key, value))
     dtype = score_dtype(query, key, value)
-    num_key_value_heads = num_key_value_heads or num_heads
+    parts = MaskParts() if mask is None else mask
     grid = Grid.over(
         query=query,
         key=key,
         value=value,
-        heads=(num_key_value_heads, num_heads // num_key_value_heads),
+        heads=(heads.num_key_value_heads, heads.group_size),
         chunks=(query_chunk, key_chunk),
     )
-    keep = kept_keys(key_positions, key_mask)
-    if keep is not None:
-        key = ops.where(keep[..., None], key, ops.zeros_like(key))  # [B, S, K * H]
-        value = ops.where(keep[..., None], value, ops.zeros_like(value))
-    tiles = Tiles(
-        grid,
-        mask=mask,
-        positions=(query_positions, key_positions),
-        keep=keep,
-        attention_mask=attention_mask,
-        soft_cap=soft_cap,
-    )
+    present = parts.present_keys()
+    if present is not None:
+        key = ops.where(present[..., None], key, ops.zeros_like(key))  # [B, S, K * H]
+        value = ops.where(present[..., None], value, ops.zeros_like(value))
+    tiles = Tiles(grid, parts, present_keys=present, soft_cap=heads.soft_cap)
     output = _attend(
         tiles,
-        grid.split_queries(ops.cast(query, dtype) * scale),  # [C, B, K, R, H]
+        grid.split_queries(ops.cast(query, dtype) * heads.scale),  # [C, B, K, R, H]
         grid.split_keys(ops.cast(key, dtype)),  # [D, B, K, d, H]
         grid.split_keys(ops.cast(value, dtype)),  # [D, B, K, d, V]
         grid.lay_out(bias),
@@ -119,19 +107,20 @@ def chunked_attention(
 def chunks_pay(
     query_length: int | None, key_length: int | None, *, num_heads: int
 ) -> bool:
-    """Whether `chunked_attention` is to be preferred to the dense core.
+    """Whether `chunked_attention` is the better choice than the dense core.
 
     It is from `LONG` and `LARGE` on. Measured with 8 heads of size 64 on a CPU, chunks
-    then take 0.5 to 0.8 of the time forwards and under a causal mask, and 1.05 to 1.2
-    of it where all keys are seen in training. The memory they save grows with T · S.
+    then take 0.5 to 0.8 of the time in the forward pass and under a causal mask, and
+    1.05 to 1.2 of it in training with all keys visible. The memory that they save grows
+    with T · S.
 
     Args:
-        query_length: T, `None` if unknown.
-        key_length: S, `None` if unknown.
+        query_length: T, or `None` if it is unknown.
+        key_length: S, or `None` if it is unknown.
         num_heads: N.
 
     Returns:
-        `False` where a length is unknown: it is usually short.
+        `False` where a length is unknown: such lengths are usually short.
     """
     if query_length is None or key_length is None:
         return False
@@ -140,32 +129,26 @@ def chunks_pay(
 
 
 def _attend(tiles: Tiles, query: Any, key: Any, value: Any, bias: Any) -> Any:
-    """Online softmax with its own gradient; chunks as `Grid` gives them."""
+    """The online softmax, with its own gradient, of chunks that `Grid` returned."""
 
-    def forward(query, key, value, *biases):
+    def attend(query, key, value, *biases):
         run = _Run(tiles, query, key, value, *biases)
         output, log_sums = run.outputs()  # [C, B, K, R, V], [C, B, K, R, 1]
-
-        def gradient(*upstreams, upstream=None):
-            # torch hands over the inputs again, and the gradient by name
-            upstream = upstreams[0] if upstream is None else upstream
-            return run.gradients(output, log_sums, upstream)
-
-        return output, gradient
+        return output, lambda upstream: run.gradients(output, log_sums, upstream)
 
     biases = () if bias is None else (bias,)
-    return ops.custom_gradient(forward)(query, key, value, *biases)
+    return with_gradient(attend)(query, key, value, *biases)
 
 
 class _Run:
-    """One pass over the tiles, and the passes back.
+    """One forward pass over the tiles, and its backward pass.
 
     Args:
-        tiles: What makes scores, beside queries and keys.
+        tiles: The scores of each tile.
         query: `[C, B, K, R, H]`, scaled.
         key: `[D, B, K, d, H]`.
         value: `[D, B, K, d, V]`.
-        bias: As `Grid.lay_out` returns it, or `None`.
+        bias: What `Grid.lay_out` returned, or `None`.
     """
 
     def __init__(
@@ -196,8 +179,8 @@ class _Run:
             nothing = _zeros(rows, 1)  # [B, K, R, 1]
             start = nothing + BLOCKED, nothing, _zeros(rows, size)
             top, total, output = _loop(self.keys_of_queries, i, add_keys, start)
-            # Only hidden keys so far: what was summed up is not theirs to give. NaN is
-            # no reason to return 0.
+            # Where all keys were hidden, the sums consist of hidden values: they are
+            # replaced by 0. The comparison is `False` for NaN, which must stay NaN.
             empty = top <= BLOCKED / 2
             total = ops.where(empty, ops.ones_like(total), total)
             output = ops.where(empty, 0.0, output / total)
@@ -207,14 +190,18 @@ class _Run:
 
     def gradients(self, output: Any, log_sums: Any, upstream: Any) -> tuple:
         """Gradients of query, key, value and, if there is one, of the bias."""
-        means = ops.sum(upstream * output, axis=-1, keepdims=True)  # [C, B, K, R, 1]
+        products = row_products(upstream, output)  # [C, B, K, R, 1]
 
         def again(i, j):
-            """Weights `[B, K, R, d]`, and gradients of the scores and of q · k."""
+            """Weights `[B, K, R, d]`, and the gradients of scores and of q · k."""
             scores, capped = self._scores(i, j)
             weights = ops.exp(scores - log_sums[i])
-            slopes = ops.matmul(upstream[i], ops.swapaxes(self.value[j], -2, -1))
-            slopes = weights * (slopes - means[i])
+            slopes = score_gradients(
+                weights=weights,
+                value=self.value[j],
+                upstream=upstream[i],
+                products=products[i],
+            )
             if self.tiles.soft_cap is None:
                 return weights, slopes, slopes
             bend = 1.0 - ops.square(capped / self.tiles.soft_cap)
@@ -246,7 +233,7 @@ class _Run:
         return query, key, value, self._bias_gradient(lambda i, j: again(i, j)[1])
 
     def _bias_gradient(self, slopes_of: Callable) -> Any:
-        """Gradient in the shape of the bias: summed over the axes it is spread on."""
+        """The gradient of the bias, summed over the axes that are broadcast."""
         _, heads, queries, keys = self.grid
         spread = [axis for axis in range(4) if self.bias.shape[axis] == 1]
 
@@ -285,7 +272,7 @@ def _collect(function: Callable, *results: Any) -> tuple:
 
 
 def _loop(spans: tuple[Any, Any], number: Any, add: Callable, start: tuple) -> tuple:
-    """Folds `add(k, *values)` over the chunks k that chunk `number` has to do with."""
+    """Calls `add(k, *values)` for the chunks k that are near chunk `number`."""
     first, end = spans[0][number], spans[1][number]
 
     def step(k, *values):
@@ -296,13 +283,13 @@ def _loop(spans: tuple[Any, Any], number: Any, add: Callable, start: tuple) -> t
 
 
 def _next(k: Any, done: Any) -> Any:
-    """The number after k, known only when `done` is.
+    """K + 1, computed in such a way that it depends on `done`.
 
-    TensorFlow starts up to ten rounds of a loop at once, as soon as their number is
-    known: ten tiles in memory, and none in the cache.
+    TensorFlow runs up to ten rounds of a loop in parallel as soon as their number is
+    known. Ten tiles would then be in memory, and none would stay in the CPU's cache.
     """
     nan = ops.cast(ops.isnan(done[..., :1]), "int32")
-    return k + 1 + largest(nan, None, least=0) // 2  # 0 or 1, halved
+    return k + 1 + largest(nan, None, least=0) // 2  # 0 // 2 or 1 // 2: always 0
 
 
 def _zeros(like: Any, size: int) -> Any:
@@ -311,7 +298,7 @@ def _zeros(like: Any, size: int) -> Any:
 
 
 def _first_and_end(near: Any) -> tuple[Any, Any]:
-    """First true column of each row, and the one behind the last; equal if none is."""
+    """The first true column of each row, and the one after the last; equal if none."""
     near = ops.cast(near, "int32")
     first = ops.cast(ops.argmax(near, axis=-1), "int32")
     behind_last = ops.cast(ops.argmax(ops.flip(near, axis=-1), axis=-1), "int32")

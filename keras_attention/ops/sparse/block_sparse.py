@@ -1,175 +1,140 @@
 """Attention of blocks to the few blocks that a mask chooses for each of them (BigBird).
 
-A block of queries gathers the blocks of keys it sees, side by side, and scores them;
-queries of the first, global blocks attend to the whole sequence. Time and memory grow
-with T · (blocks seen) · L.
+A block of queries gathers its visible blocks of keys next to each other, and scores
+them. Queries of the first, global blocks attend to the whole sequence. Time and memory
+grow with T · (visible blocks) · L.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from keras import ops
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import attention_weights, cap_scores, score_dtype
-from keras_attention.ops.positions import EMPTY, first_positions
-from keras_attention.ops.sparse.blocks import (
-    cut,
+from keras_attention.ops.heads import (
     fold_groups,
-    join,
-    pad_to,
+    merge_blocks,
+    split_blocks,
     unfold_groups,
 )
+from keras_attention.ops.padding import pad_to
+from keras_attention.ops.positions import EMPTY, first_positions
 from keras_attention.ops.sparse.global_tokens import attend_from
-from keras_attention.ops.sparse.windows import Bias
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 
 def block_sparse_attention(
+    inputs: SelfAttentionInputs,
     *,
-    query: Any,
-    key: Any,
-    value: Any,
     block_mask: masks.Mask,
     block_size: int,
-    blocks_seen: int,
+    num_visible_blocks: int,
     num_global_blocks: int = 0,
-    num_heads: int = 1,
-    num_key_value_heads: int | None = None,
-    scale: float = 1.0,
-    soft_cap: float | None = None,
     causal: bool = False,
-    key_mask: Any = None,
-    bias: Bias | None = None,
-    dropout: Callable | None = None,
 ) -> Any:
     """Self-attention in which each block of queries sees some blocks of keys.
 
-    Equal to `dot_product_attention` under the mask that shows query i the key j if
-    `block_mask` shows block i // L the block j // L, `& masks.causal` if `causal`.
+    Equal to `dot_product_attention` under the mask that shows key j to query i if
+    `block_mask` shows block j // L to block i // L, `& masks.causal` if `causal`.
 
     Args:
-        query: `[B, T, N * H]`.
-        key: `[B, T, K * H]`.
-        value: `[B, T, K * V]`.
-        block_mask: Which blocks see which; built from the numbers of the blocks, -1
-            for blocks of keys without a real token.
+        inputs: The tensors and settings.
+        block_mask: Which blocks see which; it is built from the numbers of the blocks,
+            -1 for blocks of keys that are all padding.
         block_size: L.
-        blocks_seen: The most blocks that a block sees, global ones not counted as
-            queries.
-        num_global_blocks: First blocks, whose queries look at everything.
-        num_heads: N.
-        num_key_value_heads: K; N when `None`.
-        scale: Multiplies the scores.
-        soft_cap: See `cap_scores`.
+        num_visible_blocks: The largest number of blocks that a block sees; the queries
+            of global blocks do not count.
+        num_global_blocks: The number of first blocks whose queries see everything.
         causal: Whether keys after the query are hidden.
-        key_mask: Bool `[B, T]`, `True` at real tokens.
-        bias: Added to the scores; see `Bias`.
-        dropout: Called with the weights, or `None`.
 
     Returns:
-        `[B, T, N * V]`; 0 where a query may look at nothing.
+        `[B, T, N * V]`; 0 for a query without a visible key.
 
     Reference: Zaheer et al., "Big Bird", 2020 (arXiv:2007.14062), appendix D.
     """
-    settings = {
-        "num_heads": num_heads,
-        "num_key_value_heads": num_key_value_heads or num_heads,
-        "scale": scale,
-        "soft_cap": soft_cap,
-        "causal": causal,
-        "key_mask": key_mask,
-        "bias": bias,
-        "dropout": dropout,
-    }
-    tensors = query, key, value
-    first = num_global_blocks * block_size
     output = _gathered(
-        *tensors,
+        inputs,
         block_mask=block_mask,
         block_size=block_size,
-        blocks_seen=blocks_seen,
+        num_visible_blocks=num_visible_blocks,
         skip=num_global_blocks,
-        **settings,
+        causal=causal,
     )
-    if not first:
+    if not num_global_blocks:
         return output
-    rows = query[:, :first]
+    rows = inputs.query[:, : num_global_blocks * block_size]
     positions = first_positions(ops.shape(rows)[1])
-    rows = attend_from(positions, rows, key, value, **settings)
+    rows = attend_from(positions, replace(inputs, query=rows), causal=causal)
     return ops.concatenate([rows, output], axis=1)  # [B, T, N * V]
 
 
 def _gathered(
-    query: Any,
-    key: Any,
-    value: Any,
+    inputs: SelfAttentionInputs,
     *,
     block_mask: masks.Mask,
     block_size: int,
-    blocks_seen: int,
+    num_visible_blocks: int,
     skip: int,
-    num_heads: int,
-    num_key_value_heads: int,
-    scale: float,
-    soft_cap: float | None,
     causal: bool,
-    key_mask: Any,
-    bias: Bias | None,
-    dropout: Callable | None,
 ) -> Any:
-    """What queries behind the first `skip` blocks get: `[B, T - skip * L, N * V]`."""
+    """`[B, T - skip * L, N * V]`: the output of queries behind `skip` blocks."""
+    query, key, value, heads = inputs.query, inputs.key, inputs.value, inputs.heads
     length = ops.shape(query)[1]
     blocks = -(-length // block_size)
-    groups = num_heads // num_key_value_heads
+    group_size, num_key_value_heads = heads.group_size, heads.num_key_value_heads
     dtype = score_dtype(query, key, value)
-    keep = _keys_of_blocks(key_mask, length, blocks, block_size)  # [B or 1, blocks, L]
-    chosen, exists = _chosen(block_mask, keep, skip, blocks_seen)  # [B or 1, q, m]
+    key_mask = _mask_of_blocks(inputs.key_mask, length, blocks, block_size)
+    chosen, exists = _chosen(block_mask, key_mask, skip, num_visible_blocks)
 
     def gather(x):
-        x = cut(ops.cast(x, dtype), num_key_value_heads, blocks, block_size)
+        x = split_blocks(ops.cast(x, dtype), num_key_value_heads, blocks, block_size)
         return _take_blocks(x, chosen)  # [B, K, q, m * L, size]
 
-    queries = cut(ops.cast(query, dtype) * scale, num_heads, blocks, block_size)
-    queries = fold_groups(queries[:, :, skip:], groups)  # [B, K, q, G * L, H]
+    query = ops.cast(query, dtype) * heads.scale
+    queries = split_blocks(query, heads.num_heads, blocks, block_size)
+    queries = fold_groups(queries[:, :, skip:], group_size)  # [B, K, q, G * L, H]
     keys, values = gather(key), gather(value)
 
-    mask = _mask(keep, chosen, exists, causal, skip)  # [B or 1, 1, q, L or 1, m * L]
+    mask = _mask(key_mask, chosen, exists, causal, skip)
     if mask.shape[3] != 1:
-        mask = ops.tile(mask, (1, 1, 1, groups, 1))
+        mask = ops.tile(mask, (1, 1, 1, group_size, 1))
+    bias = inputs.bias
     if bias is not None:
-        bias = fold_groups(_bias(bias, chosen, blocks, block_size, skip), groups)
+        bias = _bias(bias, chosen, blocks, block_size, skip)
+        bias = fold_groups(bias, group_size)  # [B or 1, K, q, G * L, m * L]
 
     scores = ops.matmul(queries, ops.swapaxes(keys, -2, -1))
-    scores = cap_scores(scores, soft_cap)  # [B, K, q, G * L, m * L]
+    scores = cap_scores(scores, heads.soft_cap)  # [B, K, q, G * L, m * L]
     weights = attention_weights(scores=scores, mask=mask, bias=bias)
-    kept = weights if dropout is None else dropout(weights)
-    output = ops.matmul(kept, values)  # [B, K, q, G * L, V]
-    output = join(unfold_groups(output, groups))[:, : length - skip * block_size]
-    return ops.cast(output, value.dtype)
+    used = weights if inputs.dropout is None else inputs.dropout(weights)
+    output = ops.matmul(used, values)  # [B, K, q, G * L, V]
+    output = merge_blocks(unfold_groups(output, group_size, block_size))
+    return ops.cast(output[:, : length - skip * block_size], value.dtype)
 
 
-def _keys_of_blocks(key_mask, length, blocks, block_size):
-    """Bool `[B or 1, blocks, L]`: which positions hold a real token."""
+def _mask_of_blocks(key_mask, length, blocks, block_size):
+    """Bool `[B or 1, blocks, L]`: `True` at non-padding tokens."""
     if key_mask is None:
         key_mask = ops.ones((1, length), dtype="bool")
     key_mask = pad_to(key_mask, blocks * block_size)
     return ops.reshape(key_mask, (ops.shape(key_mask)[0], blocks, block_size))
 
 
-def _chosen(block_mask, keep, skip, number):
+def _chosen(block_mask, key_mask, skip, number):
     """The blocks that each block of queries sees.
 
     Returns:
-        Their numbers, ascending, int32 `[B or 1, q, m]`, and whether there are so many,
-        bool of the same shape.
+        The numbers of the blocks in ascending order, int32 `[B or 1, q, m]`, and a bool
+        tensor of the same shape that is `False` where there is no further block.
     """
-    blocks = first_positions(ops.shape(keep)[1])
-    keys = ops.where(ops.any(keep, axis=-1), blocks, EMPTY)  # [B or 1, blocks]
-    seen = block_mask.visible(blocks[skip:], keys)  # [B or 1, q, blocks]
-    left = ops.where(seen, ops.flip(blocks) + 1, 0)  # the first is the largest
-    left = pad_to(left, ops.shape(blocks)[0] + number, axis=2)
-    # Floats hold these exactly, and every backend sorts them.
-    found, index = ops.top_k(ops.cast(left, "float32"), number)
+    blocks = first_positions(ops.shape(key_mask)[1])
+    keys = ops.where(ops.any(key_mask, axis=-1), blocks, EMPTY)  # [B or 1, blocks]
+    visible = block_mask.visible(blocks[skip:], keys)  # [B or 1, q, blocks]
+    ranks = ops.where(visible, ops.flip(blocks) + 1, 0)  # the first is the largest
+    ranks = pad_to(ranks, ops.shape(blocks)[0] + number, axis=2)
+    # float32 holds these integers exactly, and every backend sorts it.
+    found, index = ops.top_k(ops.cast(ranks, "float32"), number)
     exists = found > 0
     return ops.where(exists, ops.cast(index, "int32"), 0), exists
 
@@ -186,23 +151,23 @@ def _take_blocks(x: Any, chosen: Any) -> Any:
 
 
 def _positions(chosen: Any, block_size: int) -> Any:
-    """Int32 `[B or 1, q, m * L]`: where the gathered keys stand."""
+    """Int32 `[B or 1, q, m * L]`: the positions of the gathered keys."""
     rows, queries, number = ops.shape(chosen)
     positions = chosen[..., None] * block_size + first_positions(block_size)
     return ops.reshape(positions, (rows, queries, number * block_size))
 
 
 def _query_positions(queries: Any, block_size: int, skip: int) -> Any:
-    """Int32 `[q, L]`."""
+    """Int32 `[q, L]`: the positions of the queries."""
     positions = first_positions(queries * block_size) + skip * block_size
     return ops.reshape(positions, (queries, block_size))
 
 
-def _mask(keep, chosen, exists, causal, skip):
+def _mask(key_mask, chosen, exists, causal, skip):
     """Bool `[B or 1, 1, q, L or 1, m * L]`."""
-    block_size = keep.shape[2]
-    real = _take_blocks(keep[:, None, :, :, None], chosen)[..., 0]  # [B, 1, q, m * L]
-    mask = real & ops.repeat(exists, block_size, axis=-1)[:, None]
+    block_size = key_mask.shape[2]
+    mask = _take_blocks(key_mask[:, None, :, :, None], chosen)[..., 0]
+    mask = mask & ops.repeat(exists, block_size, axis=-1)[:, None]
     mask = mask[..., None, :]  # [B or 1, 1, q, 1, m * L]
     if not causal:
         return mask
@@ -212,12 +177,12 @@ def _mask(keep, chosen, exists, causal, skip):
 
 
 def _bias(bias, chosen, blocks, block_size, skip):
-    """Float `[B or 1, N, q, L, m * L]`, read from a table of all differences."""
+    """Float `[B or 1, N, q, L, m * L]`, looked up in a table of all differences."""
     length = blocks * block_size
     middle = ops.reshape(length, (1,))
     table = bias(middle, first_positions(2 * length + 1))[0, :, 0]  # [N, differences]
     queries = _query_positions(ops.shape(chosen)[1], block_size, skip)
     keys = _positions(chosen, block_size)
     difference = keys[:, :, None, :] - queries[..., None]  # [B or 1, q, L, m * L]
-    read = ops.take(table, difference + length, axis=1)
-    return ops.swapaxes(read, 0, 1)  # [B or 1, N, q, L, m * L]
+    values = ops.take(table, difference + length, axis=1)
+    return ops.swapaxes(values, 0, 1)  # [B or 1, N, q, L, m * L]

@@ -1,6 +1,6 @@
-"""The backend's kernel and our own path are one function, to the last bit but rounding.
+"""The kernel of the backend returns the numbers of our own path, except for rounding.
 
-On a backend without a kernel both are our own path, and the test is of the switch.
+On a backend without a kernel both are our own path, and only the switch is tested.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from contracts.kinds import relative_error
 
 from keras_attention.ops import attend
 from keras_attention.ops.backend import kernels
+from keras_attention.ops.heads import HeadSettings
 
 B, N, T, S, H = 2, 6, 7, 11, 5
 LONG = 1031  # keys: more than the kernel of torch takes at once
@@ -63,9 +64,7 @@ def call(query, key, value, *, mask=None, bias=None):
         query=query,
         key=key,
         value=value,
-        num_heads=N,
-        num_key_value_heads=key.shape[-1] // H,
-        scale=H**-0.5,
+        heads=HeadSettings(N, key.shape[-1] // H, scale=H**-0.5),
         mask=mask,
         bias=bias,
     )[0]
@@ -88,8 +87,8 @@ def _switched_on():
 
 
 @pytest.fixture
-def handed(monkeypatch):
-    """A `True` for each call that a kernel took."""
+def kernel_calls(monkeypatch):
+    """One `True` for each call that a kernel computed."""
     taken, fused = [], kernels.fused_attention
 
     def counting(*args, **kwargs):
@@ -123,10 +122,18 @@ ON_A_GPU = on_a_gpu()
 HAS_KERNEL = keras.backend.backend() == "torch" and not ON_A_GPU
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("shared", [N, 2, 1])
-def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, handed):
+# The kernel combines mask and bias, but groups of heads do not depend on either.
+@pytest.mark.parametrize(
+    ("mask", "bias", "shared"),
+    [
+        *((mask, bias, 2) for mask in MASKS for bias in BIASES),
+        *((mask, "none", N) for mask in ("none", "empty-rows", "per-head")),
+        *((mask, "per-head", 1) for mask in ("none", "empty-rows", "per-head")),
+    ],
+)
+def test_outputs_and_gradients_are_those_of_our_own_path(
+    mask, bias, shared, kernel_calls
+):
     tensors = [x.astype("float32") for x in heads(shared)]
     if bias == "minus-infinity" and mask == "none":
         return  # -inf as a mask: the next test
@@ -143,7 +150,7 @@ def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, han
         return [output, *gradients(loss, tensors)]
 
     actual, expected = both_ways(run)
-    assert handed == [True] * (1 + (bias == "none")) * HAS_KERNEL
+    assert kernel_calls == [True] * (1 + (bias == "none")) * HAS_KERNEL
     largest = max(abs(x).max() for x in expected[1:])
     assert relative_error(actual[0], expected[0]) <= 1e-6
     for one, other in zip(actual[1:], expected[1:], strict=True):
@@ -155,7 +162,7 @@ def test_outputs_and_gradients_are_those_of_our_own_path(mask, bias, shared, han
         assert (actual[1][blind] == 0).all()
 
 
-def test_a_key_that_nobody_sees_gets_gradient_zero():
+def test_a_key_hidden_from_all_queries_gets_gradient_zero():
     mask = MASKS["empty-rows"] & (np.arange(S) != 3)
     tensors = [x.astype("float32") for x in heads(2)]
     _, key, value = gradients(
@@ -166,7 +173,7 @@ def test_a_key_that_nobody_sees_gets_gradient_zero():
     assert abs(key).max() > 0
 
 
-def test_a_bias_forbids_nothing_but_counts_as_a_large_number():
+def test_a_bias_of_minus_infinity_hides_nothing():
     tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in heads(2)]
     bias = np.full((1, 1, 1, S), -np.inf, "float32")
     actual, expected = both_ways(lambda: to_numpy(call(*tensors, bias=bias)))
@@ -179,12 +186,12 @@ def test_a_bias_forbids_nothing_but_counts_as_a_large_number():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared", [N, 2])
-def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, handed):
+def test_every_dtype_is_as_exact_as_our_own_path(dtype, shared, kernel_calls):
     tensors = [keras.ops.convert_to_tensor(x, dtype) for x in heads(shared)]
     mask = MASKS["empty-rows"]
     actual, expected = both_ways(lambda: call(*tensors, mask=mask))
-    if not ON_JAX:  # cuDNN takes no odd lengths
-        assert handed == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
+    if not ON_JAX:  # cuDNN supports no odd lengths
+        assert kernel_calls == [True] * (dtype in IS_HALF if ON_A_GPU else HAS_KERNEL)
     assert keras.backend.standardize_dtype(actual.dtype) == dtype
     actual, expected = (
         to_numpy(keras.ops.cast(x, "float32")) for x in (actual, expected)
@@ -230,7 +237,7 @@ def test_products_beyond_float16_stay_finite(dtype):
 
 
 @pytest.mark.parametrize("where", ["the first", "the last", "none but one"])
-def test_rows_that_see_nothing_of_a_whole_block_of_keys_are_right(where):
+def test_rows_that_see_no_key_of_a_whole_block_are_correct(where):
     tensors = [x.astype("float32") for x in heads(2, keys=LONG)]
     at = np.arange(LONG)
     seen = {"the first": at >= 700, "the last": at < 300, "none but one": at == 1030}
@@ -267,38 +274,38 @@ def test_sizes_of_zero_work(sizes):
     assert not to_numpy(output).any()
 
 
-def test_values_of_another_size_keep_our_own_path(handed):
+def test_values_of_another_size_use_our_own_path(kernel_calls):
     query, key, _ = (keras.ops.convert_to_tensor(x) for x in heads(2))
     value = keras.ops.ones((B, S, 2 * 3), dtype=query.dtype)
     assert to_numpy(call(query, key, value)) == pytest.approx(np.ones((B, T, N * 3)))
-    assert not handed
+    assert not kernel_calls
 
 
-def test_keras_own_switch_is_obeyed(handed):
+def test_the_switch_of_keras_disables_the_kernel(kernel_calls):
     tensors = [keras.ops.convert_to_tensor(x.astype("float32")) for x in heads(2)]
     call(*tensors)
-    assert handed == [True] * HAS_KERNEL
+    assert kernel_calls == [True] * HAS_KERNEL
     with kernel_off():
         call(*tensors)
-    assert len(handed) == HAS_KERNEL
+    assert len(kernel_calls) == HAS_KERNEL
 
 
-def test_weights_dropout_and_caps_are_never_handed_over(handed):
+def test_weights_dropout_and_caps_use_our_own_path(kernel_calls):
     query, key, value = (keras.ops.convert_to_tensor(x, "float32") for x in heads(N))
-    more: list[dict] = [{"return_weights": True}, {"soft_cap": 3.0}]
+    plain = {"query": query, "key": key, "value": value, "heads": HeadSettings(N)}
+    more: list[dict] = [{"return_weights": True}]
+    more += [{"heads": HeadSettings(N, soft_cap=3.0)}]
     more += [{"dropout": lambda x: x}, {"talking": (np.eye(N), np.eye(N))}]
     for settings in more:
-        attend.dot_product_attention(
-            query=query, key=key, value=value, num_heads=N, **settings
-        )
-    assert not handed
+        attend.dot_product_attention(**(plain | settings))
+    assert not kernel_calls
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(ON_A_GPU, reason="of the kernel for CPUs")
+@pytest.mark.skipif(ON_A_GPU, reason="tests the kernel for CPUs")
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("shared", [N, 2, 1])
-def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
+def test_torch_uses_its_flash_kernel_and_no_other(mask, shared):
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -312,7 +319,9 @@ def test_torch_takes_its_flash_kernel_and_no_other(mask, shared):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", ["none", "padding", "causal", "all-padding"])
 @pytest.mark.parametrize("shared", [4, 2])
-def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
+def test_a_gpu_uses_the_kernel_for_half_precision_only(
+    mask, shared, dtype, kernel_calls
+):
     length, size = 128, 64
     rng = np.random.default_rng(3)
     tensors = [rng.normal(size=(B, length, n * size)) for n in (4, shared, shared)]
@@ -326,9 +335,7 @@ def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
             query=x[0],
             key=x[1],
             value=x[2],
-            num_heads=4,
-            num_key_value_heads=shared,
-            scale=size**-0.5,
+            heads=HeadSettings(4, shared, scale=size**-0.5),
             mask=None if mask == "none" else seen,
         )[0]
 
@@ -345,4 +352,4 @@ def test_a_gpu_takes_half_precision_only(mask, shared, dtype, handed):
     for one, other in zip(*both_ways(run), strict=True):
         assert np.isfinite(one).all()
         assert abs(one - other).max() <= TOLERANCE[dtype] * abs(other).max()
-    assert handed == [True, True] * (dtype in IS_HALF)
+    assert kernel_calls == [True, True] * (dtype in IS_HALF)

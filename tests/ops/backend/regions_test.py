@@ -44,12 +44,12 @@ def test_an_interceptor_sees_names_tensors_and_settings_and_changes_nothing():
     assert seen[7][2] == {"approximate": False}
 
 
-def test_what_the_interceptor_returns_is_used():
+def test_the_result_of_the_interceptor_is_used():
     with intercepting(lambda name, *_: f"a node called {name}"):
         assert region("gelu", abs, -3) == "a node called gelu"
 
 
-def test_it_is_gone_after_the_block_and_after_an_exception():
+def test_the_interceptor_is_removed_after_the_block_and_after_an_exception():
     seen = []
 
     def trace():
@@ -63,7 +63,7 @@ def test_it_is_gone_after_the_block_and_after_an_exception():
     assert [name for name, _, _ in seen] == ["first"]
 
 
-def test_the_inner_of_two_is_used():
+def test_the_inner_of_two_interceptors_is_used():
     outer, inner = [], []
     with intercepting(recorder(outer)):
         with intercepting(recorder(inner)):

@@ -42,8 +42,8 @@ def test_new_positions_continue_each_row():
         value=random(B, 3, 1),
         positions=np.array([[0, 1, 2], [-1, -1, 0]]),
     )
-    keep = drawn("1 1\n. 1")
-    assert to_numpy(cache.next_positions(keep)).tolist() == [[3, 4], [-1, 1]]
+    padding_mask = drawn("1 1\n. 1")
+    assert to_numpy(cache.next_positions(padding_mask)).tolist() == [[3, 4], [-1, 1]]
 
 
 def test_explicit_positions_are_continued_too():
@@ -93,18 +93,26 @@ def test_rows_of_different_lengths_are_each_their_own_sequence():
     x, step = random(B, 4, E), random(B, 1, E, seed=2)
     x[0, :2] = np.nan  # left padding
     x[1, 3:] = np.nan  # right padding
-    keep = drawn(". . 1 1\n1 1 1 .")
+    padding_mask = drawn(". . 1 1\n1 1 1 .")
     call = {"use_causal_mask": True}
     prompt, cache = layer(
-        x, x, cache=empty(layer), value_mask=keep, query_mask=keep, **call
+        x,
+        x,
+        cache=empty(layer),
+        value_mask=padding_mask,
+        query_mask=padding_mask,
+        **call,
     )
     output, cache = layer(step, step, cache=cache, **call)
     assert to_numpy(cache.lengths).tolist() == [3, 4]
     for row in range(B):
-        tokens = np.concatenate([x[row][keep[row]], step[row]])[None]
+        tokens = np.concatenate([x[row][padding_mask[row]], step[row]])[None]
         alone = to_numpy(layer(tokens, tokens, **call))
         assert relative_error(to_numpy(output)[row], alone[0, -1:]) <= 1e-6
-        assert relative_error(to_numpy(prompt)[row][keep[row]], alone[0, :-1]) <= 1e-6
+        assert (
+            relative_error(to_numpy(prompt)[row][padding_mask[row]], alone[0, :-1])
+            <= 1e-6
+        )
 
 
 def test_later_chunks_may_be_padded_too():
@@ -113,8 +121,8 @@ def test_later_chunks_may_be_padded_too():
     whole = to_numpy(layer(x, x, **call))
     _, cache = layer(x[:, :2], x[:, :2], cache=empty(layer), **call)
     chunk = np.insert(x[:, 2:], 1, np.nan, axis=1)  # 3 tokens and a hole
-    keep = drawn("1 . 1 1\n1 . 1 1")
-    masks = {"query_mask": keep, "value_mask": keep}
+    padding_mask = drawn("1 . 1 1\n1 . 1 1")
+    masks = {"query_mask": padding_mask, "value_mask": padding_mask}
     output, cache = layer(chunk, chunk, cache=cache, **masks, **call)
     assert to_numpy(cache.positions).tolist() == [[0, 1, 2, -1, 3, 4]] * B
     assert relative_error(to_numpy(output)[:, [0, 2, 3]], whole[:, 2:]) <= 1e-6

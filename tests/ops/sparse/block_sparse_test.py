@@ -1,4 +1,4 @@
-"""Attention to chosen blocks, and how blocks are chosen at random."""
+"""Attention to chosen blocks, and the random choice of blocks."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,15 @@ from contracts.kinds import to_numpy
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
 from keras_attention.ops.shuffle import shuffled
 from keras_attention.ops.sparse.block_sparse import block_sparse_attention
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 
 @pytest.mark.parametrize(
-    ("block_mask", "blocks_seen"),
+    ("block_mask", "num_visible_blocks"),
     [
         (masks.window(1, 0), 2),
         (masks.dilated(3), 5),
@@ -22,32 +24,31 @@ from keras_attention.ops.sparse.block_sparse import block_sparse_attention
     ],
     ids=repr,
 )
-def test_any_mask_of_blocks_will_do(block_mask, blocks_seen):
+def test_any_mask_of_blocks_works(block_mask, num_visible_blocks):
     random = np.random.default_rng(0)
     x = tf.constant(random.standard_normal((2, 41, 6)), "float32")
-    keep = tf.constant(random.random((2, 41)) < 0.7)
-    common = {"query": x, "key": x, "value": x, "num_heads": 2}
+    key_mask = tf.constant(random.random((2, 41)) < 0.7)
+    common = {"query": x, "key": x, "value": x, "heads": HeadSettings(num_heads=2)}
     blocks = first_positions(41) // 3
-    mask = block_mask.build(blocks, blocks) & keep[:, None, None, :]
+    mask = block_mask.build(blocks, blocks) & key_mask[:, None, None, :]
     expected, _ = dot_product_attention(mask=mask, **common)
     result = block_sparse_attention(
+        SelfAttentionInputs(**common, key_mask=key_mask),
         block_mask=block_mask,
         block_size=3,
-        blocks_seen=blocks_seen,
-        key_mask=keep,
-        **common,
+        num_visible_blocks=num_visible_blocks,
     )
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def choice(mask, blocks, keys=None):
-    """Which blocks see which, `[blocks, blocks]`; `keys` are those that count."""
+    """Which blocks see which, `[blocks, blocks]`; `keys` is `True` where one exists."""
     positions = np.arange(blocks)
     keys = positions if keys is None else np.where(keys, positions, -1)
     return to_numpy(mask.visible(positions, keys))
 
 
-def test_as_many_blocks_are_drawn_as_were_asked_for():
+def test_the_requested_number_of_blocks_is_drawn():
     seen = choice(masks.big_bird(1, 3, 3, 2, seed=5), 31)
     assert seen[:2].all()
     assert (seen[3:-1].sum(axis=1) == 2 + 3 + 3).all()
@@ -55,7 +56,7 @@ def test_as_many_blocks_are_drawn_as_were_asked_for():
 
 
 def test_the_draw_of_a_seed_never_changes():
-    """Models are trained with it: other numbers would be another model."""
+    """Models are trained with a draw: another draw would be another model."""
     assert masks.big_bird(1, 1, 1, 1, seed=0).draw(8) == (
         "1 1 1 1 1 1 1 1\n"
         "1 1 . . . 1 . .\n"
@@ -74,7 +75,7 @@ def test_the_draw_of_a_seed_never_changes():
     assert order.tolist() == [22410, 35957, 4110, 33552]
 
 
-def test_only_keys_that_count_are_drawn():
+def test_only_existing_keys_are_drawn():
     keys = np.arange(23) % 3 != 1
     keys[17:] = False
     rule = masks.big_bird(1, 2, 1, 1, seed=3)
@@ -102,15 +103,19 @@ def test_every_key_is_drawn_about_equally_often():
     assert 0.8 < deviation.std() < 1.2
 
 
-def test_what_is_built_in_pieces_is_what_is_built_at_once():
+def test_a_mask_built_in_pieces_equals_the_mask_built_at_once():
     positions = np.arange(29)
     mask = masks.causal & ~masks.big_bird(3, 2, 1, 1) | masks.blocks(4)
     whole = to_numpy(mask.build(positions, positions))
-    told = mask.among(positions)
+    restricted = mask.restrict_to(positions)
+
+    def build(*some):
+        return to_numpy(restricted.build(*some))
+
     pieces = [
         np.concatenate(
             [
-                to_numpy(told.build(positions[t : t + 7], positions[s : s + 5]))
+                build(positions[t : t + 7], positions[s : s + 5])
                 for s in range(0, 29, 5)
             ],
             axis=1,

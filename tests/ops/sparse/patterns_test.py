@@ -1,4 +1,4 @@
-"""A pattern's sparse way is dense attention under its mask, gradients too."""
+"""The sparse way of a pattern equals dense attention under its mask, gradients too."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ from contracts.kinds import to_numpy
 
 from keras_attention.ops import masks
 from keras_attention.ops.attend import dot_product_attention
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.positions import first_positions
+from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 from keras_attention.ops.sparse.patterns import (
     BlockPattern,
     GlobalTokensPattern,
@@ -43,77 +45,78 @@ def drawn(length, groups=2, dtype="float32", hidden=0.3):
     tensors = [
         random.standard_normal((2, length, size)).astype(dtype) for size in sizes
     ]
-    keep = random.random((2, length)) >= hidden
-    keep[1, : length // 2] = False
-    return [tf.constant(x) for x in tensors], tf.constant(keep)
+    key_mask = random.random((2, length)) >= hidden
+    key_mask[1, : length // 2] = False
+    return [tf.constant(x) for x in tensors], tf.constant(key_mask)
 
 
-def dense(pattern, tensors, keep, *, causal=False, bias=None, groups=2, soft_cap=None):
+def dense(
+    pattern, tensors, key_mask, *, causal=False, bias=None, groups=2, soft_cap=None
+):
     query, key, value = tensors
     positions = first_positions(query.shape[1])
     mask = pattern.causal_mask if causal else pattern.mask
-    among = positions if keep is None else tf.where(keep, positions, -1)
-    mask = mask.among(among).build(positions, positions)
+    keys = positions if key_mask is None else tf.where(key_mask, positions, -1)
+    mask = mask.restrict_to(keys).build(positions, positions)
     mask = mask[None] if len(mask.shape) == 2 else mask
-    mask = mask if keep is None else mask & keep[:, None, :]
+    mask = mask if key_mask is None else mask & key_mask[:, None, :]
     return dot_product_attention(
         query=query,
         key=key,
         value=value,
-        num_heads=HEADS,
-        num_key_value_heads=groups,
-        scale=0.3,
+        heads=HeadSettings(HEADS, groups, 0.3, soft_cap),
         mask=mask[:, None],
         bias=None if bias is None else bias(positions, positions),
-        soft_cap=soft_cap,
     )[0]
 
 
-def sparse(pattern, tensors, keep, *, groups=2, **settings):
-    query, key, value = tensors
-    return pattern.attend(
-        query=query,
-        key=key,
-        value=value,
-        num_heads=HEADS,
-        num_key_value_heads=groups,
-        scale=0.3,
-        key_mask=keep,
-        **settings,
-    )
+def sparse(
+    pattern, tensors, key_mask, *, causal=False, groups=2, soft_cap=None, **settings
+):
+    heads = HeadSettings(HEADS, groups, 0.3, soft_cap)
+    inputs = SelfAttentionInputs(*tensors, heads, key_mask=key_mask, **settings)
+    return pattern.attend(inputs, causal=causal)
 
 
-@pytest.mark.parametrize("length", [0, 1, 14, 97])
-@pytest.mark.parametrize("causal", [False, True])
+# A causal pattern differs in its mask only: short sequences are shaped the same way.
+@pytest.mark.parametrize(
+    ("length", "causal"),
+    [(0, False), (1, False), (14, False), (97, False), (97, True)],
+)
 @every_pattern
 def test_it_is_dense_attention_under_its_mask(pattern, causal, length):
-    tensors, keep = drawn(length)
-    for mask in (keep, None):
+    tensors, key_mask = drawn(length)
+    for mask in (key_mask, None):
         expected = dense(pattern, tensors, mask, causal=causal)
         result = sparse(pattern, tensors, mask, causal=causal)
         assert result.shape == (2, length, HEADS * VALUE_SIZE)
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-@every_pattern
-def test_so_it_is_with_a_bias_a_soft_cap_and_any_groups(pattern, groups):
-    tensors, keep = drawn(71, groups)
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        *((pattern, 1) for pattern in PATTERNS.values()),
+        *((PATTERNS[name], 4) for name in FEW),
+    ],
+)
+def test_it_is_so_with_a_bias_a_soft_cap_and_any_groups(pattern, groups):
+    tensors, key_mask = drawn(71, groups)
     settings = {"bias": slopes, "soft_cap": 0.9, "groups": groups}
-    expected = dense(pattern, tensors, keep, **settings)
-    plain = dense(pattern, tensors, keep, groups=groups)
+    expected = dense(pattern, tensors, key_mask, **settings)
+    plain = dense(pattern, tensors, key_mask, groups=groups)
     assert np.abs(expected - plain).max() > 0.1
-    result = sparse(pattern, tensors, keep, **settings)
+    result = sparse(pattern, tensors, key_mask, **settings)
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 @every_pattern
 def test_gradients_are_equal_too(pattern):
-    tensors, keep = drawn(67, dtype="float64")
+    tensors, key_mask = drawn(67, dtype="float64")
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(tensors)
         losses = [
-            tf.reduce_sum(tf.square(way(pattern, tensors, keep, bias=slopes)))
+            tf.reduce_sum(tf.square(way(pattern, tensors, key_mask, bias=slopes)))
             for way in (dense, sparse)
         ]
     expected, result = (tape.gradient(loss, tensors) for loss in losses)
@@ -124,40 +127,42 @@ def test_gradients_are_equal_too(pattern):
 @every_pattern
 def test_a_query_without_a_key_gets_exactly_0(pattern):
     tensors, _ = drawn(31)
-    keep = np.zeros((2, 31), bool)
-    keep[1, 3] = True
-    result = to_numpy(sparse(pattern, tensors, tf.constant(keep)))
+    key_mask = np.zeros((2, 31), bool)
+    key_mask[1, 3] = True
+    result = to_numpy(sparse(pattern, tensors, tf.constant(key_mask)))
     assert not result[0].any()
     assert np.isfinite(result).all()
     assert result[1].any()
 
 
-@every_pattern
+@few_patterns
 def test_padding_behind_a_sequence_changes_nothing(pattern):
-    (query, key, value), keep = drawn(61)
+    (query, key, value), key_mask = drawn(61)
     wider = [tf.pad(x, [[0, 0], [0, 36], [0, 0]]) for x in (query, key, value)]
-    expected = sparse(pattern, (query, key, value), keep)
-    result = sparse(pattern, wider, tf.pad(keep, [[0, 0], [0, 36]]))
+    expected = sparse(pattern, (query, key, value), key_mask)
+    result = sparse(pattern, wider, tf.pad(key_mask, [[0, 0], [0, 36]]))
     np.testing.assert_allclose(result[:, :61], expected, atol=1e-6)
 
 
 @every_pattern
 def test_a_later_key_changes_no_causal_result(pattern):
-    tensors, keep = drawn(61)
-    expected = sparse(pattern, [x[:, :40] for x in tensors], keep[:, :40], causal=True)
-    result = sparse(pattern, tensors, keep, causal=True)
+    tensors, key_mask = drawn(61)
+    expected = sparse(
+        pattern, [x[:, :40] for x in tensors], key_mask[:, :40], causal=True
+    )
+    result = sparse(pattern, tensors, key_mask, causal=True)
     np.testing.assert_allclose(result[:, :40], expected, atol=1e-6)
 
 
-@every_pattern
+@few_patterns
 def test_dropout_drops_weights(pattern):
-    tensors, keep = drawn(37)
+    tensors, key_mask = drawn(37)
 
     def half(weights):
         return weights / 2
 
-    expected = sparse(pattern, tensors, keep)
-    result = sparse(pattern, tensors, keep, dropout=half)
+    expected = sparse(pattern, tensors, key_mask)
+    result = sparse(pattern, tensors, key_mask, dropout=half)
     np.testing.assert_allclose(result, expected / 2, atol=1e-6)
 
 
@@ -167,29 +172,29 @@ def test_a_graph_need_not_know_batch_and_length(pattern):
     signature = [tf.TensorSpec((None, None, size)) for size in sizes]
 
     @tf.function(input_signature=[signature, tf.TensorSpec((None, None), tf.bool)])
-    def graph(tensors, keep):
-        return sparse(pattern, tensors, keep, bias=slopes)
+    def graph(tensors, key_mask):
+        return sparse(pattern, tensors, key_mask, bias=slopes)
 
     for length in (0, 29, 90):
-        tensors, keep = drawn(length)
-        expected = dense(pattern, tensors, keep, bias=slopes)
-        np.testing.assert_allclose(graph(tensors, keep), expected, atol=1e-6)
+        tensors, key_mask = drawn(length)
+        expected = dense(pattern, tensors, key_mask, bias=slopes)
+        np.testing.assert_allclose(graph(tensors, key_mask), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dilated global", "blocks"])
 def test_it_compiles(name):
     pattern = PATTERNS[name]
-    tensors, keep = drawn(37)
+    tensors, key_mask = drawn(37)
 
     @tf.function(jit_compile=True)
-    def compiled(tensors, keep):
+    def compiled(tensors, key_mask):
         with tf.GradientTape() as tape:
             tape.watch(tensors)
-            result = sparse(pattern, tensors, keep)
+            result = sparse(pattern, tensors, key_mask)
         return result, tape.gradient(result, tensors)
 
-    result, gradients = compiled(tensors, keep)
-    np.testing.assert_allclose(result, dense(pattern, tensors, keep), atol=1e-6)
+    result, gradients = compiled(tensors, key_mask)
+    np.testing.assert_allclose(result, dense(pattern, tensors, key_mask), atol=1e-6)
     assert all(np.isfinite(each).all() for each in gradients)
 
 
@@ -225,9 +230,9 @@ def test_global_tokens_have_positions_from_0(positions):
 
 def test_a_global_token_listed_twice_counts_once():
     once, twice = (GlobalTokensPattern(WindowPattern(1, 1), p) for p in ((3,), (3, 3)))
-    tensors, keep = drawn(17)
-    expected = sparse(once, tensors, keep)
-    np.testing.assert_array_equal(sparse(twice, tensors, keep), expected)
+    tensors, key_mask = drawn(17)
+    expected = sparse(once, tensors, key_mask)
+    np.testing.assert_array_equal(sparse(twice, tensors, key_mask), expected)
 
 
 def test_a_window_of_steps_is_drawn_as_one():

@@ -18,6 +18,7 @@ from keras import ops
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.ops.attend import BLOCKED, dot_product_attention
 from keras_attention.ops.backend.regions import region
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.linear import linear
 
 _ONE_AT_A_TIME = threading.RLock()  # what is replaced belongs to all threads
@@ -71,9 +72,7 @@ def _attend(layer, call, *, need_weights):
         query=_side_by_side(query),
         key=_side_by_side(key),
         value=_side_by_side(value),
-        num_heads=query.shape[2],
-        num_key_value_heads=key.shape[2],
-        scale=query.shape[-1] ** -0.5,
+        heads=HeadSettings(query.shape[2], key.shape[2], query.shape[-1] ** -0.5),
         mask=mask,
         bias=bias,
         return_weights=need_weights,

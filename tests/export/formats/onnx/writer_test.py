@@ -21,6 +21,7 @@ from keras_attention.export.signatures.signature import Signature, TensorInfo
 from keras_attention.layers.rms_normalization import RMSNormalization
 from keras_attention.ops.attend import dot_product_attention
 from keras_attention.ops.backend.regions import region
+from keras_attention.ops.heads import HeadSettings
 from keras_attention.ops.linear import linear
 
 onnx = pytest.importorskip("onnx")
@@ -55,9 +56,7 @@ def attention_signature(*, mask=False, bias=False, weights=False):
     def function(**tensors):
         results = dot_product_attention(
             **tensors,
-            num_heads=N,
-            num_key_value_heads=K,
-            scale=H**-0.5,
+            heads=HeadSettings(N, K, scale=H**-0.5),
             return_weights=weights,
         )
         return dict(zip(outputs, results, strict=False))
@@ -242,7 +241,9 @@ def test_layers_with_different_numbers_of_keys_do_not_share_memory(export):
         def largest_weight(query, keys):
             tensors = {"query": query, "key": keys, "value": keys}
             return ops.max(
-                dot_product_attention(**tensors, num_heads=2, return_weights=True)[1]
+                dot_product_attention(
+                    **tensors, heads=HeadSettings(2), return_weights=True
+                )[1]
             )
 
         x = x + largest_weight(x, x)
@@ -259,7 +260,9 @@ def test_only_the_weights_may_be_used_and_arguments_may_be_constant(export):
 
     def function(x):
         tensors = {"query": x, "key": x, "value": x, "mask": mask}
-        _, weights = dot_product_attention(**tensors, num_heads=2, return_weights=True)
+        _, weights = dot_product_attention(
+            **tensors, heads=HeadSettings(2), return_weights=True
+        )
         return {"weights": weights, "y": linear(x, tf.ones((E, 3)), tf.ones(3))}
 
     exported = export(function, {"x": TensorInfo("float32", ("batch", 5, E))})
@@ -270,7 +273,8 @@ def test_only_the_weights_may_be_used_and_arguments_may_be_constant(export):
 def test_half_precision_is_computed_in_float32(export):
     def function(x):
         x = ops.cast(x, "float16")
-        return {"y": dot_product_attention(query=x, key=x, value=x, num_heads=2)[0]}
+        tensors = {"query": x, "key": x, "value": x}
+        return {"y": dot_product_attention(**tensors, heads=HeadSettings(2))[0]}
 
     exported = export(function, {"x": SEQUENCE})
     assert exported.operators()["Attention"] == 1
