@@ -202,12 +202,6 @@ class MultiHeadAttention(AttentionLayer):
 
         Args:
             num_key_value_heads: A divisor of this layer's number of key/value heads.
-
-        Example:
-        >>> layer = ka.MultiHeadAttention(num_heads=4, key_dim=8)
-        >>> layer.build((None, None, 32), (None, None, 32))
-        >>> tuple(layer.to_grouped(2).key_projection.kernel.shape)
-        (32, 2, 8)
         """
         return with_fewer_key_value_heads(self, num_key_value_heads)
 

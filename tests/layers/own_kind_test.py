@@ -146,7 +146,8 @@ def test_every_kind_computes_attend_to_as_it_computes_a_call():
         mask = RNG.random((B, queries, S)) > 0.4
         bias = RNG.normal(size=(B, queries, S)).astype("float32")
         layer = kind.shared()
-        inputs = ka.AttentionInputs(query, key, value, mask, bias, need_weights=True)
+        tensors = map(ops.convert_to_tensor, (query, key, value, mask, bias))
+        inputs = ka.AttentionInputs(*tensors, need_weights=True)
         arguments = {"attention_mask": mask, "attention_bias": bias}
         wanted = layer(query, value, key, return_attention_scores=True, **arguments)
         for found, want in zip(layer.attend_to(inputs), wanted, strict=True):

@@ -1,4 +1,4 @@
-"""What every sparse way of computing self-attention takes."""
+"""The inputs that every sparse way of computing self-attention shares."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
