@@ -30,7 +30,7 @@ def _listed_names() -> dict[str, str]:
 
 _DEFINED_IN = _listed_names()
 
-__all__ = list(_DEFINED_IN)
+__all__ = list(_DEFINED_IN)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

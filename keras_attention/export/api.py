@@ -133,7 +133,7 @@ def export_model(
     check_buckets(length_buckets, chosen)
     compilation = {"jit_compile": jit_compile, "length_buckets": [*length_buckets]}
     chosen = with_sizes(chosen, static_axes) if format == "litert" else chosen
-    dtypes = {getattr(x, "compute_dtype", None) for x in model._flatten_layers()}
+    dtypes = {str(layer.compute_dtype) for layer in model._flatten_layers()}
     half = not dtypes.isdisjoint(HALF)
     if half:
         _check_half(dtypes, format)
