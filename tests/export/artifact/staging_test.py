@@ -285,7 +285,7 @@ def test_too_little_space_is_found_before_anything_is_written(tmp_path):
 def test_a_file_as_parent_is_explained(tmp_path):
     (tmp_path / "file").write_text("a")
     for final in (tmp_path / "file/1", tmp_path / "file/deep/1"):
-        with pytest.raises(NotADirectoryError, match="there is a file"), staging(final):
+        with pytest.raises(NotADirectoryError, match="one is a file"), staging(final):
             pass
     assert (tmp_path / "file").read_text() == "a"
 
@@ -302,7 +302,7 @@ def test_a_place_that_cannot_be_written_is_explained(tmp_path, monkeypatch, numb
         with staging(tmp_path / "parent/1"):
             pass
     assert caught.value.errno == number
-    assert "Expected a folder in which this user may write" in str(caught.value)
+    assert "Expected a folder that this user can write to" in str(caught.value)
 
 
 def test_an_error_about_another_file_is_left_as_it_is(tmp_path):
