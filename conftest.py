@@ -1,14 +1,12 @@
 """What tests and doctests share: the slow tier, a fixed seed, clean global state.
 
-With KERAS_BACKEND=jax or torch, tests that use TensorFlow itself are left out.
+With KERAS_BACKEND=jax or torch, tests that are marked with `tensorflow` are left out.
 
-It stands here and not in tests/ so that the doctests of keras_attention/ have it too.
+It is here and not in tests/ so that the doctests of keras_attention/ have it too.
 """
 
-import inspect
 import os
 import sys
-import types
 
 # Before anything imports Keras or TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -40,38 +38,12 @@ def _leave_out_other_backends(config, items):
 
 
 def _runs_here(item):
-    """A test that names `tf`, itself or through a helper, is TensorFlow's own.
-
-    Others run on every backend, or on the one they are marked with.
-    """
+    """A test that is marked with a backend runs there alone, any other everywhere."""
     backend = os.environ["KERAS_BACKEND"]
     for name in ("tensorflow", "torch"):
         if item.get_closest_marker(name):
             return name == backend
-    if backend == "tensorflow" or not isinstance(item, pytest.Function):
-        return True
-    return not _uses_tf(item.function, set())
-
-
-def _uses_tf(function, seen):
-    function = inspect.unwrap(function)
-    codes, names = [function.__code__], set()
-    for code in codes:  # it grows: functions inside functions
-        names |= set(code.co_names)
-        codes += [x for x in code.co_consts if isinstance(x, types.CodeType)]
-    module = function.__globals__
-    helpers = [module[name] for name in names - seen if name in module]
-    seen |= names
-    return any(
-        helper is sys.modules.get("tensorflow")
-        or type(helper).__module__.startswith("tensorflow.")
-        or (
-            inspect.isfunction(helper)
-            and helper.__globals__ is module
-            and _uses_tf(helper, seen)
-        )
-        for helper in helpers
-    )
+    return True
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -84,7 +56,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(autouse=True)
 def _names_in_examples(request, doctest_namespace):
-    # Examples in docstrings begin where their reader stands: with these imported.
+    # Examples in docstrings begin with these names imported.
     if isinstance(request.node, pytest.DoctestItem):
         import keras
         import numpy as np
@@ -98,8 +70,8 @@ def _names_in_examples(request, doctest_namespace):
 
 @pytest.fixture(autouse=True)
 def _arrays_from_torch(monkeypatch):
-    # numpy reads no torch tensor that is part of a graph of gradients, so tests build
-    # that graph where they ask for gradients (tests/backends.py) and in fit.
+    # NumPy cannot read a torch tensor that is part of a graph of gradients, so tests
+    # build that graph only for gradients (tests/backends.py) and in fit.
     if os.environ["KERAS_BACKEND"] != "torch":
         yield
         return
@@ -113,7 +85,7 @@ def _arrays_from_torch(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_clean_policy(_names_in_examples):
-    # A test that never touches Keras does not wait for its import.
+    # A test that does not use Keras does not wait for its import.
     if "keras" in sys.modules:
         import keras
 

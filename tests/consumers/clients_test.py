@@ -153,6 +153,7 @@ def test_the_compose_file_mounts_files_that_are_there(served):
     assert ask(served[0].port, "GET", path)[0] == 200
 
 
+@pytest.mark.tensorflow
 def test_the_onnx_client_needs_no_tensorflow_and_keeps_the_limits(tmp_path, run):
     pytest.importorskip("tf2onnx")
     model = small_artifact(tmp_path / "onnx", format="onnx")

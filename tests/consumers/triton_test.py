@@ -128,6 +128,7 @@ def answers(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])
 def test_both_versions_of_both_formats_give_the_numbers_of_the_model(

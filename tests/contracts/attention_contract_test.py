@@ -455,6 +455,7 @@ def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
         assert are_equal(output, expected)
 
 
+@pytest.mark.tensorflow
 @every_kind
 def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
     layer, inputs = kind.shared(), kind.inputs()

@@ -101,6 +101,7 @@ def asked(runner, prompts, **choices):
     return rows_of(runner.run("generate_ids", **padded(prompts), **chosen))
 
 
+@pytest.mark.tensorflow
 def test_the_keras_loop_equals_the_model_run_for_each_token(model, prompts, greedy):
     for prompt, expected in zip(prompts, greedy, strict=True):
         ids = list(prompt)

@@ -84,6 +84,7 @@ def test_self_and_cross_attention_have_different_names():
     }
 
 
+@pytest.mark.tensorflow
 def test_inside_a_graph_maps_are_outputs_of_the_graph():
     model = bert()
 

@@ -189,7 +189,7 @@ def test_a_wrong_argument_is_refused(model, tmp_path, arguments, words):
 
 def test_a_model_whose_inputs_are_unknown_is_refused(tmp_path):
     layer = keras.Sequential([keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match="functional"):
+    with pytest.raises(ValueError, match=r"has no inputs yet.*Received: model="):
         ka.export_model(layer, tmp_path / "out")
 
 

@@ -257,6 +257,7 @@ def test_masks_that_keras_carries_are_found():
     assert np.array_equal(to_numpy(implicit[0]._keras_mask), STEPS)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("order", ["luong-with-coverage", "bahdanau-with-a-vector"])
 def test_gradients_reach_every_weight_the_memory_and_the_targets(order):
     layer = decoder(**ORDERS[order])
@@ -270,6 +271,7 @@ def test_gradients_reach_every_weight_the_memory_and_the_targets(order):
         assert abs(to_numpy(gradient)).max() > 0
 
 
+@pytest.mark.tensorflow
 def test_compiled_with_unknown_lengths_it_gives_the_same():
     layer = decoder(dtype="float32", coverage=True)
     arrays = TARGETS.astype("float32"), MEMORY.astype("float32"), STEPS, KEEP
@@ -300,6 +302,7 @@ def test_states_are_float32_in_half_precision(policy):
     assert error.max() < {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}[policy]
 
 
+@pytest.mark.tensorflow
 def test_dropout_of_the_wrapped_cell_draws_one_mask_per_sequence_and_call():
     cell = keras.layers.LSTMCell(U, dropout=0.5, recurrent_dropout=0.5, seed=3)
     layer = decoder(cell, additive(dtype="float32"), dtype="float32")

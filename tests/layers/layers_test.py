@@ -110,6 +110,7 @@ def test_a_sequence_longer_than_the_table_is_refused():
             layer(X[:, :2], positions=np.array([0, wrong]))
 
 
+@pytest.mark.tensorflow
 def test_in_a_graph_of_unknown_length_the_runtime_refuses_it():
     layer = ka.PositionEmbedding(max_sequence_length=3)
     layer.build((None, None, E))
@@ -131,6 +132,7 @@ def test_token_embedding_is_a_table_and_its_transpose():
         assert relative_error(layer(some, reverse=True), some @ table.T) <= 1e-6
 
 
+@pytest.mark.tensorflow
 def test_ids_outside_the_vocabulary_are_refused():
     layer = TokenEmbedding(5, E)
     for wrong in (5, -1):

@@ -115,6 +115,7 @@ def test_dropout_drops_what_is_summed_and_not_what_is_returned():
     assert not np.allclose(output, weights @ VALUE)
 
 
+@pytest.mark.tensorflow
 def test_gradients_reach_every_weight_and_rows_are_independent():
     layer = built()
     query = tf.constant(QUERY)

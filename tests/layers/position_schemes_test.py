@@ -86,6 +86,7 @@ def test_saving_and_loading_changes_no_bit(make, tmp_path):
     assert np.array_equal(loaded(QUERY), model(QUERY))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 def test_symbolic_shapes_are_the_real_ones_and_every_key_table_gets_gradient(make):
     layer = make()
@@ -121,6 +122,7 @@ def test_every_dtype_gives_the_same_up_to_its_precision(make, policy):
     assert error <= {"mixed_float16": 2e-3, "mixed_bfloat16": 1.6e-2}.get(policy, 0.0)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("make", BIASES.values(), ids=BIASES)
 def test_a_bias_is_the_same_in_a_graph_of_unknown_length(make):
     layer = make()
@@ -211,6 +213,7 @@ def test_shaw_adds_to_scores_and_values():
         assert np.allclose(mine, expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 def test_gradients_reach_the_values_of_shaw():
     layer = RelativePositionRepresentation(2)
     layer.build(QUERY.shape)
@@ -322,6 +325,7 @@ def test_the_grid_encodes_the_row_then_the_column(layout):
             assert np.allclose(mine, [math.sin(angle), math.cos(angle)], atol=1e-6)
 
 
+@pytest.mark.tensorflow
 def test_the_grid_is_the_same_in_a_graph_of_unknown_size():
     layer = SinusoidalEncoding2D()
     layer.build((None, None, None, H))

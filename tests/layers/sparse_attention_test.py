@@ -68,6 +68,7 @@ def test_the_output_is_the_same_in_blocks_and_with_weights(make, causal):
     assert np.abs(again - expected).max() > 0.01
 
 
+@pytest.mark.tensorflow
 @every_layer
 def test_gradients_reach_every_weight(make):
     layer, (x, keep) = make(), drawn()

@@ -11,6 +11,7 @@ GRAPH = tf.function(
 )
 
 
+@pytest.mark.tensorflow
 def test_correct_ids_return_their_rows():
     ids = np.array([4, 0, 2])
     assert np.array_equal(lookup(TABLE, ids), TABLE[ids])
@@ -25,12 +26,14 @@ def test_a_wrong_id_is_named(wrong):
         lookup(TABLE, np.array([0, wrong]), what="ids")
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("wrong", [-1, -5, 5, 2**31 - 1])
 def test_a_wrong_id_is_refused_by_the_runtime_in_a_graph(wrong):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"not in \[0, 5\)"):
         GRAPH(np.array([0, wrong], "int32"))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("wrong", [-1, -5, 5, 2**31 - 1])
 def test_xla_returns_nan_and_never_a_wrong_row_for_a_wrong_id(wrong):
     compiled = tf.function(

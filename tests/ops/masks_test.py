@@ -137,6 +137,7 @@ def test_saving_a_mask_of_tensors_is_an_error(mask):
             keras.saving.serialize_keras_object(unsavable)
 
 
+@pytest.mark.tensorflow
 def test_a_mask_works_in_a_graph_of_unknown_lengths():
     mask = (masks.causal & masks.window(2, 0)) | masks.global_tokens([0])
 

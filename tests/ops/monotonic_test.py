@@ -121,6 +121,7 @@ def test_the_first_alignment_is_the_first_position():
     assert to_numpy(first_alignment(np.full((B, 3), 5.0))).tolist() == [[1, 0, 0]] * B
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("mode", "jit"), [("parallel", False), ("parallel", True), ("recursive", False)]
 )

@@ -51,6 +51,7 @@ def test_every_position_stays_distinct_in_half_precision(dtype):
     assert len(np.unique(half, axis=0)) == 20_000
 
 
+@pytest.mark.tensorflow
 def test_sinusoids_are_the_same_compiled():
     positions = np.array([0, 5, 99_999], "int32")
     compiled = tf.function(lambda x: sinusoids(x, 22), jit_compile=True)

@@ -195,6 +195,7 @@ def test_one_row_of_positions_serves_all_rows_of_the_batch():
         ) <= (1e-6)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("rows", [None, 1])
 def test_shaw_is_the_same_compiled_with_unknown_shapes(rows):
     def function(query, weights, distance):

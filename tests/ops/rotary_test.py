@@ -283,6 +283,7 @@ def test_every_dtype_is_within_its_own_rounding(name, dtype):
     assert (error <= abs(expected) * 2.0**-digits + slack + 1e-9).all()
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ["none", "dynamic"])
 def test_rotation_is_the_same_compiled_with_unknown_shapes(name):
     frequencies = rotary_frequencies(6, scaling=SCALINGS[name])

@@ -59,6 +59,7 @@ AXES = {
 }
 
 
+@pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize("case", AXES.values(), ids=AXES)
 def test_attention_over_axes_is_the_same(case):
@@ -87,6 +88,7 @@ def test_attention_over_axes_is_the_same(case):
     assert_same(ours(query, value, **call), theirs(query, value, **call))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("axes", [(1, 2), (2,)], ids=str)
 def test_gradients_over_axes_are_the_same(axes):
     x, other = random(B, 3, 5, E), random(B, 3, 5, V, seed=3)
@@ -176,6 +178,7 @@ def test_nan_at_padding_of_an_image_does_not_leak():
     assert np.array_equal(layer(image, poisoned, value_mask=keep), expected)
 
 
+@pytest.mark.tensorflow
 def test_sizes_of_images_may_be_unknown():
     layer = ka.MultiHeadAttention(
         2, 3, attention_axes=(-2, 1), output_shape=(2, 13), use_gate=True
@@ -232,6 +235,7 @@ def test_masks_of_rules_and_positions_number_the_attention_axes():
     assert_same(padded, layer(x, x, value_mask=keep.reshape(B, 3, 5), **call))
 
 
+@pytest.mark.tensorflow
 def test_images_are_compiled_by_xla():
     layer = ka.MultiHeadAttention(2, 3, attention_axes=(2,))
     x = tf.constant(random(B, 3, 5, E))
@@ -361,6 +365,7 @@ GROUPED = {
 }
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("settings", GROUPED.values(), ids=GROUPED)
 def test_grouped_attention_is_the_same(settings):
     settings = {"num_key_value_heads": 2, **settings}
@@ -441,6 +446,7 @@ def test_one_head_is_the_same_in_the_call_form_of_keras(kind, settings):
     assert relative_error(two[1], two[0]) <= 1e-6
 
 
+@pytest.mark.tensorflow
 @one_head
 def test_gradients_of_one_head_are_the_same(kind, settings):
     query, value, key = (
@@ -630,6 +636,7 @@ def test_keras_itself_cannot_load_its_quantised_attention(tmp_path):
         keras.models.load_model(tmp_path / "model.keras")
 
 
+@pytest.mark.tensorflow
 @quantising
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantised_projection_gives_gradients_and_takes_lora(mode):

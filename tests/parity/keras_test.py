@@ -105,6 +105,7 @@ def test_a_mask_for_each_head_is_the_same():
     assert relative_error(ours(query, value, attention_mask=mask), expected) <= 1e-6
 
 
+@pytest.mark.tensorflow
 def test_gradients_are_the_same():
     theirs, ours = pair()
     query, value = tf.constant(random(B, T, E)), tf.constant(random(B, S, V, seed=3))
@@ -278,6 +279,7 @@ def test_nan_at_padding_makes_outputs_nan_in_keras_and_not_here():
     assert np.array_equal(ours(query, poisoned, value_mask=keep), expected)
 
 
+@pytest.mark.tensorflow
 def test_masked_values_get_gradient_in_keras_and_none_here():
     theirs, ours = pair()
     query, value = random(B, T, E), tf.constant(random(B, S, V, seed=3))

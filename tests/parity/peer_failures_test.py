@@ -237,6 +237,7 @@ def test_left_padding_changes_nothing_in_a_decoder():
     ka.assert_padding_invariant(model, {"token_ids": ids}, sides=("left", "right"))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "XLA"])
 def test_positions_beyond_the_table_do_not_read_wrong_rows(compiled):
     """KerasHub: a raw error in eager code; under XLA the last row, silently."""

@@ -53,6 +53,7 @@ def predicting(server, body, path=PREDICT):
     return ask(server.port, "POST", path, body)
 
 
+@pytest.mark.tensorflow
 def test_rows_and_columns_give_the_numbers_of_the_model(server, base):
     expected = base[1](token_ids=tf.constant(IDS), weights=tf.constant(WEIGHTS))
     status, answer = predicting(server, {"instances": ROWS})
@@ -239,6 +240,7 @@ def grpc_request(signature="", name="small", **arrays):
     return request
 
 
+@pytest.mark.tensorflow
 def test_the_official_stubs_get_the_numbers_of_the_model(channel, base):
     from tensorflow_serving.apis import prediction_service_pb2_grpc as stubs
 
@@ -258,6 +260,7 @@ def test_the_official_stubs_get_the_numbers_of_the_model(channel, base):
     }
 
 
+@pytest.mark.tensorflow
 def test_the_official_stubs_get_status_and_signatures(channel):
     from tensorflow_serving.apis import (
         get_model_metadata_pb2 as metadata,
@@ -464,6 +467,7 @@ def test_a_slow_request_times_out_and_a_full_server_refuses(base, monkeypatch):
         until(lambda: predicting(server, {"instances": ROWS})[0] == 200)
 
 
+@pytest.mark.tensorflow
 def test_running_requests_are_answered_before_the_server_stops(base, monkeypatch):
     import grpc
     from tensorflow_serving.apis import prediction_service_pb2_grpc as stubs

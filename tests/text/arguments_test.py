@@ -71,6 +71,7 @@ def test_an_error_names_the_value_that_is_not_a_row_of_strings(tokenizer, texts,
         tokenizer(["a"], texts)
 
 
+@pytest.mark.tensorflow
 def test_another_number_of_pairs_than_of_texts_is_refused(tokenizer):
     with pytest.raises(ValueError, match="Received: 2 texts and 1 texts_pair"):
         tokenizer(["a", "b"], ["c"])

@@ -84,6 +84,7 @@ def test_the_bert_of_its_authors_is_read(bert):
     )
 
 
+@pytest.mark.tensorflow
 def test_the_gpt2_of_its_authors_is_read(tmp_path):
     model = ka.GPTDecoder(13, 2, 3, 33, 132, max_sequence_length=29)
     stored = saved(model, tmp_path / "hf")

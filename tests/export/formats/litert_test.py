@@ -155,6 +155,7 @@ def test_one_of_several_files_must_be_named_and_the_runtime_must_fit(artifact):
         open_artifact(artifact, "attention", runtime="onnxruntime")
 
 
+@pytest.mark.tensorflow
 def test_the_interpreter_of_tensorflow_returns_the_same(artifact, monkeypatch):
     asked = questions()
     file = artifact / "serving_default.tflite"
@@ -262,12 +263,14 @@ def test_an_operator_that_is_not_allowed_is_named(tmp_path, function, operator):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.tensorflow
 def test_free_axes_are_refused_by_the_writer(tmp_path):
     signature = vector_signature(tf.identity)
     with pytest.raises(ExportError, match=r"Expected `static_axes` with \['batch'\]"):
         write_litert(signature, tmp_path / "s.tflite", variables=[])
 
 
+@pytest.mark.tensorflow
 def test_own_examples_must_have_the_sizes():
     def examples(*batches):
         return lambda: [(f"{n}", {"x": np.ones((n, 5), "f")}, None) for n in batches]
@@ -291,6 +294,7 @@ def test_the_list_of_operators_has_the_numbers_of_the_schema():
     assert numbers["CUSTOM"] not in allowed.LITERT
 
 
+@pytest.mark.tensorflow
 def test_operators_of_tensorflow_are_refused_by_the_scan(tmp_path):
     function = tf.function(lambda x: {"y": tf.linalg.det(x)}, autograph=False)
     traced = function.get_concrete_function(tf.TensorSpec([3, 3], "float32", name="x"))

@@ -100,6 +100,7 @@ def lookup_model(tmp_path_factory):
 TEXTS = ["red green", 'blue "quoted" \\ \t red', "", "été 日本 blue"]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("output", ["vectors", "token_ids", "is_known"])
 def test_c_gives_the_numbers_of_python(client, lookup_model, output):
     folder, function = lookup_model
@@ -109,6 +110,7 @@ def test_c_gives_the_numbers_of_python(client, lookup_model, output):
     np.testing.assert_array_equal(np.array(got, expected.dtype), expected)
 
 
+@pytest.mark.tensorflow
 def test_c_names_the_inputs_and_gives_numbers(client, lookup_model):
     folder, function = lookup_model
     expected = function(tf.constant(WORDS[1:3]))["vectors"].numpy()
@@ -125,6 +127,7 @@ def test_c_gives_texts(client, lookup_model):
     assert got == [text + "!" for text in TEXTS]
 
 
+@pytest.mark.tensorflow
 def test_c_loads_the_operations_of_tensorflow_text(client, tmp_path):
     pytest.importorskip("tensorflow_text")
     folder, function = save(tmp_path / "1", WordPieces())
@@ -171,6 +174,7 @@ def test_a_bad_call_ends_with_the_reason(client, lookup_model, call, message):
     assert message in done.stderr.decode()
 
 
+@pytest.mark.tensorflow
 def test_a_failing_check_in_the_graph_is_reported(client, tmp_path):
     signature = Signature(
         "encode",

@@ -88,6 +88,7 @@ def test_a_session_gives_the_numbers_of_the_model(model, session, inputs, signat
     np.testing.assert_allclose(scores, expected(model, inputs), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 def test_python_gives_the_numbers_of_the_model(model, folder, inputs):
     loaded = tf.saved_model.load(str(folder))
     tensors = {name: tf.constant(array) for name, array in inputs.items()}
@@ -116,6 +117,7 @@ def test_each_weight_is_stored_once(model, folder, record_property):
     assert weights <= stored <= 1.05 * weights
 
 
+@pytest.mark.tensorflow
 def test_a_tied_weight_is_stored_once(model, tmp_path):
     write_saved_model(
         [ids_signature(model)], tmp_path / "1", variables=model.variables * 2
@@ -174,6 +176,7 @@ def test_a_bad_call_is_one_clear_error_in_a_session(
         session.run(signature, **change(inputs, **arrays))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(("arrays", "message"), BAD_CALLS.values(), ids=list(BAD_CALLS))
 def test_a_bad_call_is_the_same_error_in_python(folder, inputs, arrays, message):
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -241,6 +244,7 @@ def embedding():
     return layer
 
 
+@pytest.mark.tensorflow
 def test_texts_go_through_a_lookup_table_in_a_session(embedding, tmp_path):
     tokenizer = Tokenizer()
     write_saved_model(
@@ -258,6 +262,7 @@ def test_texts_go_through_a_lookup_table_in_a_session(embedding, tmp_path):
     assert op_libraries(tmp_path / "1") == []
 
 
+@pytest.mark.tensorflow
 def test_the_libraries_of_tensorflow_text_are_named(embedding, tmp_path):
     text = pytest.importorskip("tensorflow_text")
     words = text.FastWordpieceTokenizer(
@@ -281,6 +286,7 @@ def test_the_libraries_of_tensorflow_text_are_named(embedding, tmp_path):
     np.testing.assert_allclose(vectors[0], table[2] + table[0] * 0, rtol=1e-6)
 
 
+@pytest.mark.tensorflow
 def test_an_untracked_table_is_refused_at_export(embedding, tmp_path):
     with pytest.raises(ExportError, match="in `assets_and_resources`"):
         write_saved_model(
@@ -290,6 +296,7 @@ def test_an_untracked_table_is_refused_at_export(embedding, tmp_path):
         )
 
 
+@pytest.mark.tensorflow
 def test_a_variable_that_is_not_given_is_refused_by_its_name(model, tmp_path):
     kernel = model.layers[-1].kernel
     given = [v for v in model.variables if v is not kernel]
@@ -298,6 +305,7 @@ def test_a_variable_that_is_not_given_is_refused_by_its_name(model, tmp_path):
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.tensorflow
 def test_a_layer_as_resource_is_refused(embedding, tmp_path):
     with pytest.raises(TypeError, match="A Keras layer cannot be a resource"):
         write_saved_model(
@@ -308,6 +316,7 @@ def test_a_layer_as_resource_is_refused(embedding, tmp_path):
         )
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -328,6 +337,7 @@ def test_a_description_that_does_not_fit_is_refused(model, tmp_path, changes, me
         )
 
 
+@pytest.mark.tensorflow
 def test_two_signatures_of_one_name_are_refused(model, tmp_path):
     with pytest.raises(ExportError, match="names that differ"):
         write_saved_model(
@@ -335,6 +345,7 @@ def test_two_signatures_of_one_name_are_refused(model, tmp_path):
         )
 
 
+@pytest.mark.tensorflow
 def test_values_that_are_not_built_variables_are_refused(model, tmp_path):
     with pytest.raises(TypeError, match="Only built Keras variables"):
         write_saved_model(

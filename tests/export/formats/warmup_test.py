@@ -17,6 +17,7 @@ def artifact(tmp_path):
     return tmp_path / "model" / "1"
 
 
+@pytest.mark.tensorflow
 def test_every_request_in_the_file_runs(artifact):
     pytest.importorskip("tensorflow_serving")
     from tensorflow_serving.apis import prediction_log_pb2

@@ -279,6 +279,7 @@ def test_a_session_survives_a_second_one_and_closes(artifacts):
         first.run("lookup", **GOOD)
 
 
+@pytest.mark.tensorflow
 def test_a_text_that_was_cut_within_a_character_can_be_read(tmp_path):
     signature = Signature(
         "cut",
@@ -315,6 +316,7 @@ def test_onnx_runs_without_tensorflow_and_keras(artifacts):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.tensorflow
 def test_a_missing_operation_says_what_to_install(tmp_path):
     text = pytest.importorskip("tensorflow_text")
     words = text.FastWordpieceTokenizer(

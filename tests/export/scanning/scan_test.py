@@ -116,6 +116,7 @@ def hides_in_a_branch(x):
     return tf.cond(tf.reduce_sum(x) > 0, lambda: reads_a_file(x)["text"], lambda: "")
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("function", "operator"),
     [

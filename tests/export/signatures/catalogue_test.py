@@ -51,5 +51,5 @@ def test_a_model_that_is_not_known_is_an_error_that_says_what_to_pass():
     class Unknown(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match=r"signatures=\[Signature.*Received: model="):
+    with pytest.raises(ValueError, match=r"signatures=\[ka.*Received: model="):
         signatures_of(Unknown())

@@ -128,6 +128,7 @@ def test_a_prompt_without_tokens_is_refused(session):
         session.run("generate", text=["the", ""], **controls(2))
 
 
+@pytest.mark.tensorflow
 def test_logits_that_are_nan_are_refused():
     model = language_model("gpt2", num_layers=1)
     weights = model.decoder.final_normalization.weights[0]

@@ -26,6 +26,7 @@ def recording(seen):
     return function
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_caller_gets_outputs_of_the_length_of_the_inputs(jit_compile):
     plain = Signature("pairs", recording([]), IDS, PAIRS)
@@ -40,6 +41,7 @@ def test_the_caller_gets_outputs_of_the_length_of_the_inputs(jit_compile):
     assert shapes == [(n, n) for n in range(1, 11)]
 
 
+@pytest.mark.tensorflow
 def test_only_lengths_of_the_buckets_reach_the_model():
     seen = []
     signature = Signature("pairs", recording(seen), IDS, PAIRS)
@@ -85,6 +87,7 @@ def test_signatures_that_cannot_be_compiled_are_an_error(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.tensorflow
 def test_texts_of_a_half_precision_model_are_compiled_too():
     from keras_attention.export.api import _answering_in_float32
 

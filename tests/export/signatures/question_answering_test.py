@@ -12,6 +12,8 @@ from keras_attention.export.signatures.catalogue import signatures_of
 
 pytest.importorskip("tensorflow_text")
 
+pytestmark = pytest.mark.tensorflow
+
 SENTENCE = "The animal didn't cross the street because it was too tired. "
 CONTEXTS = [
     SENTENCE,

@@ -113,6 +113,7 @@ def close(got, expected, dtype):
 LENGTHS = [3, 1, 1, 6, 1, 2, 5, 1, 4, 1]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(("policy", "dtype"), [*STORES, ("growing", "bfloat16")])
 def test_queries_see_what_a_list_would_hold(policy, dtype):
     cache, rows = MAKERS[policy](dtype=dtype), [Row(policy) for _ in range(B)]
@@ -176,6 +177,7 @@ def test_rows_that_do_not_exist_are_refused(policy):
             MAKERS[policy]().reorder(rows)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("policy", "dtype", "lengths"),
     [
@@ -223,6 +225,7 @@ def test_cropping_removes_numbers_that_are_not_finite(policy):
     assert np.isfinite(to_numpy(cache.key)).all()
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("taken", "lengths", "lost"),
     [
@@ -322,6 +325,7 @@ def test_positions_with_gaps_are_kept_and_the_window_counts_tokens():
     assert sorted(held_tokens(cache.crop(61), 0)) == [3, 5, 30, 40, 50, 60]
 
 
+@pytest.mark.tensorflow
 def test_settings_are_read_from_shapes():
     rolling = MAKERS["rolling"]()
     assert (rolling.window, rolling.num_sink_tokens, rolling.capacity) == (5, 2, 7)

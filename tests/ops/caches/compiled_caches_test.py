@@ -85,6 +85,7 @@ def agree(got, expected):
         assert np.allclose(*sides, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("policy", "dtype"),
     [
@@ -106,6 +107,7 @@ def test_a_graph_of_unknown_sizes_does_what_eager_code_does(policy, dtype):
 
 
 # One compilation per length. For the fixed cache, see the test of its end.
+@pytest.mark.tensorflow
 def test_xla_does_what_eager_code_does():
     eager = compiled = MAKERS["rolling"](dtype="int8")
     run = tf.function(step, jit_compile=True)
@@ -133,6 +135,7 @@ def test_what_is_compiled_writes_single_tokens_in_place_and_keeps_the_others(dty
     assert type(second[1]) is AmpleKVCache
 
 
+@pytest.mark.tensorflow
 @float_and_int8
 @fixed_shapes
 def test_a_while_loop_carries_it_without_shape_invariants(policy, dtype):
@@ -169,6 +172,7 @@ def test_a_while_loop_carries_it_without_shape_invariants(policy, dtype):
     agree((got, cache), (ops.concatenate(outputs, axis=1), eager))
 
 
+@pytest.mark.tensorflow
 @every_policy
 def test_reorder_and_crop_work_in_a_graph(policy):
     chunk = chunk_of(6, 1)
@@ -197,6 +201,7 @@ def full(length, row=slice(None)):
     return key, value, padding_mask
 
 
+@pytest.mark.tensorflow
 def test_more_tokens_than_slots_are_refused_when_traced():
     for run in (step, tf.function(step), tf.function(step, jit_compile=True)):
         with pytest.raises(ValueError, match=r"7 new .* 5 slots.*Received: .*length 7"):
@@ -217,6 +222,7 @@ def test_past_the_end_eager_code_names_the_row(dtype):
     step(cache, *full(1, row=0))
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("dtype", "xla"),
     [("float32", False), ("int8", False), ("float32", True)],
@@ -240,6 +246,7 @@ def test_past_the_end_a_compiled_row_is_nan_from_there_on(dtype, xla):
     assert np.isfinite(to_numpy(emptied)).all()
 
 
+@pytest.mark.tensorflow
 def test_a_length_that_is_unknown_does_not_run_past_the_end_either():
     run = tf.function(step, input_signature=signature_of(small()))
     output, cache = run(small(), *full(7, row=0))
@@ -262,6 +269,7 @@ def test_holes_that_cropping_leaves_are_filled():
     assert np.array_equal(to_numpy(cache.key)[0, [0, 2, 4]], key[0])
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("policy", "dtype"), [("fixed", "float32"), ("rolling", "int8")]
 )

@@ -128,6 +128,7 @@ def test_later_chunks_may_be_padded_too():
     assert relative_error(to_numpy(output)[:, [0, 2, 3]], whole[:, 2:]) <= 1e-6
 
 
+@pytest.mark.tensorflow
 def test_a_while_loop_carries_it():
     layer = ka.MultiHeadAttention(2, 3)
     x = random(B, 5, E)

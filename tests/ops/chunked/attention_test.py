@@ -166,6 +166,7 @@ def with_bias(function, case):
 
 
 # One chunk for all is a grid of a single, exact tile: a few cases of it are enough.
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("name", "chunks"),
     [*((name, (4, 6)) for name in CASES), *((name, (512, 512)) for name in FEW)],
@@ -177,6 +178,7 @@ def test_chunks_are_the_equations_one_by_one(name, chunks):
     assert output.dtype == "float64"
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", FEW)
 def test_chunks_are_dense_attention_in_float32(name):
     case = CASES[name]
@@ -186,6 +188,7 @@ def test_chunks_are_dense_attention_in_float32(name):
     assert output.dtype == "float32"
 
 
+@pytest.mark.tensorflow
 @every_case
 def test_gradients_are_those_of_dense_attention(case):
     call, inputs = with_bias(chunked, case)
@@ -197,6 +200,7 @@ def test_gradients_are_those_of_dense_attention(case):
         np.testing.assert_allclose(ours, theirs, atol=1e-13)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", FEW)
 def test_gradients_are_finite_differences(name):
     call, inputs = with_bias(chunked, CASES[name])
@@ -213,6 +217,7 @@ def test_gradients_are_finite_differences(name):
     assert found == pytest.approx(expected, abs=1e-7)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_rounded_once_at_the_end(dtype):
     tensors = [tf.cast(40 * x, dtype) for x in TENSORS]  # products overflow float16
@@ -224,6 +229,7 @@ def test_half_precision_is_rounded_once_at_the_end(dtype):
     assert np.isfinite(tf.cast(output, "float32")).all()
 
 
+@pytest.mark.tensorflow
 def test_a_query_without_a_visible_key_gets_zeros_and_has_no_gradient():
     call, inputs = with_bias(chunked, CASES["everything"])
     assert not np.any(call(*inputs)[:, HIDDEN_ROW])
@@ -234,6 +240,7 @@ def test_a_query_without_a_visible_key_gets_zeros_and_has_no_gradient():
     assert not np.any(np.asarray(key)[~KEY_MASK])
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("how", ["key_mask", "key_positions"])
 def test_values_at_hidden_keys_have_no_effect(how):
     hiding = {
@@ -257,6 +264,7 @@ def test_a_nan_at_a_visible_key_reaches_the_output():
     assert np.isfinite(output[0]).all()
 
 
+@pytest.mark.tensorflow
 def test_the_lowest_bias_is_above_what_the_mask_hides():
     bias = np.full((T, S), -np.inf)
     case = {"bias": bias, "mask": masks.causal}
@@ -265,6 +273,7 @@ def test_the_lowest_bias_is_above_what_the_mask_hides():
     np.testing.assert_allclose(output[:, 0, :V], TENSORS[2][:, 0, :V], atol=1e-13)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("sizes", [(0, T, S), (B, 0, S), (B, T, 0)])
 @pytest.mark.parametrize("case", [{}, {"mask": masks.causal, "soft_cap": 2.0}])
 def test_no_queries_no_keys_and_no_rows_are_fine(sizes, case):
@@ -331,6 +340,7 @@ def test_a_cached_step_computes_the_chunks_of_its_window_only(monkeypatch):
     np.testing.assert_array_equal(seen, oracle.drawn(". . 1 1"))
 
 
+@pytest.mark.tensorflow
 def test_lengths_unknown_in_the_graph_are_fine():
     def call(query, key, value, bias):
         return chunked(query, key, value, bias=bias, mask=masks.window(4, 2))
@@ -356,6 +366,7 @@ def test_lengths_unknown_in_the_graph_are_fine():
             np.testing.assert_allclose(ours, theirs, atol=1e-13)
 
 
+@pytest.mark.tensorflow
 def test_xla_compiles_it_with_its_gradient():
     case = CASES["padding"] | {"soft_cap": 0.7}
     inputs = [tf.constant(x) for x in TENSORS]
@@ -432,6 +443,7 @@ def sizes_in_graph(length, **kwargs):
     return [size for size in found if size is not None]
 
 
+@pytest.mark.tensorflow
 def test_no_tensor_has_all_scores_and_the_graph_does_not_grow():
     length = 4096
     sizes = sizes_in_graph(length, chunks=(64, 32), mask=masks.causal)

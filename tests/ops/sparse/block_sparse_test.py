@@ -14,6 +14,7 @@ from keras_attention.ops.sparse.block_sparse import block_sparse_attention
 from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("block_mask", "num_visible_blocks"),
     [
@@ -55,6 +56,7 @@ def test_the_requested_number_of_blocks_is_drawn():
     assert seen[:, :2].all()
 
 
+@pytest.mark.tensorflow
 def test_the_draw_of_a_seed_never_changes():
     """Models are trained with a draw: another draw would be another model."""
     assert masks.big_bird(1, 1, 1, 1, seed=0).draw(8) == (

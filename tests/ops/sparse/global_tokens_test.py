@@ -11,6 +11,8 @@ from keras_attention.ops.positions import first_positions
 from keras_attention.ops.sparse.global_tokens import global_token_attention, rows_at
 from keras_attention.ops.sparse.inputs import SelfAttentionInputs
 
+pytestmark = pytest.mark.tensorflow
+
 POSITIONS = (0, 9, 40)
 HEADS = HeadSettings(4, 2, scale=0.3)
 

@@ -79,6 +79,7 @@ def sparse(
 
 
 # A causal pattern differs in its mask only: short sequences are shaped the same way.
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("length", "causal"),
     [(0, False), (1, False), (14, False), (97, False), (97, True)],
@@ -93,6 +94,7 @@ def test_it_is_dense_attention_under_its_mask(pattern, causal, length):
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("pattern", "groups"),
     [
@@ -110,6 +112,7 @@ def test_it_is_so_with_a_bias_a_soft_cap_and_any_groups(pattern, groups):
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @every_pattern
 def test_gradients_are_equal_too(pattern):
     tensors, key_mask = drawn(67, dtype="float64")
@@ -124,6 +127,7 @@ def test_gradients_are_equal_too(pattern):
         np.testing.assert_allclose(tf.convert_to_tensor(other), one, atol=1e-10)
 
 
+@pytest.mark.tensorflow
 @every_pattern
 def test_a_query_without_a_key_gets_exactly_0(pattern):
     tensors, _ = drawn(31)
@@ -135,6 +139,7 @@ def test_a_query_without_a_key_gets_exactly_0(pattern):
     assert result[1].any()
 
 
+@pytest.mark.tensorflow
 @few_patterns
 def test_padding_behind_a_sequence_changes_nothing(pattern):
     (query, key, value), key_mask = drawn(61)
@@ -144,6 +149,7 @@ def test_padding_behind_a_sequence_changes_nothing(pattern):
     np.testing.assert_allclose(result[:, :61], expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @every_pattern
 def test_a_later_key_changes_no_causal_result(pattern):
     tensors, key_mask = drawn(61)
@@ -154,6 +160,7 @@ def test_a_later_key_changes_no_causal_result(pattern):
     np.testing.assert_allclose(result[:, :40], expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @few_patterns
 def test_dropout_drops_weights(pattern):
     tensors, key_mask = drawn(37)
@@ -166,6 +173,7 @@ def test_dropout_drops_weights(pattern):
     np.testing.assert_allclose(result, expected / 2, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @few_patterns
 def test_a_graph_need_not_know_batch_and_length(pattern):
     sizes = (HEADS * KEY_SIZE, 2 * KEY_SIZE, 2 * VALUE_SIZE)
@@ -181,6 +189,7 @@ def test_a_graph_need_not_know_batch_and_length(pattern):
         np.testing.assert_allclose(graph(tensors, key_mask), expected, atol=1e-6)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ["dilated global", "blocks"])
 def test_it_compiles(name):
     pattern = PATTERNS[name]
@@ -198,6 +207,7 @@ def test_it_compiles(name):
     assert all(np.isfinite(each).all() for each in gradients)
 
 
+@pytest.mark.tensorflow
 @few_patterns
 def test_memory_grows_with_the_length_and_not_with_its_square(pattern):
     length = 4096
@@ -228,6 +238,7 @@ def test_global_tokens_have_positions_from_0(positions):
         GlobalTokensPattern(WindowPattern(1, 1), positions)
 
 
+@pytest.mark.tensorflow
 def test_a_global_token_listed_twice_counts_once():
     once, twice = (GlobalTokensPattern(WindowPattern(1, 1), p) for p in ((3,), (3, 3)))
     tensors, key_mask = drawn(17)

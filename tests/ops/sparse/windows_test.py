@@ -48,6 +48,7 @@ def both_ways(tensors, key_mask, *, window, heads, groups, block):
     return dense, blocked
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(("length", "window", "heads", "groups", "block"), CASES)
 def test_blocks_equal_the_masked_dense_result(length, window, heads, groups, block):
     tensors, key_mask = drawn(length, heads, groups)
@@ -63,6 +64,7 @@ def test_blocks_equal_the_masked_dense_result(length, window, heads, groups, blo
     assert blocked.shape == (2, length, 7 * heads)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(("length", "window", "heads", "groups", "block"), CASES[1:4])
 def test_gradients_are_equal_too(length, window, heads, groups, block):
     tensors, key_mask = drawn(length, heads, groups, "float64")
@@ -84,6 +86,7 @@ def test_gradients_are_equal_too(length, window, heads, groups, block):
         np.testing.assert_allclose(blocked, dense, atol=1e-11)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(("causal", "jit_compile"), [(False, False), (True, True)])
 def test_the_layer_returns_the_same_by_blocks_and_with_its_weights(causal, jit_compile):
     layer = ka.MultiHeadAttention(

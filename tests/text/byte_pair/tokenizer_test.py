@@ -199,6 +199,7 @@ def test_any_text_gives_the_ids_of_hugging_face(pair, texts):
     assert differences(*pair, texts) == []
 
 
+@pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -234,6 +235,7 @@ def test_merges_out_of_order_are_merged_one_pair_at_a_time():
     assert tokenizer.tokenize(texts).to_list() == expected
 
 
+@pytest.mark.tensorflow
 def test_detokenize_is_the_decoder_of_hugging_face(pair):
     tokenizer, reference = pair
     ids = [*tokenizer.tokenize(HOSTILE + random_texts(300, 4)).to_list()]
@@ -378,6 +380,7 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
 """
 
 
+@pytest.mark.tensorflow
 def test_a_session_without_any_op_library_gives_the_same_ids(pair, tmp_path):
     module = Served(pair[0])
     tf.saved_model.save(module, str(tmp_path), signatures={"single": module.single})

@@ -199,6 +199,7 @@ def folder_of(path, model, kind, **more):
     return path
 
 
+@pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["T5", "XLMRoberta", "Camembert", "Llama"])
 def test_a_folder_gives_the_ids_of_transformers(kind, tmp_path):

@@ -172,6 +172,7 @@ def test_every_code_point_splits_words_alike(lowercase):
         assert differences(tokenizer, reference, texts) == []
 
 
+@pytest.mark.tensorflow
 @pytest.mark.slow
 def test_every_code_point_is_normalized_alike():
     # Ids do not show code points without a token: here the words are compared.
@@ -188,6 +189,7 @@ def test_every_code_point_is_normalized_alike():
                 assert [word.decode() for word in row] == [word for word, _ in split]
 
 
+@pytest.mark.tensorflow
 def test_bytes_that_are_not_utf8_are_read_as_the_replacement_character(pair):
     texts = [
         b"a\xffb",
@@ -253,6 +255,7 @@ def test_rows_are_framed_truncated_and_padded_alike(pair, max_length):
             assert batch["padding_mask"][place].numpy().tolist() == mask
 
 
+@pytest.mark.tensorflow
 def test_an_empty_batch_gives_empty_tensors_of_the_same_types(pair):
     tokenizer = pair[0]
     for texts in ([], tf.constant([], tf.string)):
@@ -304,6 +307,7 @@ def expected_rows(tokenizer, texts):
     return [row + [0] * (width - len(row)) for row in rows]
 
 
+@pytest.mark.tensorflow
 def test_a_function_and_a_loaded_saved_model_give_the_same_ids(pair, saved):
     texts = served_texts()
     reference = hugging_face(VOCABULARY, max_length=512)
@@ -352,6 +356,7 @@ def test_a_session_that_loads_only_the_named_op_libraries_gives_the_same_ids(sav
     assert json.loads(result.stdout) == expected_rows(reference, texts)
 
 
+@pytest.mark.tensorflow
 def test_detokenize_joins_tokens_as_the_hugging_face_decoder_does(pair):
     from tokenizers import decoders
 

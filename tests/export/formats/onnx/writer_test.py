@@ -257,6 +257,7 @@ def test_layers_with_different_numbers_of_keys_do_not_share_memory(export):
     exported.compare(x=normal(2, 5, E), memory=normal(2, 17, E))
 
 
+@pytest.mark.tensorflow
 def test_only_the_weights_may_be_used_and_arguments_may_be_constant(export):
     mask = tf.constant(np.tri(5, dtype=bool)[None, None])
 
@@ -283,6 +284,7 @@ def test_half_precision_is_computed_in_float32(export):
     exported.compare(tolerance=1e-3, x=normal(2, 5, E))
 
 
+@pytest.mark.tensorflow
 def test_attention_inside_a_loop_becomes_an_operator_too(export):
     def function(x):
         def step(i, x):
@@ -523,6 +525,7 @@ def test_an_id_outside_the_vocabulary_names_the_embedding(export):
         exported.run(ids=np.array([[11]], "int32"))
 
 
+@pytest.mark.tensorflow
 def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, caplog):
     def function(x):
         return {"y": tf.raw_ops.Digamma(x=x) + tf.raw_ops.BesselI0e(x=x)}
@@ -536,6 +539,7 @@ def test_operators_without_an_onnx_form_are_named_and_leave_no_file(tmp_path, ca
     assert told == []  # it would have logged the failure
 
 
+@pytest.mark.tensorflow
 def test_a_failed_translation_names_the_node(tmp_path):
     def function(x):
         bits = tf.bitcast(x, tf.int32, name="peek")
@@ -568,6 +572,7 @@ def test_tf2onnx_is_unchanged_afterwards(attentions):
     assert logging.getLogger("tf2onnx").propagate
 
 
+@pytest.mark.tensorflow
 def test_large_weights_go_to_a_file_next_to_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "EXTERNAL_WEIGHTS_BYTES", 1000)
     kernel = tf.Variable(normal(E, 300))
