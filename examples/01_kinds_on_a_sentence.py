@@ -7,7 +7,7 @@ kinds train at once, on sentences of Python's documentation.
 
 Expected: the share of variance that each explains on 64 sentences it has not seen, and
 the picture in the README. About one minute on two cores. Needs
-"keras-attention[text,plot]" and the weights.
+"keras-attention-layers[text,plot]" and the weights.
 """
 
 import re

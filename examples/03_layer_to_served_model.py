@@ -5,7 +5,7 @@ The model is a functional Keras model of this library's layers. It is exported t
 SavedModel (for TF Serving) and to ONNX; each export is verified before it is kept.
 
 Expected: the accuracy on texts it has not seen, and the same outputs three times.
-Needs "keras-attention[onnx]"; about half a minute on two cores.
+Needs "keras-attention-layers[onnx]"; about half a minute on two cores.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Loads all-MiniLM-L6-v2, exports it to a SavedModel with the tokenizer inside, op
 as TF Serving does, and searches Python's documentation. The search does not use Keras.
 
 Expected: for each question the three nearest paragraphs with their cosine. Needs
-"keras-attention[text]" and the weights; about a minute on two cores.
+"keras-attention-layers[text]" and the weights; about a minute on two cores.
 """
 
 import tempfile

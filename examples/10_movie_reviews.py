@@ -4,7 +4,8 @@ all-MiniLM-L6-v2 with a linear head, trained on 9,595 sentences (Pang & Lee, 200
 tested on the other 1,067. `--frozen` trains only the head, on vectors computed once.
 
 Expected: held-out accuracy 0.82, and 0.76 with `--frozen`; 21 and 2 minutes, measured
-on two cores that had other work as well. Needs "keras-attention[text]" and the weights.
+on two cores that had other work as well. Needs "keras-attention-layers[text]" and the
+weights.
 """
 
 import io

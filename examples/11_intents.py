@@ -5,7 +5,7 @@ all-MiniLM-L6-v2 with a linear head, trained on the 15,000 questions of clinc150
 
 Expected: held-out accuracy 0.96 after 28 minutes (two epochs; 0.93 after one), and 0.94
 after 4.5 minutes with `--frozen`, measured on two cores that had other work as well.
-Needs "keras-attention[text]" and the weights.
+Needs "keras-attention-layers[text]" and the weights.
 """
 
 import json

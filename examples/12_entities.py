@@ -4,8 +4,8 @@ all-MiniLM-L6-v2 with a linear head on each word, trained on the 3,394 sentences
 WNUT-17 (Derczynski et al., 2017), whose 1,287 test sentences contain new names.
 
 Expected: held-out F1 of entities 0.38 (precision 0.56, recall 0.29) after 16 minutes,
-measured on two cores that had other work as well. Needs "keras-attention[text]" and the
-weights.
+measured on two cores that had other work as well. Needs
+"keras-attention-layers[text]" and the weights.
 """
 
 import time

@@ -6,7 +6,8 @@ the other 8. That is a hundredth of SQuAD, so the scores show that the model lea
 how good it can become.
 
 Expected: exact match 0.11 and F1 0.17 of 230 questions after 16 minutes, measured on
-two cores that had other work as well. Needs "keras-attention[text]" and the weights.
+two cores that had other work as well. Needs "keras-attention-layers[text]" and the
+weights.
 """
 
 import json

@@ -11,7 +11,7 @@ Expected: with --data BLEU 8.5 on 1,000 held-out sentences after 8.3 minutes (3 
 of 35,625 pairs), measured on two cores that had other work as well. The sentences are
 French, but often have another meaning; more `--epochs` would be needed. Without --data
 most of the sentences it was trained on, in half a minute. Needs
-"keras-attention[examples]".
+"keras-attention-layers[examples]".
 """
 
 import json

@@ -122,3 +122,21 @@ def test_a_page_of_a_kind_answers_the_questions_of_its_reader(page):
     assert not missing, missing
     assert ">>> " in page.read_text(), "a page needs an example"
     assert re.search(r"arXiv:\d{4}\.\d{5}|^No paper", page.read_text(), re.MULTILINE)
+
+
+def test_no_text_tells_to_install_the_package_that_has_our_old_name():
+    """`keras-attention` on PyPI is somebody else's; ours is keras-attention-layers."""
+    wrong = re.compile(
+        r"""(pip install|Install)[^\n]*["' ]keras-attention(?!-layers)"""
+    )
+    files = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "setup.cfg")]
+    for folder in ("keras_attention", "docs", "examples", "export", "benchmarks"):
+        for ending in ("*.py", "*.md"):
+            files += (ROOT / folder).rglob(ending)
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in files
+        if "node_modules" not in path.parts
+        for match in wrong.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not found

@@ -41,7 +41,7 @@ def plot_attention(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            'Plots need matplotlib: pip install "keras-attention[plot]". '
+            'Plots need matplotlib: pip install "keras-attention-layers[plot]". '
             f"Received: {error}"
         ) from error
     maps = np.asarray(weights)

@@ -116,5 +116,5 @@ def needs_serve(error: ImportError) -> ImportError:
     """The error raised if the server's libraries are not installed."""
     return ImportError(
         "The development server needs an HTTP and a gRPC library. Expected: pip "
-        f'install "keras-attention[serve]". Received: {error}'
+        f'install "keras-attention-layers[serve]". Received: {error}'
     )

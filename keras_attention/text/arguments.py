@@ -17,7 +17,8 @@ def tensorflow_text() -> Any:
     except ImportError as error:
         raise ImportError(
             "Tokenizing in the graph needs tensorflow_text. Install it: "
-            'pip install "keras-attention[text]". Received: no module tensorflow_text'
+            'pip install "keras-attention-layers[text]". '
+            "Received: no module tensorflow_text"
         ) from error
     return tensorflow_text
 

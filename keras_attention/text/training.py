@@ -174,7 +174,7 @@ def _library(name: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"Training a vocabulary needs {name}. Install it: pip install "
-            f'"keras-attention[train-tokenizer]". Received: no module {name}'
+            f'"keras-attention-layers[train-tokenizer]". Received: no module {name}'
         ) from error
 
 

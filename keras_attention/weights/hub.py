@@ -29,7 +29,7 @@ def local_folder(folder: str | Path, revision: str | None = None) -> Path:
     except ImportError as error:
         raise ImportError(
             "There is no such folder, and to download an id from the hub needs "
-            'huggingface_hub: pip install "keras-attention[hub]". '
+            'huggingface_hub: pip install "keras-attention-layers[hub]". '
             f"Received: {folder}"
         ) from error
     try:

@@ -99,5 +99,7 @@ def test_detokenize_refuses_what_is_not_rows_of_ids(tokenizer):
 
 def test_the_error_of_a_missing_tensorflow_text_has_the_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_text", None)
-    with pytest.raises(ImportError, match=r'pip install "keras-attention\[text\]"'):
+    with pytest.raises(
+        ImportError, match=r'pip install "keras-attention-layers\[text\]"'
+    ):
         WordPieceTokenizer(SPECIAL)

@@ -97,7 +97,7 @@ def op_libraries(folder: Path) -> list[str]:
     except ImportError as error:
         raise ImportError(
             "This SavedModel uses operations that TensorFlow itself does not have. "
-            'Expected tensorflow-text: pip install "keras-attention[text]". '
+            'Expected tensorflow-text: pip install "keras-attention-layers[text]". '
             f"Received: operations {sorted(used)}"
         ) from error
     libraries = Path(tensorflow_text.__path__[0], "python", "ops").glob("*.so")

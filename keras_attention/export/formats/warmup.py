@@ -28,7 +28,7 @@ def write_warmup(folder: Path, name: str) -> str:
     except ImportError as error:
         return (
             "No warm-up requests for TF Serving: they need tensorflow-serving-api (pip "
-            f'install "keras-attention[serve]"): {error}'
+            f'install "keras-attention-layers[serve]"): {error}'
         )
     import tensorflow as tf
 

@@ -61,7 +61,7 @@ def quantized(model: Any, kind: str, nodes: Collection[str]) -> Any:
     except ImportError as error:
         raise ImportError(
             "Quantising needs onnxruntime. Expected: pip install "
-            f'"keras-attention[onnx]". Received: {error}'
+            f'"keras-attention-layers[onnx]". Received: {error}'
         ) from error
     if not nodes:
         return model

@@ -86,7 +86,7 @@ def _interpreter_class() -> Any:
 
         return tf.lite.Interpreter
     except (ImportError, AttributeError) as error:
-        what = ("a LiteRT file", "ai-edge-litert", '"keras-attention[litert]"')
+        what = ("a LiteRT file", "ai-edge-litert", '"keras-attention-layers[litert]"')
         raise not_installed(*what, error) from error
 
 

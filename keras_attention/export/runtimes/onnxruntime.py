@@ -51,7 +51,7 @@ def open_session(model: str | bytes, *, intra_op_threads: int = 0) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        what = ("an ONNX file", "onnxruntime", '"keras-attention[onnx]"')
+        what = ("an ONNX file", "onnxruntime", '"keras-attention-layers[onnx]"')
         raise not_installed(*what, error) from error
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads

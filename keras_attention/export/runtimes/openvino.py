@@ -33,7 +33,7 @@ class OpenVinoRunner(Runner):
         try:
             import openvino
         except ImportError as error:
-            extra = '"keras-attention[openvino]"'
+            extra = '"keras-attention-layers[openvino]"'
             what = ("an ONNX file in OpenVINO", "openvino", extra)
             raise not_installed(*what, error) from error
         if precision not in PRECISIONS:

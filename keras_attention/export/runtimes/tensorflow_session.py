@@ -33,7 +33,7 @@ class SessionRunner(Runner):
         try:
             import tensorflow as tf
         except ImportError as error:
-            what = ("a SavedModel", "TensorFlow", "keras-attention")
+            what = ("a SavedModel", "TensorFlow", "keras-attention-layers")
             raise not_installed(*what, error) from error
         with contextlib.suppress(ImportError):
             import tensorflow_text  # noqa: F401 (registers its operations)
@@ -94,7 +94,7 @@ def _explain_missing_operation(error: BaseException, folder: Path) -> None:
         raise ValueError(
             f"The SavedModel uses the operation {missing[1]}, which nothing here has "
             "registered. Expected tensorflow-text in the version of TensorFlow: pip "
-            f'install "keras-attention[text]". Received: {folder}'
+            f'install "keras-attention-layers[text]". Received: {folder}'
         ) from error
 
 

@@ -19,7 +19,7 @@ def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
     except ImportError as error:
         raise ImportError(
             "Scanning an ONNX file needs onnx. Expected: pip install "
-            f'"keras-attention[onnx]". Received: {error}'
+            f'"keras-attention-layers[onnx]". Received: {error}'
         ) from error
     from google.protobuf.message import DecodeError
 

@@ -51,7 +51,7 @@ def llama2c_model(path: Path) -> bytes:
     except ImportError as error:
         raise ImportError(
             "Reading a tokenizer of llama2.c needs sentencepiece. Install it: pip "
-            'install "keras-attention[train-tokenizer]". Received: no module '
+            'install "keras-attention-layers[train-tokenizer]". Received: no module '
             "sentencepiece"
         ) from error
     pieces = list(_llama2c_pieces(read_model(path), path))

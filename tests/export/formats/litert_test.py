@@ -176,7 +176,9 @@ def test_the_interpreter_of_tensorflow_returns_the_same(artifact, monkeypatch):
 def test_without_a_runtime_the_error_says_what_to_install(monkeypatch):
     for name in ("ai_edge_litert", "ai_edge_litert.interpreter", "tensorflow"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r'pip install "keras-attention\[litert\]"'):
+    with pytest.raises(
+        ImportError, match=r'pip install "keras-attention-layers\[litert\]"'
+    ):
         litert_runner.LiteRtRunner(Path("a.tflite"))
 
 

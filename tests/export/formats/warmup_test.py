@@ -48,5 +48,5 @@ def test_without_the_library_nothing_is_written_and_the_reason_is_returned(
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     told = write_warmup(artifact, "model")
-    assert 'pip install "keras-attention[serve]"' in told
+    assert 'pip install "keras-attention-layers[serve]"' in told
     assert not (artifact / WARMUP_NAME).exists()

@@ -9,7 +9,7 @@ import keras_attention as ka
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.verification.verify import verify_folders
 
-pytest.importorskip("openvino", reason='pip install "keras-attention[openvino]"')
+pytest.importorskip("openvino", reason='pip install "keras-attention-layers[openvino]"')
 
 
 @pytest.fixture(scope="module")

@@ -344,7 +344,7 @@ def test_a_missing_operation_says_what_to_install(tmp_path):
     """
     done = run_python(code, tmp_path / "1")
     assert "operation FastWordpieceTokenizeWithOffsets" in done.stdout, done.stderr
-    assert 'pip install "keras-attention[text]"' in done.stdout
+    assert 'pip install "keras-attention-layers[text]"' in done.stdout
 
 
 ROOT = Path(__file__).parents[3]
@@ -358,7 +358,7 @@ def test_every_runtime_is_documented_with_its_extra(name):
     assert extra in extras["options.extras_require"]
     page = (ROOT / "docs" / "exporting.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith(f'| `"{name}"` |'))
-    assert row.endswith(f"| `keras-attention[{extra}]` |")
+    assert row.endswith(f"| `keras-attention-layers[{extra}]` |")
     assert f'`"{name}"`' in open_artifact.__doc__
 
 

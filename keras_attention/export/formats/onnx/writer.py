@@ -12,13 +12,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_attention import __version__
 from keras_attention.export.artifact.manifest import FORMATS
 from keras_attention.export.formats.errors import (
     ExportError,
@@ -94,7 +94,7 @@ def _require_packages():
     except ImportError as error:
         raise ImportError(
             "Writing ONNX files needs the packages tf2onnx and onnx. Install them "
-            f'with: pip install "keras-attention[onnx]". Received: {error}'
+            f'with: pip install "keras-attention-layers[onnx]". Received: {error}'
         ) from error
 
 
@@ -139,7 +139,7 @@ def _convert(signature, graph_def, inputs, output_names, opset):
         f"Signature '{signature.name}'",
         graph_name=signature.name,
         producer_name="keras_attention",
-        producer_version=_version(),
+        producer_version=__version__,
     )
     return model, _shapes_of_attended(converted)
 
@@ -227,13 +227,6 @@ def _newer_opsets() -> Iterator[None]:
     finally:
         for opset in added:
             del table[opset]
-
-
-def _version():
-    try:
-        return metadata.version("keras-attention")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _describe(signature, model):
