@@ -48,7 +48,6 @@ def main():
 
 
 def run(ids, labels, epochs, out):
-    # README: begin
     tokens = keras.Input((None,), dtype="int32", name="token_ids")
     x = keras.layers.Embedding(128, 64, mask_zero=True)(tokens)
     x = ka.SinusoidalEncoding()(x)
@@ -61,7 +60,6 @@ def run(ids, labels, epochs, out):
     saved_model = ka.export_model(model, out / "code", "saved_model")
     onnx = ka.export_model(model, out / "code-onnx", "onnx")
     print(ka.verify_artifact(onnx).passed)
-    # README: end
     _, accuracy = model.evaluate(ids[-500:], labels[-500:], verbose=0)
     print(f"right on {accuracy:.0%} of 500 texts it has not seen")
     answers = {"Keras": model.predict(ids[-5:], verbose=0)}
