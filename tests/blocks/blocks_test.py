@@ -179,6 +179,7 @@ def test_saving_and_loading_a_block_changes_no_bit(make, tmp_path):
         assert without_builds(after.get_config()) == without_builds(before.get_config())
 
 
+@pytest.mark.slow
 def test_another_process_loads_it_by_importing_the_package(tmp_path):
     inputs, source = keras.Input((T, E)), keras.Input((S, 7))
     x = ka.SinusoidalEncoding()(inputs)

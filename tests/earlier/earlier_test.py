@@ -37,7 +37,10 @@ def test_a_keras_file_of_an_earlier_version_answers_as_then(files, name):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", ARTIFACTS)
+@pytest.mark.parametrize(
+    "name",
+    [ARTIFACTS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in ARTIFACTS[1:])],
+)
 def test_an_artifact_of_an_earlier_version_is_verified(files, name):
     report = ka.verify_artifact(files / name)
     assert report.passed, str(report)
@@ -52,7 +55,13 @@ ORDERS = {
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(code, id=name, marks=[pytest.mark.slow] if number else [])
+        for number, (name, code) in enumerate(ORDERS.items())
+    ],
+)
 def test_keras_finds_our_classes_whatever_is_imported_first(files, order):
     code = "\nprint(type(keras.saving.load_model('tagger.keras')).__name__)"
     loaded = subprocess.run(

@@ -17,7 +17,7 @@ from keras_attention.export.runtimes.opening import open_artifact
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tensorflow_text")
 # The first test of a process waits for an export of 90 MB of weights.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 TEXTS = [
     "The weather is lovely today.",

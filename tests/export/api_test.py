@@ -158,6 +158,7 @@ def test_the_next_version_is_put_next_to_the_one_before(model, tmp_path):
     assert ka.verify_artifact(tmp_path).path == folder
 
 
+@pytest.mark.slow
 def test_progress_is_reported_in_words(model, tmp_path):
     told = []
     ka.export_model(
@@ -286,6 +287,7 @@ def test_masked_rows_are_exactly_0_for_every_kind(kinds_model, tmp_path, format)
             assert not array[2, ..., 0].any(), name
 
 
+@pytest.mark.slow
 def test_each_product_of_queries_and_keys_is_one_attention_node(kinds_model, tmp_path):
     import onnx
 
@@ -380,6 +382,7 @@ def test_your_own_signature_is_exported_as_it_is(model, tmp_path):
     np.testing.assert_array_equal(got["length"], [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["saved_model", "onnx"])
 def test_a_sliding_window_by_blocks_is_exported_at_any_length(tmp_path, format):
     layer = ka.MultiHeadAttention(2, 3, sliding_window=(4, 2))

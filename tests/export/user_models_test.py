@@ -13,7 +13,7 @@ from export.idioms import IDIOMS
 import keras_attention as ka
 
 pytestmark = pytest.mark.tensorflow
-QUICK = {"cross_attention", "bert_with_a_head", "captioning", "text_vectorization"}
+QUICK = {"cross_attention", "text_vectorization"}
 CASES = [
     pytest.param(
         name,

@@ -357,6 +357,7 @@ def test_attention_maps_have_the_weights_of_all_steps():
     assert agree(weights, model(tokens)[1], 1e-6)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_to_reverse():
     rng = np.random.default_rng(0)
     source = rng.integers(1, 7, size=(1024, 4))

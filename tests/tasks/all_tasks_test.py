@@ -84,6 +84,7 @@ def test_saving_and_loading_changes_no_bit(name, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_saved_task_is_loaded_in_a_new_process(tmp_path):
     model = TASKS["TextClassifier"]()

@@ -54,6 +54,7 @@ def classifier():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_a_frozen_backbone_does_not_change_and_its_head_learns():
     model = classifier()

@@ -40,6 +40,7 @@ def test_a_saved_causal_model_loads_and_generates_the_same(shape, tmp_path):
     assert isinstance(alone, ka.GPTDecoder)
 
 
+@pytest.mark.slow
 def test_it_is_exported_as_its_decoder(tmp_path):
     pytest.importorskip("tf2onnx")
     model = ka.CausalLM(ka.GPTDecoder(**SIZES, **LLAMA))

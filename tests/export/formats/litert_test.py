@@ -229,7 +229,7 @@ def test_a_request_that_does_not_fit_is_refused(bert, tmp_path, arguments, messa
 
 def test_half_precision_is_refused(tmp_path):
     model = ka.GPTDecoder(61, **SIZES, dtype="mixed_bfloat16")
-    with pytest.raises(ValueError, match=r"LiteRT files are .*computes in bfloat16"):
+    with pytest.raises(ValueError, match=r"LiteRT files are .*compute in bfloat16"):
         ka.export_model(model, tmp_path / "x", "litert", static_axes={"sequence": 7})
 
 

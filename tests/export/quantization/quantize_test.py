@@ -124,6 +124,7 @@ def test_the_most_sensitive_weights_are_left_until_texts_agree(source, tmp_path,
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_a_tied_table_is_quantised_where_it_is_a_product(tmp_path):
     model = ka.CausalLM(ka.GPTDecoder(71, **SIZES))
     source = ka.export_model(model, tmp_path / "onnx", "onnx", signatures=["decoder"])

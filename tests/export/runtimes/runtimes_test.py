@@ -316,6 +316,7 @@ def test_onnx_runs_without_tensorflow_and_keras(artifacts):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_a_missing_operation_says_what_to_install(tmp_path):
     text = pytest.importorskip("tensorflow_text")

@@ -380,6 +380,7 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_a_session_without_any_op_library_gives_the_same_ids(pair, tmp_path):
     module = Served(pair[0])

@@ -251,6 +251,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         ka.load_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_served_model_reads_text_with_it(tmp_path):
     model = trained(**MODELS["unigram"])

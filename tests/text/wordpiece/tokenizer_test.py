@@ -342,6 +342,7 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
 """
 
 
+@pytest.mark.slow
 def test_a_session_that_loads_only_the_named_op_libraries_gives_the_same_ids(saved):
     texts = [text for text in served_texts() if "\0" not in text and len(text) < 1000]
     result = subprocess.run(
