@@ -46,7 +46,8 @@ class OpenVinoRunner(Runner):
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         if intra_op_threads:
             settings["INFERENCE_NUM_THREADS"] = intra_op_threads
-        core = openvino.Core()
+        # Where openvino is not installed, pyright takes this file for it.
+        core = openvino.Core()  # pyright: ignore[reportAttributeAccessIssue]
         self._model: Any = core.compile_model(
             core.read_model(str(file)), "CPU", settings
         )
