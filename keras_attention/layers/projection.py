@@ -103,6 +103,25 @@ class Projection(keras.layers.EinsumDense):
         y = super().quantized_call(rows, training=training)  # [rows, *output_axes]
         return ops.reshape(y, (*sizes[:-1], math.prod(self.output_axes)))
 
+    def load_own_variables(self, store):
+        # A layer, a block or a model of a user makes its projections unquantised, also
+        # when it is loaded. What was saved says how they were quantised.
+        mode = self._mode_of(store)
+        if self.built and mode and self.quantization_mode is None:
+            self.quantize(mode)
+        super().load_own_variables(store)
+
+    def _mode_of(self, store) -> str | None:
+        """The quantisation of saved variables, from what is saved."""
+        if "0" not in store:
+            return None
+        kernel = store["0"]
+        if str(kernel.dtype) == "int8":
+            same_shape = tuple(kernel.shape) == tuple(self._kernel.shape)
+            return "int8" if same_shape else "int4"  # two numbers in a byte
+        plain = 1 if self.bias is None else 2
+        return "float8" if len(store.keys()) > plain else None
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], math.prod(self.output_axes))
 
