@@ -106,6 +106,8 @@ KERAS_OVERRIDES = {
     "get_build_config",
     "build_from_config",
     "get_config",
+    "load_own_variables",
+    "save_own_variables",
 }
 
 

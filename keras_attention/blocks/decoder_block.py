@@ -10,6 +10,7 @@ from keras_attention.blocks.common import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
+from keras_attention.layers.checks import check_layers
 from keras_attention.ops.caches.static import EncoderDecoderCache
 
 
@@ -73,6 +74,9 @@ class DecoderBlock(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_layers(attention=attention, feed_forward=feed_forward)
+        if cross_attention is not None:
+            check_layers(cross_attention=cross_attention)
         self.attention = attention
         self.feed_forward = feed_forward
         self.cross_attention = cross_attention

@@ -10,6 +10,7 @@ from keras_attention.blocks.common import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
+from keras_attention.layers.checks import check_layers
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -66,6 +67,7 @@ class EncoderBlock(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_layers(attention=attention, feed_forward=feed_forward)
         self.attention = attention
         self.feed_forward = feed_forward
         self.norm, self.epsilon, self.dropout, self.seed = norm, epsilon, dropout, seed

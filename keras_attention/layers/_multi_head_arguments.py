@@ -5,20 +5,25 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.checks import (
+    check_optional_sizes,
+    check_positive,
+    check_sizes,
+)
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.backend.shapes import describe, differ
 from keras_attention.ops.caches.static import StaticKVCache
 
 
-def check_heads(num_heads: int, num_key_value_heads: int, key_dim: int) -> None:
-    """Refuses invalid numbers of heads."""
-    if min(num_heads, num_key_value_heads, key_dim) < 1:
-        raise ValueError(
-            "`num_heads`, `num_key_value_heads` and `key_dim` must be 1 or more. "
-            f"Received: num_heads={num_heads}, "
-            f"num_key_value_heads={num_key_value_heads}, key_dim={key_dim}"
-        )
-    if num_heads % num_key_value_heads:
+def check_heads(
+    num_heads: Any, key_dim: Any, value_dim: Any, num_key_value_heads: Any, scale: Any
+) -> None:
+    """Refuses numbers and sizes of heads that are invalid or do not fit together."""
+    check_sizes(num_heads=num_heads, key_dim=key_dim)
+    check_optional_sizes(num_key_value_heads=num_key_value_heads, value_dim=value_dim)
+    if scale is not None:
+        check_positive(scale=scale)
+    if num_heads % (num_key_value_heads or num_heads):
         raise ValueError(
             "`num_heads` must be a multiple of `num_key_value_heads`: each key/value "
             "head serves a group of query heads of one size. Received: "
@@ -64,8 +69,9 @@ def standardize_sizes(output_shape: Any) -> tuple[int, ...] | None:
     """Returns `output_shape` as a tuple of sizes."""
     if output_shape is None:
         return None
-    sizes = (output_shape,) if isinstance(output_shape, int) else tuple(output_shape)
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+    listed = isinstance(output_shape, list | tuple)
+    sizes = tuple(output_shape) if listed else (output_shape,)
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(
             "`output_shape` must be a positive integer or a tuple of them. "
             f"Received: output_shape={output_shape!r}"

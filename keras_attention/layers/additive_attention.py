@@ -8,6 +8,7 @@ from keras_attention.layers._conversions import from_keras_additive
 from keras_attention.layers._score_attention import attend_with_score
 from keras_attention.layers._scores import make_score
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers.checks import check_sizes
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -68,8 +69,7 @@ class AdditiveAttention(AttentionLayer):
         **kwargs: Any,
     ):
         super().__init__(dropout=dropout, seed=seed, **kwargs)
-        if units < 1:
-            raise ValueError(f"`units` must be 1 or more. Received: units={units}")
+        check_sizes(units=units)
         self.units = units
         self.normalize = normalize
         settings = {"units": units, "normalize": normalize}

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
 
@@ -55,6 +56,7 @@ class FeedForward(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(intermediate_dim=intermediate_dim)
         self.intermediate_dim = intermediate_dim
         self.activation = get_activation(activation)
         self.dropout = dropout

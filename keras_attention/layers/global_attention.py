@@ -8,6 +8,7 @@ from keras import ops
 from keras_attention.layers._score_attention import attend_with_score
 from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers.checks import check_optional_sizes
 from keras_attention.layers.projection import Projection
 
 SCORES = scores_with(luong=True)
@@ -62,6 +63,7 @@ class GlobalAttention(AttentionLayer):
         **kwargs: Any,
     ):
         super().__init__(dropout=dropout, seed=seed, **kwargs)
+        check_optional_sizes(units=units, max_length=max_length)
         self.score = check_score(score, SCORES)
         self.units = units
         self.attentional_vector = attentional_vector

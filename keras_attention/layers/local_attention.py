@@ -8,6 +8,7 @@ from keras import ops
 from keras_attention.layers._score_attention import attend_with_score
 from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer
+from keras_attention.layers.checks import check_optional_sizes, check_sizes
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.layers.projection import Projection
 from keras_attention.ops.positions import first_positions, positions_of_tokens
@@ -74,15 +75,12 @@ class LocalAttention(AttentionLayer):
         **kwargs: Any,
     ):
         super().__init__(dropout=dropout, seed=seed, **kwargs)
+        check_sizes(window=window)
+        check_optional_sizes(units=units)
         if alignment not in ALIGNMENTS:
             raise ValueError(
                 "`alignment` must be 'monotonic' (local-m) or 'predictive' (local-p). "
                 f"Received: alignment={alignment!r}"
-            )
-        if window < 1:
-            raise ValueError(
-                "`window` counts positions on each side of the aligned one and must "
-                f"be 1 or more. Received: window={window}"
             )
         self.alignment = alignment
         self.window = window

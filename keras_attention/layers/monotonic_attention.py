@@ -8,6 +8,7 @@ from keras import ops
 from keras_attention.layers._score_attention import scores_of
 from keras_attention.layers._scores import check_score, make_score, scores_with
 from keras_attention.layers.base import AttentionInputs, AttentionLayer, StepState
+from keras_attention.layers.checks import check_optional_sizes
 from keras_attention.ops.attend import cap_scores
 from keras_attention.ops.monotonic import (
     check_mode,
@@ -86,6 +87,7 @@ class MonotonicAttention(AttentionLayer):
     ):
         soft_cap = {"logits_soft_cap": logits_soft_cap}
         super().__init__(dropout=dropout, seed=seed, **soft_cap, **kwargs)
+        check_optional_sizes(units=units)
         if not sigmoid_noise >= 0.0:
             raise ValueError(
                 "`sigmoid_noise` is a standard deviation and must be 0 or more. "

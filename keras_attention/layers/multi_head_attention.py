@@ -156,6 +156,7 @@ class MultiHeadAttention(AttentionLayer):
     ):
         soft_cap = {"logits_soft_cap": logits_soft_cap}
         super().__init__(dropout=dropout, seed=seed, **soft_cap, **kwargs)
+        check_heads(num_heads, key_dim, value_dim, num_key_value_heads, scale)
         self.num_heads, self.key_dim = num_heads, key_dim
         self.value_dim = value_dim or key_dim
         self.num_key_value_heads = num_key_value_heads or num_heads
@@ -176,7 +177,6 @@ class MultiHeadAttention(AttentionLayer):
         self.projection_regularizer = keras.regularizers.get(activity_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        check_heads(num_heads, self.num_key_value_heads, key_dim)
         window = standardize_window(sliding_window)
         self.pattern = None if window is None else WindowPattern(*window)
 

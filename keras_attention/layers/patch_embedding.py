@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.projection import Projection
 
 
@@ -44,6 +45,7 @@ class PatchEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(hidden_dim=hidden_dim)
         pair = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         self.patch_size = tuple(pair)
         self.hidden_dim = hidden_dim

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.checks import check_sizes
 from keras_attention.ops.backend.shapes import is_symbolic
 from keras_attention.ops.lookup import lookup
 from keras_attention.ops.positions import standardize_positions
@@ -49,6 +50,7 @@ class PositionEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(max_sequence_length=max_sequence_length)
         self.max_sequence_length = max_sequence_length
         self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.checks import check_positive
 from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.backend.regions import region
 
@@ -36,6 +37,7 @@ class RMSNormalization(keras.layers.Layer):
 
     def __init__(self, *, epsilon: float = 1e-6, **kwargs: Any):
         super().__init__(**kwargs)
+        check_positive(epsilon=epsilon)
         self.epsilon = epsilon
         self.supports_masking = True
 

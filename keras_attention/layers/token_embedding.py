@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.checks import check_sizes
 from keras_attention.ops.linear import linear_of_table
 from keras_attention.ops.lookup import lookup
 
@@ -46,6 +47,7 @@ class TokenEmbedding(keras.layers.Layer):
     ):
         # Ids are integers: Keras must not cast them to the compute dtype.
         super().__init__(autocast=False, **kwargs)
+        check_sizes(vocabulary_size=vocabulary_size, embedding_dim=embedding_dim)
         self.vocabulary_size = vocabulary_size
         self.embedding_dim = embedding_dim
         self.initializer = keras.initializers.get(initializer)

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.blocks.encoder_block import EncoderBlock
 from keras_attention.blocks.heads import FirstTokenPooler
+from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.feed_forward import FeedForward
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
@@ -100,6 +101,14 @@ class BertEncoder(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            max_sequence_length=max_sequence_length,
+        )
         check_divisible(hidden_dim, num_heads)
         self.vocabulary_size = vocabulary_size
         self.num_layers, self.num_heads = num_layers, num_heads

@@ -6,6 +6,7 @@ import keras
 
 from keras_attention.blocks.decoder_block import DecoderBlock
 from keras_attention.blocks.residual import make_normalization
+from keras_attention.layers.checks import check_optional_sizes, check_sizes
 from keras_attention.layers.feed_forward import FeedForward
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.position_embedding import PositionEmbedding
@@ -125,6 +126,15 @@ class GPTDecoder(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            max_sequence_length=max_sequence_length,
+        )
+        check_optional_sizes(num_key_value_heads=num_key_value_heads, key_dim=key_dim)
         self.vocabulary_size = vocabulary_size
         self.num_layers, self.num_heads = num_layers, num_heads
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim

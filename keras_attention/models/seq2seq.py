@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.blocks.decoder_block import DecoderBlock
 from keras_attention.blocks.encoder_block import EncoderBlock
+from keras_attention.layers.checks import check_optional_sizes, check_sizes
 from keras_attention.layers.feed_forward import FeedForward
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
@@ -115,6 +116,14 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+        )
+        check_optional_sizes(max_sequence_length=max_sequence_length)
         self.vocabulary_size = vocabulary_size
         self.num_layers, self.num_heads = num_layers, num_heads
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim

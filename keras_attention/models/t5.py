@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.blocks.decoder_block import DecoderBlock
 from keras_attention.blocks.encoder_block import EncoderBlock
+from keras_attention.layers.checks import check_optional_sizes, check_sizes
 from keras_attention.layers.feed_forward import FeedForward
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
 from keras_attention.layers.relative_position_bias import RelativePositionBias
@@ -103,6 +104,15 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            head_dim=head_dim,
+        )
+        check_optional_sizes(num_decoder_layers=num_decoder_layers)
         self.vocabulary_size = vocabulary_size
         self.num_layers, self.num_heads = num_layers, num_heads
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim

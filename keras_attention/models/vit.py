@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.blocks.encoder_block import EncoderBlock
 from keras_attention.blocks.heads import FirstTokenPooler
+from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.feed_forward import FeedForward
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.multi_head_attention import MultiHeadAttention
@@ -86,6 +87,13 @@ class VisionTransformer(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            num_channels=num_channels,
+        )
         check_divisible(hidden_dim, num_heads)
         self.image_size, self.patch_size = _pair(image_size), _pair(patch_size)
         self.num_channels = num_channels

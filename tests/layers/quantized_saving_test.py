@@ -74,9 +74,7 @@ def outputs_of(model):
     return np.asarray(model(x))
 
 
-@pytest.mark.parametrize(
-    "mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_quantised_model_answers_the_same_after_it_was_loaded(name, mode, tmp_path):
     model = MODELS[name]()
