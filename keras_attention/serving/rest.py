@@ -1,6 +1,7 @@
 """The ASGI application with TF Serving's REST interface, health and metrics."""
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -145,9 +146,25 @@ async def _body(engine: Engine, request: Any) -> bytearray:
             reason = f"the connection ended after {len(body)} bytes of the body"
             engine.faults.report("body_cut", peer, reason)
             raise invalid(f"The body is not complete. Received: {reason}") from error
-        if isinstance(error, ServingError) and error.http_status == 503:
-            engine.faults.report("waiting_bytes", peer, error.message)
+        if isinstance(error, ServingError):
+            if error.http_status == 503:
+                engine.faults.report("waiting_bytes", peer, error.message)
+            if "close" in request.headers.get("connection", "").lower():
+                await _drain(request, min(seconds, 5))
         raise
+
+
+async def _drain(request: Any, seconds: float) -> None:
+    """Read the rest of a body that is refused, if the connection closes after it.
+
+    A client that still sends when the connection is closed cannot read the answer.
+    """
+    from starlette.requests import ClientDisconnect
+
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(seconds):
+            async for _ in request.stream():
+                pass
 
 
 async def _fill(body: bytearray, engine: Engine, request: Any) -> None:

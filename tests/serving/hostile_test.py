@@ -74,6 +74,17 @@ def is_open(connection):
         return False
 
 
+def sends_until_closed(connection):
+    """Send a byte every 50 ms until the server closes: the number of bytes sent."""
+    for sent in range(100):
+        time.sleep(0.05)
+        try:
+            connection.sendall(b"x")
+        except OSError:
+            return sent
+    return 100
+
+
 def head(length, **headers):
     lines = [f"POST {PREDICT} HTTP/1.1", f"Content-Length: {length}"]
     headers = {"Host": "localhost", **headers}
@@ -178,19 +189,22 @@ def test_a_connection_without_a_whole_header_is_closed_in_time(base, sent):
 
 
 def test_a_byte_at_a_time_does_not_prolong_the_header(base):
-    with serving(base, limits=Limits(header_timeout=0.5)) as (server, _):
-        with connected(server.port) as one, pytest.raises(OSError):  # noqa: PT011
-            one.sendall(HALF_HEADER)
-            for _ in range(100):
-                time.sleep(0.05)
-                one.sendall(b"x")
+    with (
+        serving(base, limits=Limits(header_timeout=0.5)) as (server, _),
+        connected(server.port) as one,
+    ):
+        one.sendall(HALF_HEADER)
+        sent = sends_until_closed(one)
+    assert sent < 100
 
 
 def test_the_second_header_of_a_connection_has_the_same_time(base):
     with serving(base, limits=Limits(header_timeout=0.5)) as (server, events):
         with connected(server.port) as one:
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert b"200 OK" in one.recv(10_000)
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nok\n"):
+                answer += one.recv(10_000)
             time.sleep(1)  # idle, which is no fault
             assert is_open(one)
             one.setblocking(True)
@@ -201,12 +215,14 @@ def test_the_second_header_of_a_connection_has_the_same_time(base):
 
 
 def test_the_oldest_connection_without_a_request_makes_room(base):
-    with serving(base, limits=Limits(max_connections=3)) as (server, _):
-        with contextlib.ExitStack() as stack:
-            ones = [stack.enter_context(connected(server.port)) for _ in range(3)]
-            time.sleep(0.2)
-            assert ask(server.port, "GET", "/healthz")[0] == 200
-            assert [is_open(one) for one in ones] == [False, True, True]
+    with (
+        serving(base, limits=Limits(max_connections=3)) as (server, _),
+        contextlib.ExitStack() as stack,
+    ):
+        ones = [stack.enter_context(connected(server.port)) for _ in range(3)]
+        time.sleep(0.2)
+        assert ask(server.port, "GET", "/healthz")[0] == 200
+        assert [is_open(one) for one in ones] == [False, True, True]
 
 
 # Bodies
@@ -219,7 +235,7 @@ def test_unfinished_bodies_have_a_budget_of_memory(base):
         serving(base, limits=limits) as (server, events),
         contextlib.ExitStack() as stack,
     ):
-        refused, body = 0, b" " * (3 * MEGABYTE)
+        body = b" " * (3 * MEGABYTE)
         for _ in range(10):
             one = stack.enter_context(connected(server.port))
             one.sendall(head(4 * MEGABYTE) + body)
@@ -233,7 +249,6 @@ def test_unfinished_bodies_have_a_budget_of_memory(base):
             answer = b"".join(iter(lambda: one.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 503"), answer[:100]
         assert b"retry-after: 1" in answer.lower()
-        refused += 1
         # The slow bodies are refused in time, and all memory is free again.
         until(lambda: server.engine.waiting.used == 0, 10)
         assert faults(events, "body_timeout")
@@ -269,13 +284,14 @@ def test_150_unfinished_bodies_of_15_megabytes_do_not_fill_the_memory(base):
 
 
 def test_what_arrives_after_a_refusal_ends_in_time(base):
-    with serving(base, limits=Limits(timeout_seconds=0.5)) as (server, _):
-        with connected(server.port) as one, pytest.raises(OSError):  # noqa: PT011
-            one.sendall(head(10 * MEGABYTE, Host="evil.example"))
-            assert b"421" in one.recv(1000)
-            for _ in range(100):
-                time.sleep(0.05)
-                one.sendall(b"x")
+    with (
+        serving(base, limits=Limits(timeout_seconds=0.5)) as (server, _),
+        connected(server.port) as one,
+    ):
+        one.sendall(head(10 * MEGABYTE, Host="evil.example"))
+        assert b"421" in one.recv(1000)
+        sent = sends_until_closed(one)
+    assert sent < 100
 
 
 def test_a_cut_body_is_one_line(base, capfd):
@@ -300,6 +316,7 @@ def test_an_unexpected_error_is_one_line_and_no_traceback(base, monkeypatch, cap
         status, answer = ask(server.port, "GET", "/v1/models/small")
         assert status == 500
         assert answer["error"] == r"RuntimeError: not\nexpected\x1b[2J"
+        until(lambda: faults(events, "internal"))
         (fault,) = faults(events, "internal")
         assert fault["reason"] == answer["error"]
     assert "Traceback" not in "".join(capfd.readouterr())
@@ -319,8 +336,8 @@ HOSTILE_BODIES = {
     "a signature of 10 MB": '{"inputs": 1, "signature_name": "'
     + "\\t" * 5_000_000
     + '"}',
-    "1.5 million keys": '{"inputs": {'
-    + ",".join(f'"{i}":1' for i in range(1_500_000))
+    "1.2 million keys": '{"inputs": {'
+    + ",".join(f'"{i}":1' for i in range(1_200_000))
     + "}}",
     "200,000 keys": '{"inputs": {'
     + ",".join(f'"{i}":1' for i in range(199_000))
