@@ -26,7 +26,8 @@ class Limits:
             that the process may open. Above it, the oldest connection without a
             complete request is closed.
         header_timeout: The seconds in which a request's header must be complete.
-        max_waiting_bytes: The size of all HTTP bodies that wait or run.
+        max_waiting_bytes: The size of all HTTP bodies that wait or run, without the
+            first 64 KiB of each.
     """
 
     max_body_bytes: int = 16 * 1024 * 1024

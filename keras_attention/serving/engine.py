@@ -15,6 +15,9 @@ from keras_attention.serving.models import VersionedModel
 class WaitingBytes:
     """The memory of the HTTP bodies that wait or run.
 
+    The first 64 KiB of a body do not count, so that small requests are answered while
+    large bodies fill the memory.
+
     Args:
         most: The largest number of bytes of all bodies.
     """
@@ -24,22 +27,32 @@ class WaitingBytes:
         self.used = 0
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> None:
-        """Count more bytes, or raise a `ServingError` if there is no room for them."""
+    def take(self, size: int, more: int) -> None:
+        """Count bytes of a body, or raise a `ServingError` if there is no room.
+
+        Args:
+            size: The size of the body until now.
+            more: The number of further bytes.
+        """
+        counted = _counted(size + more) - _counted(size)
         with self._lock:
-            if self.used + size > self.most:
+            if self.used + counted > self.most:
                 raise ServingError(
                     "UNAVAILABLE",
                     f"The bodies of all requests are over the {self.most} bytes this "
                     "server holds. Expected: send the request again later. Received: "
-                    f"{size} bytes more than {self.used}",
+                    f"{counted} bytes more than {self.used}",
                 )
-            self.used += size
+            self.used += counted
 
     def release(self, size: int) -> None:
-        """Count bytes no more."""
+        """Count a body of this size no more."""
         with self._lock:
-            self.used -= size
+            self.used -= _counted(size)
+
+
+def _counted(size: int) -> int:
+    return max(0, size - 64 * 1024)
 
 
 class Engine:

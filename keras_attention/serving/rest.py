@@ -181,7 +181,7 @@ async def _fill(body: bytearray, engine: Engine, request: Any) -> None:
                 f"rows. Received: {max(size, int(declared[:18] or 0))} bytes or more",
                 status=413,
             )
-        engine.waiting.take(len(part))
+        engine.waiting.take(len(body), len(part))
         body += part
 
 

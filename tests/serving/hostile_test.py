@@ -275,7 +275,7 @@ def test_150_unfinished_bodies_of_15_megabytes_do_not_fill_the_memory(base):
             for _ in range(15):
                 one.sendall(part)
             peak = max(peak, resident() - before)
-        assert ask(server.port, "POST", PREDICT, GOOD)[0] in {200, 503}
+        assert ask(server.port, "POST", PREDICT, GOOD)[0] == 200
         stack.close()
         until(lambda: server.engine.waiting.used == 0, 10)
         assert ask(server.port, "POST", PREDICT, GOOD)[0] == 200
@@ -327,6 +327,11 @@ def test_an_unexpected_error_is_one_line_and_no_traceback(base, monkeypatch, cap
 HOSTILE_BODIES = {
     "33 lists": '{"inputs": ' + "[" * 33 + "]" * 33 + "}",
     "60 lists": '{"inputs": {"token_ids": ' + "[" * 60 + "1" + "]" * 60 + "}}",
+    "60 lists of a text": '{"signature_name": "spell", "inputs": '
+    + "[" * 60
+    + '"a"'
+    + "]" * 60
+    + "}",
     "200,000 objects": '{"inputs": ' + '{"a":' * 200_000 + "1" + "}" * 200_001,
     "5 million empty lists": '{"inputs": [' + "[]," * 5_000_000 + "[]]}",
     "empty lists with spaces": '{"inputs": [' + "[ \n]," * 2_000_000 + "[]]}",
@@ -352,7 +357,7 @@ def test_hostile_json_is_a_short_error_at_once(server, body):
     start = time.monotonic()
     status, answer = ask(server.port, "POST", PREDICT, body)
     # One second, and more on a busy machine; before the limits it was 8.6.
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 1.5
     assert status == 400
     assert len(answer["error"]) <= 2000
     assert answer["error"].isprintable()
@@ -448,6 +453,28 @@ def test_the_error_of_a_folder_without_a_good_version_is_short(base, tmp_path):
         DevelopmentServer(folder, grpc_port=None).start()
     assert len(str(caught.value)) < 2200
     assert str(caught.value).isprintable()
+
+
+def test_half_of_the_files_of_the_process_are_the_most_connections(base, monkeypatch):
+    monkeypatch.setattr("keras_attention.serving.connections._most_files", lambda: 6)
+    with serving(base) as (server, _), contextlib.ExitStack() as stack:
+        ones = [stack.enter_context(connected(server.port)) for _ in range(5)]
+        until(lambda: [is_open(one) for one in ones] == [False] * 2 + [True] * 3)
+        assert ask(server.port, "GET", "/healthz")[0] == 200
+
+
+def test_a_client_that_does_not_read_its_answers_is_closed(base):
+    # Many requests at once, whose answers fill the buffers of the connection.
+    request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        serving(base, limits=Limits(timeout_seconds=0.5)) as (server, events),
+        connected(server.port) as one,
+    ):
+        one.settimeout(1)
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                one.sendall(request * 1000)
+        until(lambda: faults(events, "answer_timeout"), 20)
 
 
 def test_a_server_stops_while_connections_wait(base):
