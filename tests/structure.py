@@ -78,6 +78,7 @@ WIDE_FUNCTIONS = {
         "those of keras.layers.MultiHeadAttention, and what a decoder passes",
     ),
     "export/api.py:export_model": (17, "one keyword per option of a user's export"),
+    "cli/serve.py:serve": (16, "one keyword per option of the command"),
 }
 _FLAT = "flat arguments, as Keras' own models have; saved in .keras files by name"
 _FILE = "what a tokenizer's file can say, one argument each; saved in .keras files"
@@ -92,7 +93,7 @@ WIDE_CONSTRUCTORS = {
     "VisionTransformer": (12, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
-    "DevelopmentServer": (10, "one keyword per option of the command `serve`"),
+    "DevelopmentServer": (11, "one keyword per option of the command `serve`"),
 }
 
 # Methods that Keras documents; anything else public has a docstring.

@@ -27,6 +27,22 @@ def serve(
     * 1024
     * 1024,
     timeout: Annotated[float, typer.Option(help="Seconds per request.")] = 30.0,
+    header_timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for a request's header.")
+    ] = 10.0,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Open HTTP connections.")
+    ] = 256,
+    max_waiting_bytes: Annotated[
+        int, typer.Option(min=1, help="Bytes of all requests that wait or run.")
+    ] = 256 * 1024 * 1024,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name of this server, which the Host header may have, besides "
+            "localhost and --host; *: any. Can be given several times."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests answered at the same time.")
     ] = 8,
@@ -46,7 +62,12 @@ def serve(
 
     with failing_clearly():
         limits = Limits(
-            max_body_bytes=max_body_bytes, max_batch=max_batch, timeout_seconds=timeout
+            max_body_bytes=max_body_bytes,
+            max_batch=max_batch,
+            timeout_seconds=timeout,
+            header_timeout=header_timeout,
+            max_connections=max_connections,
+            max_waiting_bytes=max_waiting_bytes,
         )
         start_tensorflow()
         server = DevelopmentServer(
@@ -58,6 +79,7 @@ def serve(
             keep=keep,
             threads=threads,
             limits=limits,
+            allowed_hosts=allowed_host or [],
             on_event=(lambda *_, **__: None) if quiet else print_event(as_json),
         )
         with server.stop_on_signals():

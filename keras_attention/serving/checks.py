@@ -13,14 +13,21 @@ from keras_attention.serving.errors import invalid
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one request.
+    """The limits of the server.
 
     Attributes:
         max_body_bytes: The size of an HTTP body or a gRPC message.
         max_batch: The number of rows.
         max_length: The size of every other free axis for which the model has no limit.
         max_pending: The number of requests that wait or run, all together.
-        timeout_seconds: The time from a request's last byte to its answer.
+        timeout_seconds: The time from a request's last byte to its answer. The body
+            must arrive in the same time.
+        max_connections: The number of open HTTP connections, at most half of the files
+            that the process may open. Above it, the oldest connection without a
+            complete request is closed.
+        header_timeout: The seconds in which a request's header must be complete.
+        max_waiting_bytes: The size of all HTTP bodies that wait or run, without the
+            first 64 KiB of each.
     """
 
     max_body_bytes: int = 16 * 1024 * 1024
@@ -28,6 +35,9 @@ class Limits:
     max_length: int = 8192
     max_pending: int = 512
     timeout_seconds: float = 30.0
+    max_connections: int = 256
+    header_timeout: float = 10.0
+    max_waiting_bytes: int = 256 * 1024 * 1024
 
 
 def check_request(

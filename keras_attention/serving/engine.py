@@ -8,7 +8,51 @@ from typing import Any
 
 from keras_attention.serving.checks import Limits
 from keras_attention.serving.errors import ServingError, as_serving_error
+from keras_attention.serving.faults import FaultLog
 from keras_attention.serving.models import VersionedModel
+
+
+class WaitingBytes:
+    """The memory of the HTTP bodies that wait or run.
+
+    The first 64 KiB of a body do not count, so that small requests are answered while
+    large bodies fill the memory.
+
+    Args:
+        most: The largest number of bytes of all bodies.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int, more: int) -> None:
+        """Count bytes of a body, or raise a `ServingError` if there is no room.
+
+        Args:
+            size: The size of the body until now.
+            more: The number of further bytes.
+        """
+        counted = _counted(size + more) - _counted(size)
+        with self._lock:
+            if self.used + counted > self.most:
+                raise ServingError(
+                    "UNAVAILABLE",
+                    f"The bodies of all requests are over the {self.most} bytes this "
+                    "server holds. Expected: send the request again later. Received: "
+                    f"{counted} bytes more than {self.used}",
+                )
+            self.used += counted
+
+    def release(self, size: int) -> None:
+        """Count a body of this size no more."""
+        with self._lock:
+            self.used -= _counted(size)
+
+
+def _counted(size: int) -> int:
+    return max(0, size - 64 * 1024)
 
 
 class Engine:
@@ -18,15 +62,24 @@ class Engine:
         model: The model whose versions answer.
         limits: The limits of one request.
         threads: The number of requests that run at the same time.
+        faults: The log of faults; by default none is logged.
     """
 
-    def __init__(self, model: VersionedModel, limits: Limits, threads: int) -> None:
+    def __init__(
+        self,
+        model: VersionedModel,
+        limits: Limits,
+        threads: int,
+        faults: FaultLog | None = None,
+    ) -> None:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         except ImportError as error:
             raise needs_serve(error) from error
         self.model = model
         self.limits = limits
+        self.faults = faults or FaultLog()
+        self.waiting = WaitingBytes(limits.max_waiting_bytes)
         self.stopping = False
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "answer")
         self._places = threading.BoundedSemaphore(limits.max_pending)

@@ -11,6 +11,28 @@ HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
+MAX_ERROR = 2000
+
+
+def printable(text: object, most: int = MAX_ERROR) -> str:
+    r"""Return untrusted text for a log line or an error: one line of limited length.
+
+    Control characters and other characters that are not visible are escaped, as in
+    `\n` and `\x1b`.
+
+    Args:
+        text: The text, or an object that `str` converts.
+        most: The largest number of characters.
+    """
+    text = str(text)
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text[:most]
+    )
+    if len(safe) <= most and len(text) <= most:
+        return safe
+    end = f" … [{len(text)} characters]"
+    return safe[: most - len(end)] + end
 
 
 class ServingError(Exception):
@@ -18,18 +40,21 @@ class ServingError(Exception):
 
     Args:
         code: A name in `HTTP_STATUS`.
-        message: The text that the client receives.
+        message: The text that the client receives. It is made printable and cut to
+            2,000 characters: it may quote the request.
+        status: The status of the HTTP response, if it is not that of the code.
     """
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, message: str, *, status: int | None = None) -> None:
         self.code = code
-        self.message = message
+        self.message = printable(message)
+        self.http_status = status or HTTP_STATUS[code]
+        super().__init__(self.message)
 
     @property
-    def http_status(self) -> int:
-        """The status of the HTTP response."""
-        return HTTP_STATUS[self.code]
+    def headers(self) -> dict[str, str]:
+        """Further headers of the HTTP response."""
+        return {"Retry-After": "1"} if self.http_status == 503 else {}
 
 
 def invalid(message: str) -> ServingError:
@@ -45,4 +70,4 @@ def as_serving_error(error: BaseException) -> ServingError:
         return invalid(str(error))
     if isinstance(error, TimeoutError):
         return ServingError("DEADLINE_EXCEEDED", str(error))
-    return ServingError("INTERNAL", f"{type(error).__name__}: {error}"[:1000])
+    return ServingError("INTERNAL", f"{type(error).__name__}: {error}")

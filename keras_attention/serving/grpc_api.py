@@ -55,9 +55,9 @@ def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
 def _fail(context: Any, error: ServingError) -> None:
     import grpc
 
-    # A status is sent in a header: gRPC closes the connection if it is too long.
-    message = error.message.encode("utf-8", "replace").decode()[:2000]
-    context.abort(getattr(grpc.StatusCode, error.code), message)
+    # A status is sent in a header: gRPC closes the connection if it is too long, so
+    # `ServingError` limits the message.
+    context.abort(getattr(grpc.StatusCode, error.code), error.message)
 
 
 class Prediction:

@@ -25,7 +25,7 @@ class Call(NamedTuple):
 
 
 def read_call(
-    body: bytes, signatures: Mapping[str, SignatureInfo], default: str
+    body: bytes | bytearray, signatures: Mapping[str, SignatureInfo], default: str
 ) -> Call:
     """Read the body of a predict request.
 
@@ -83,11 +83,60 @@ def write_answer(outputs: dict[str, np.ndarray], *, by_rows: bool) -> bytes:
     return _dumps({"predictions": [dict(zip(lists, row, strict=True)) for row in rows]})
 
 
-def _loads(body: bytes) -> Any:
+# What no request for a model needs, and what takes a long time to read.
+MAX_DEPTH = 32
+MAX_LISTS = 1_000_000
+MAX_EMPTY_LISTS = 1000
+MAX_NAMES = 200_000
+_PART = 1 << 20
+
+
+def _check_structure(body: bytes | bytearray) -> None:
+    """Refuse lists that are too deep or too many, before any object is made of them."""
+    # Without escapes, each quote begins or ends a string.
+    text = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    data = np.frombuffer(text, np.uint8)
+    inside, depth, deepest, last = False, 0, 0, 0
+    lists, empty, names = 0, 0, 0
+    for start in range(0, len(data), _PART):
+        part = data[start : start + _PART]
+        strings = np.logical_xor.accumulate(part == ord('"'))
+        strings = ~strings if inside else strings
+        inside = bool(strings[-1])
+        part = part[~strings & (part > ord(" "))]
+        if not part.size:
+            continue
+        opens, closes = _is_one_of(part, "[{"), _is_one_of(part, "]}")
+        depths = depth + np.cumsum(opens.astype(np.int32) - closes)
+        depth, deepest = int(depths[-1]), max(deepest, int(depths.max()))
+        lists += np.count_nonzero(opens)
+        empty += np.count_nonzero(opens[:-1] & closes[1:])
+        empty += bool(closes[0]) and chr(last) in "[{"
+        names += np.count_nonzero(part == ord(":"))
+        last = int(part[-1])
+    for count, most, what in (
+        (deepest, MAX_DEPTH, "lists inside each other"),
+        (lists, MAX_LISTS, "lists and objects"),
+        (empty, MAX_EMPTY_LISTS, "empty lists and objects"),
+        (names, MAX_NAMES, "names"),
+    ):
+        if count > most:
+            raise invalid(
+                "JSON Parse error: the body cannot be read. Expected: at most "
+                f"{most} {what}. Received: {count}"
+            )
+
+
+def _is_one_of(part: np.ndarray, characters: str) -> np.ndarray:
+    first, second = map(ord, characters)
+    return (part == first) | (part == second)
+
+
+def _loads(body: bytes | bytearray) -> Any:
+    _check_structure(body)
     try:
-        return json.loads(body)
-    except RecursionError:
-        reason = "lists inside lists inside lists without end"
+        # Bytes could be UTF-16, of which the structure is not checked.
+        return json.loads(body.decode())
     except ValueError as error:  # not JSON, not UTF-8, a number of 5,000 digits
         reason = str(error)
     raise invalid(f"JSON Parse error: the body cannot be read. Received: {reason}")

@@ -24,12 +24,13 @@ from keras_attention.export.cases.grid import CASES_NAME, load_cases
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.serving.checks import Limits, check_request
-from keras_attention.serving.errors import ServingError
+from keras_attention.serving.errors import ServingError, printable
 from keras_attention.serving.json_format import no_signature
 
 # What a request without a name runs, if an artifact has several signatures.
 DEFAULT_SIGNATURE = "serving_default"
 DRAIN_SECONDS = 60
+MAX_VERSION = 2**63 - 1  # gRPC's messages have no room for more
 
 
 class LoadedVersion:
@@ -124,20 +125,34 @@ class VersionedModel:
         self._changed = threading.Condition()
         self._serving: dict[int, LoadedVersion] = {}
         self._failed: dict[int, int] = {}  # version -> change time of its manifest
+        self._ignored: dict[str, str] = {}  # name in the folder -> reason
 
     def poll(self) -> None:
-        """Read the folder once: load new versions, then unload old ones."""
+        """Read the folder once: load new versions, then unload old ones.
+
+        A version that cannot be loaded is left out, and the one below it is served.
+        """
         found = version_folders(self.path)
-        wanted = sorted(found)[-self._keep :]
-        for number in wanted:
-            if number not in self._serving:
-                self._load(number, found[number])
+        self._report_ignored()
         for number in self._failed.keys() - found.keys():
             del self._failed[number]
-        if not wanted or any(number not in self._serving for number in wanted):
+        wanted: list[int] = []
+        for number in sorted(found, reverse=True):
+            if len(wanted) == self._keep:
+                break
+            if number in self._serving or self._load(number, found[number]):
+                wanted.append(number)
+        if not wanted:
             return  # an old version is better than none
         for number in sorted(self._serving.keys() - set(wanted)):
             self._unload(number)
+
+    def _report_ignored(self) -> None:
+        ignored = misnamed_versions(self.path)
+        for name, reason in ignored.items():
+            if self._ignored.get(name) != reason:
+                self._on_event("ignored", name=printable(name), reason=reason)
+        self._ignored = ignored
 
     @contextlib.contextmanager
     def lease(self, name: str, version: int | None) -> Iterator[LoadedVersion]:
@@ -190,25 +205,26 @@ class VersionedModel:
             f"version {have}",
         )
 
-    def _load(self, number: int, folder: Path) -> None:
+    def _load(self, number: int, folder: Path) -> bool:
         changed = _changed_at(folder)
         if self._failed.get(number) == changed:
-            return
+            return False
         self.states[number] = State("LOADING")
         start = time.monotonic()
         try:
             loaded = LoadedVersion(number, folder)
         except Exception as error:  # a damaged version must not stop the server
             self._failed[number] = changed
-            reason = f"{type(error).__name__}: {error}"
+            reason = printable(f"{type(error).__name__}: {error}")
             self.states[number] = State("END", "INTERNAL", reason)
             self._on_event("failed", version=number, reason=reason)
-            return
+            return False
         with self._changed:
             self._serving[number] = loaded
             self.states[number] = State("AVAILABLE")
         seconds = round(time.monotonic() - start, 3)
         self._on_event("loaded", version=number, seconds=seconds)
+        return True
 
     def _unload(self, number: int) -> None:
         with self._changed:
@@ -230,12 +246,40 @@ def model_name(path: Path) -> str:
 
 def version_folders(path: Path) -> dict[int, Path]:
     """Version to folder, for a base folder or a single artifact (version 1)."""
-    numbers = version_numbers(path)
-    if numbers:
-        return {number: path / str(number) for number in numbers}
+    # A folder such as `0002` has the number 2, but is not the folder of version 2.
+    folders = {number: path / str(number) for number in version_numbers(path)}
+    folders = {
+        number: folder
+        for number, folder in folders.items()
+        if number <= MAX_VERSION and folder.is_dir()
+    }
+    if folders:
+        return folders
     if (path / MANIFEST_NAME).is_file():
-        return {int(path.name) if path.name.isdecimal() else 1: path}
+        return {int(path.name) if _is_version(path.name) else 1: path}
     return {}
+
+
+def misnamed_versions(path: Path) -> dict[str, str]:
+    """Name to reason, for what looks like a version in a base folder but is none."""
+    found = {}
+    for entry in sorted(path.iterdir()) if path.is_dir() else ():
+        if not entry.name.isdecimal():
+            continue
+        if not _is_version(entry.name):
+            found[entry.name] = (
+                f"not a version: expected a number from 0 to {MAX_VERSION} in ASCII "
+                "digits, without leading zeros"
+            )
+        elif not entry.is_dir():
+            found[entry.name] = "not a version: expected a folder"
+    return found
+
+
+def _is_version(name: str) -> bool:
+    if not (name.isascii() and name.isdecimal()):
+        return False
+    return str(int(name)) == name and int(name) <= MAX_VERSION
 
 
 def _changed_at(folder: Path) -> int:

@@ -1,13 +1,15 @@
 """The ASGI application with TF Serving's REST interface, health and metrics."""
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
 
 from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.serving.access import peer_of
 from keras_attention.serving.engine import Engine, needs_serve
-from keras_attention.serving.errors import ServingError, invalid
+from keras_attention.serving.errors import ServingError, as_serving_error, invalid
 from keras_attention.serving.json_format import read_call, write_answer
 from keras_attention.serving.models import LoadedVersion
 
@@ -34,15 +36,19 @@ def rest_application(engine: Engine) -> Any:
         raise needs_serve(error) from error
 
     async def models(request: Any) -> Response:
-        status, body = 200, b""
         try:
             body = await _answer(engine, request)
+            return Response(body, media_type="application/json")
         except ServingError as error:
-            status = error.http_status
-            too_large = status == 429 and "bytes" in error.message
-            status = 413 if too_large else status
-            body = _json({"error": error.message})
-        return Response(body, status, media_type="application/json")
+            return failed(error)
+
+    def failed(error: ServingError) -> Response:
+        return Response(
+            _json({"error": error.message}),
+            error.http_status,
+            error.headers,
+            media_type="application/json",
+        )
 
     async def healthy(_: Any) -> Response:
         return PlainTextResponse("ok\n")
@@ -58,7 +64,10 @@ def rest_application(engine: Engine) -> Any:
 
     async def nothing(request: Any, _: Exception) -> Response:
         wrong = f"Malformed request: {request.method} {request.url.path}"
-        return Response(_json({"error": wrong}), 404, media_type="application/json")
+        return failed(ServingError("NOT_FOUND", wrong))
+
+    async def broken(_: Any, error: Exception) -> Response:
+        return failed(as_serving_error(error))
 
     verbs = ["GET", "POST"]
     return Starlette(
@@ -69,7 +78,7 @@ def rest_application(engine: Engine) -> Any:
             Route("/monitoring/prometheus/metrics", metrics),  # TF Serving's
             Route("/v1/models/{rest:path}", models, methods=verbs),
         ],
-        exception_handlers={404: nothing, 405: nothing},
+        exception_handlers={404: nothing, 405: nothing, Exception: broken},
     )
 
 
@@ -93,11 +102,7 @@ async def _answer(engine: Engine, request: Any) -> bytes:
             f"This server answers only :predict, on tensors. Received: {verb}",
         )
     limits = engine.limits
-    try:
-        async with asyncio.timeout(limits.timeout_seconds):
-            body = await _body(request, limits.max_body_bytes)
-    except TimeoutError as error:
-        raise engine.late(limits.timeout_seconds) from error
+    body = await _body(engine, request)
 
     def work() -> bytes:
         with model.lease(name, version) as loaded:
@@ -106,16 +111,65 @@ async def _answer(engine: Engine, request: Any) -> bytes:
             outputs = loaded.predict(call.signature, call.inputs, limits)
             return write_answer(outputs, by_rows=call.by_rows)
 
-    future = asyncio.wrap_future(engine.submit("rest", work))
+    try:
+        running = engine.submit("rest", work)
+    except ServingError:
+        engine.waiting.release(len(body))
+        raise
+    # Not earlier: a request that is late is still held by the thread that runs it.
+    size = len(body)
+    running.add_done_callback(lambda _: engine.waiting.release(size))
+    future = asyncio.wrap_future(running)
     try:
         return await asyncio.wait_for(future, limits.timeout_seconds)
     except TimeoutError as error:
         raise engine.late(limits.timeout_seconds) from error
 
 
-async def _body(request: Any, limit: int) -> bytes:
-    """Read the body; raise as soon as it is too large, without reading the rest."""
-    parts, size = [], 0
+async def _body(engine: Engine, request: Any) -> bytearray:
+    """Read the body in time. Its bytes count as waiting until they are released."""
+    from starlette.requests import ClientDisconnect
+
+    body, seconds = bytearray(), engine.limits.timeout_seconds
+    peer = peer_of(request.scope)
+    try:
+        async with asyncio.timeout(seconds):
+            await _fill(body, engine, request)
+        return body
+    except BaseException as error:
+        engine.waiting.release(len(body))
+        if isinstance(error, TimeoutError):
+            reason = f"no complete body in {seconds:g} seconds"
+            engine.faults.report("body_timeout", peer, reason)
+            raise engine.late(seconds) from error
+        if isinstance(error, ClientDisconnect):
+            reason = f"the connection ended after {len(body)} bytes of the body"
+            engine.faults.report("body_cut", peer, reason)
+            raise invalid(f"The body is not complete. Received: {reason}") from error
+        if isinstance(error, ServingError):
+            if error.http_status == 503:
+                engine.faults.report("waiting_bytes", peer, error.message)
+            if "close" in request.headers.get("connection", "").lower():
+                await _drain(request, min(seconds, 5))
+        raise
+
+
+async def _drain(request: Any, seconds: float) -> None:
+    """Read the rest of a body that is refused, if the connection closes after it.
+
+    A client that still sends when the connection is closed cannot read the answer.
+    """
+    from starlette.requests import ClientDisconnect
+
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(seconds):
+            async for _ in request.stream():
+                pass
+
+
+async def _fill(body: bytearray, engine: Engine, request: Any) -> None:
+    """Append the body; raise as soon as it is too large, without reading the rest."""
+    limit, size = engine.limits.max_body_bytes, 0
     declared = request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared[:18]) > limit
     async for part in request.stream():
@@ -125,9 +179,10 @@ async def _body(request: Any, limit: int) -> bytes:
                 "RESOURCE_EXHAUSTED",
                 f"The body is over the {limit} bytes this server takes: send fewer "
                 f"rows. Received: {max(size, int(declared[:18] or 0))} bytes or more",
+                status=413,
             )
-        parts.append(part)
-    return b"".join(parts)
+        engine.waiting.take(len(body), len(part))
+        body += part
 
 
 def _status(engine: Engine, name: str, version: int | None) -> dict[str, Any]:

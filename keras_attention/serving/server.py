@@ -6,12 +6,16 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from keras_attention.serving.access import GuardedApplication, allowed_names
 from keras_attention.serving.checks import Limits
+from keras_attention.serving.connections import Connections, limited_protocol
 from keras_attention.serving.engine import Engine, needs_serve
+from keras_attention.serving.errors import printable
+from keras_attention.serving.faults import FaultLog
 from keras_attention.serving.grpc_api import grpc_server
 from keras_attention.serving.models import VersionedModel, version_folders
 from keras_attention.serving.rest import rest_application
@@ -20,6 +24,10 @@ NOTICE = (
     "development server: no TLS, no authentication, one process. Production is TF "
     "Serving, Triton or KServe."
 )
+
+
+# asyncio accepts as many connections at once before it counts them.
+_BACKLOG = 128
 
 
 class DevelopmentServer:
@@ -36,9 +44,12 @@ class DevelopmentServer:
         keep: The number of versions that are served at once; the highest are.
         poll_seconds: The time between two readings of the folder.
         threads: The number of requests that run at the same time.
-        limits: The limits of one request.
-        on_event: Called with a word and facts: started, loaded, failed, unloaded,
-            stopped.
+        limits: The limits of the server.
+        allowed_hosts: Further names of this server, which the Host and Origin headers
+            of a request may have; `*` allows all. `host`, localhost, 127.0.0.1 and
+            [::1] are always allowed.
+        on_event: Called with a word and facts: started, loaded, failed, ignored,
+            unloaded, fault, stopped.
 
     Example:
     ```python
@@ -60,6 +71,7 @@ class DevelopmentServer:
         poll_seconds: float = 1.0,
         threads: int = 8,
         limits: Limits | None = None,
+        allowed_hosts: Sequence[str] = (),
         on_event: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         try:
@@ -71,21 +83,29 @@ class DevelopmentServer:
                 "There is nothing to serve. Expected a folder with version folders, or "
                 f"an artifact, as `export_model` writes it. Received: {path}"
             )
+        names = allowed_names(host, allowed_hosts)
         self._on_event = on_event
         self._poll_seconds = poll_seconds
         self._stopped = threading.Event()
         self._signalled = threading.Event()
         model = VersionedModel(path, name=name, keep=keep, on_event=on_event)
-        self.engine = Engine(model, limits or Limits(), threads)
+        limits, self._faults = limits or Limits(), FaultLog(on_event)
+        self.engine = Engine(model, limits, threads, self._faults)
         self._socket = _listening(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._grpc, self.grpc_port = None, None
         if grpc_port is not None:
             self._grpc, self.grpc_port = grpc_server(self.engine, f"{host}:{grpc_port}")
+        application = rest_application(self.engine)
         config = uvicorn.Config(
-            rest_application(self.engine),
-            log_level="error",
+            GuardedApplication(application, self.engine, names),
+            http=limited_protocol(Connections(limits, self._faults)),
+            ws="none",
+            log_config=None,  # `GuardedApplication` reports each fault as one line
+            log_level="critical",
             access_log=False,
+            proxy_headers=False,  # a client could choose the address in the log
+            backlog=_BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=30,
         )
@@ -104,7 +124,7 @@ class DevelopmentServer:
             self.stop()
             raise ValueError(
                 "No version can be served. Expected an artifact as `export_model` "
-                f"writes it. Received: {'; '.join(reasons)}"
+                f"writes it. Received: {printable('; '.join(reasons))}"
             )
         for thread in self._threads:
             thread.start()
@@ -146,6 +166,7 @@ class DevelopmentServer:
                 thread.join(grace_seconds)
         self.engine.close()
         self._socket.close()
+        self._faults.flush()
         self._on_event("stopped")
 
     def __enter__(self) -> Self:
@@ -156,6 +177,7 @@ class DevelopmentServer:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
+            self._faults.flush()
             # A folder that cannot be read now can be read later.
             with contextlib.suppress(OSError):
                 self.engine.model.poll()
@@ -165,6 +187,10 @@ def print_event(as_json: bool = False) -> Callable[..., None]:
     """Return a function that prints events, as words or as one JSON object per line."""
 
     def tell(word: str, **facts: Any) -> None:
+        facts = {
+            key: printable(value) if isinstance(value, str) else value
+            for key, value in facts.items()
+        }
         if as_json:
             line = json.dumps({"event": word, **facts}, ensure_ascii=False)
         else:
@@ -176,7 +202,7 @@ def print_event(as_json: bool = False) -> Callable[..., None]:
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=512)
+        return socket.create_server((host, port), backlog=_BACKLOG)
     except OSError as error:
         raise OSError(
             "The port cannot be opened. Expected a free port of this machine: choose "
