@@ -86,7 +86,8 @@ def _check_in_vocabulary(role: str, token: Any, ids: Mapping[str, int]) -> None:
         raise ValueError(
             f"The vocabulary lacks the special token {token!r:.100} ({role}). Add it, "
             f"or give the name it has: special_tokens={{{role!r}: …}}. "
-            f"Received: {len(ids)} tokens, the first are {untrusted.show(list(ids)[:5])}"
+            f"Received: {len(ids)} tokens, the first are "
+            f"{untrusted.show(list(ids)[:5])}"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from keras_attention import untrusted
 
 MAX_SIZE = 2**31 - 1
+MAX_NUMBER = 10**18
 MAX_LABELS = 2**17
 
 
@@ -82,7 +83,9 @@ def _rope(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30 and math.isfinite(value)
+    return (
+        type(value) in (int, float) and abs(value) < MAX_NUMBER and math.isfinite(value)
+    )
 
 
 # (what is expected, a function that checks it) -> names of entries.
@@ -113,7 +116,7 @@ _KINDS: dict[tuple[str, Callable[[Any], bool]], str] = {
         "classifier_dropout seq_classif_dropout layer_norm_eps rms_norm_eps "
         "layer_norm_epsilon"
     ),
-    ("a number from 1 to 10³⁰", _number(1, 1e30)): "rope_theta",
+    ("a number from 1 to 10¹⁸", _number(1, MAX_NUMBER)): "rope_theta",
     ("a finite number", _is_finite): "partial_rotary_factor",
     ("true or false", _is(bool)): (
         "tie_word_embeddings use_sliding_window attention_bias mlp_bias "

@@ -54,9 +54,10 @@ def refuse_others(config: Mapping[str, Any], supported: Mapping[str, Any]) -> No
         allowed = values if isinstance(values, tuple) else (values,)
         if name in config and config[name] not in allowed:
             known = ", ".join(map(repr, allowed))
+            given = f"{name}={untrusted.show(config[name])}"
             raise ValueError(
-                f"config.json has a value of {name} that is not supported here; "
-                f"supported: {known}. Received: {name}={untrusted.show(config[name])}"
+                f"config.json has {given}, which is not supported here; supported: "
+                f"{known}. Received: {given}"
             )
 
 

@@ -66,8 +66,8 @@ def family_of_config(config: Mapping[str, Any], source: Any) -> ModuleType:
     if not isinstance(name, str) or name not in MODULES:
         raise ValueError(
             f"This family of models is not supported. Supported: "
-            f"{', '.join(sorted(MODULES))}. Received: model_type={untrusted.show(name)} in "
-            f"{untrusted.clip(source)}"
+            f"{', '.join(sorted(MODULES))}. "
+            f"Received: model_type={untrusted.show(name)} in {untrusted.clip(source)}"
         )
     return _module(MODULES[name])
 

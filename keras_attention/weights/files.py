@@ -39,8 +39,8 @@ def require_file(folder: Path, name: str) -> Path:
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if name == WEIGHTS and pickles:
         hint = (
-            f" Pickled weights ({untrusted.clip(pickles[0])}) can run code when opened and are not "
-            "read; convert them to safetensors."
+            f" Pickled weights ({untrusted.clip(pickles[0])}) can run code when opened "
+            "and are not read; convert them to safetensors."
         )
     raise FileNotFoundError(
         f"A Hugging Face folder needs {name}.{hint} "
@@ -173,7 +173,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> _Part:
     shape, offsets = entry["shape"], entry["data_offsets"]
     for numbers, most in ((shape, MAX_RANK), (offsets, 2)):
         plain = isinstance(numbers, list) and len(numbers) <= most
-        if not plain or any(type(n) is not int or n < 0 for n in numbers):
+        if not plain or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
             raise ValueError(f"{what} has shape or offsets {untrusted.show(numbers)}")
     named = entry["dtype"]
     dtype = DTYPES.get(named, "") if isinstance(named, str) else ""
@@ -184,7 +184,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> _Part:
     start, end = offsets
     size = math.prod(shape) * _numpy(dtype).itemsize
     if end - start != size:
-        raise ValueError(f"{what} has {end - start:.15g} bytes, not {size:.15g}")
+        raise ValueError(f"{what} has {end - start} bytes, not {size}")
     return _Part(name, tuple(shape), dtype, data + start, data + end)
 
 
@@ -199,7 +199,8 @@ def _numpy(name: str) -> np.dtype:
 def _damaged(path: Path, size: int, reason: str) -> ValueError:
     return ValueError(
         f"{untrusted.clip(path.name)} is damaged or incomplete: {reason}. Nothing was "
-        f"loaded; fetch the file again. Received: {untrusted.clip(path)} of {size} bytes"
+        "loaded; fetch the file again. "
+        f"Received: {untrusted.clip(path)} of {size} bytes"
     )
 
 

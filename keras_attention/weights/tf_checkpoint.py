@@ -103,8 +103,8 @@ class GoogleBert:
         layers, shapes = bert_hf.header(config)
         count, found = layers["encoder.layer."], {}
         for name, shape in shapes.items():
-            name = name.replace("encoder.layer.", "encoder/layer_")
-            stem = name.removesuffix(".weight").replace(".", "/")
+            stem = name.replace("encoder.layer.", "encoder/layer_")
+            stem = stem.removesuffix(".weight").replace(".", "/")
             is_table = stem.startswith("embeddings/")
             found[stem if is_table else f"{stem}/kernel"] = (
                 shape if is_table else shape[::-1]

@@ -142,7 +142,8 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             "There is no artifact of this library. Expected a folder with a "
-            f"{MANIFEST_NAME}, as `export_model` writes it. Received: {untrusted.clip(folder)}"
+            f"{MANIFEST_NAME}, as `export_model` writes it. "
+            f"Received: {untrusted.clip(folder)}"
         ) from error
     except ValueError as error:  # not JSON, not UTF-8, not a plain file
         raise _unreadable(path, "JSON in UTF-8", str(error)) from error

@@ -93,8 +93,10 @@ def _check_header(opened, member: zipfile.ZipInfo) -> None:
     what = f"the array {untrusted.show(member.filename)}"
     if dtype.hasobject or dtype.kind not in _KINDS or dtype.fields or dtype.subdtype:
         raise ValueError(f"{what} has the dtype {untrusted.clip(dtype)}")
-    if len(shape) > 32 or any(type(size) is not int or size < 0 for size in shape):
+    if len(shape) > 32 or any(
+        type(size) is not int or not 0 <= size < 2**63 for size in shape
+    ):
         raise ValueError(f"{what} has the shape {untrusted.show(shape)}")
     size = start.tell() + math.prod(shape) * dtype.itemsize
     if size != member.file_size:
-        raise ValueError(f"{what} has {member.file_size:,} bytes, not {size:.12g}")
+        raise ValueError(f"{what} has {member.file_size:,} bytes, not {size}")
