@@ -56,7 +56,7 @@ def open_source(path: Path) -> Source:
                 return Source(config, form, tf_checkpoint.open_checkpoint(path))
     file = require_file(path, "config.json")
     config = untrusted.read_object(file)
-    if (path / _GENERATION).is_file():
+    if (path / _GENERATION).exists():
         # New versions of transformers write the start and end tokens to this file.
         found = untrusted.read_object(path / _GENERATION)
         known = {name: found[name] for name in _OF_GENERATION if name in found}
