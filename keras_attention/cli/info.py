@@ -78,14 +78,15 @@ def _artifact(folder: Path) -> dict[str, Any]:
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
-    from keras_attention.weights.files import open_tensors, read_json
+    from keras_attention import untrusted
+    from keras_attention.weights.files import open_tensors
 
     shapes = {k: tensor.shape for k, tensor in open_tensors(folder).items()}
     numbers = [_product(shape) for shape in shapes.values()]
     return {
         "path": str(folder),
         "format": "Hugging Face folder",
-        "config": read_json(folder / "config.json"),
+        "config": untrusted.read_json(folder / "config.json"),
         "tensors": f"{len(shapes)} with {sum(numbers):,} numbers",
         "files": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
     }

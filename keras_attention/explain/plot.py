@@ -53,15 +53,18 @@ def plot_attention(
     width, height = 0.32 * len(key_tokens) + 1.2, 0.26 * len(query_tokens) + 1.1
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    # A token is text, not markup: "$" begins no formula.
+    plain: Any = {"fontsize": 8, "parse_math": False}
     for index, axis in enumerate(axes):
         if index >= len(maps):
             axis.axis("off")
             continue
         axis.imshow(maps[index], cmap="Blues", vmin=0.0, aspect="auto")
-        axis.set_xticks(range(len(key_tokens)), key_tokens, rotation=90, fontsize=8)
+        axis.set_xticks(range(len(key_tokens)), key_tokens, rotation=90, **plain)
         labels = query_tokens if index % columns == 0 else []
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
-        axis.set_title("" if titles is None else titles[index], fontsize=9)
+        axis.set_yticks(range(len(labels)), labels, **plain)
+        title = "" if titles is None else titles[index]
+        axis.set_title(title, **{**plain, "fontsize": 9})
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

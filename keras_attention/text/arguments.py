@@ -5,9 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_attention import untrusted
 from keras_attention.text import json_files
 
 _ROLES = ("unk", "cls", "sep", "pad", "mask")
+MAX_ADDED_TOKEN = 1000  # characters
 
 
 def tensorflow_text() -> Any:
@@ -36,13 +38,13 @@ def token_ids(vocabulary: Sequence[str]) -> dict[str, int]:
             raise ValueError(
                 "A vocabulary is a list of strings; the index of each is its id. "
                 "Turn a {token: id} dict into a list sorted by id. "
-                f"Received: {token!r} at index {token_id}"
+                f"Received: {token!r:.100} at index {token_id}"
             )
         if token in ids:
             raise ValueError(
                 "Each token is in a vocabulary only once, or its id would be "
                 "ambiguous. Rename one of the two, such as '[unused1]'. "
-                f"Received: {token!r} at indices {ids[token]} and {token_id}"
+                f"Received: {token!r:.100} at indices {ids[token]} and {token_id}"
             )
         ids[token] = token_id
     return ids
@@ -82,9 +84,10 @@ def _check_roles(given: Mapping[str, Any], roles: Sequence[str]) -> None:
 def _check_in_vocabulary(role: str, token: Any, ids: Mapping[str, int]) -> None:
     if token not in ids:
         raise ValueError(
-            f"The vocabulary lacks the special token {token!r} ({role}). Add it, "
+            f"The vocabulary lacks the special token {token!r:.100} ({role}). Add it, "
             f"or give the name it has: special_tokens={{{role!r}: …}}. "
-            f"Received: {len(ids)} tokens, the first are {list(ids)[:5]}"
+            f"Received: {len(ids)} tokens, the first are "
+            f"{untrusted.show(list(ids)[:5])}"
         )
 
 
@@ -92,20 +95,22 @@ def added_tokens(given: Sequence[str], ids: Mapping[str, int]) -> list[str]:
     """Returns the tokens to find in raw text; refuses unknown or overlapping ones."""
     tokens = list(dict.fromkeys(given))
     for token in tokens:
-        if not token or token not in ids:
+        if not token or token not in ids or len(token) > MAX_ADDED_TOKEN:
             raise ValueError(
-                "Added tokens are tokens of the vocabulary. Add this one to the "
-                "vocabulary or remove it from the list. "
-                f" Received: added_tokens with {token!r}"
+                "Added tokens are tokens of the vocabulary, of at most "
+                f"{MAX_ADDED_TOKEN:,} characters. Add this one to the vocabulary or "
+                f"remove it from the list. Received: added_tokens with {token!r:.100}"
             )
-    for one in tokens:
-        for other in tokens:
-            shared = [n for n in range(1, len(one)) if other.startswith(one[n:])]
-            if any(len(one) - n < len(other) for n in shared):
+    # The proper ends of all tokens, compared with the proper starts of each.
+    ends = {one[n:]: one for one in tokens for n in range(1, len(one))}
+    for other in tokens:
+        for length in range(1, len(other)):
+            one = ends.get(other[:length])
+            if one is not None:
                 raise ValueError(
                     "Added tokens must not overlap: the end of one is the start of "
                     "another, so a text could be split in two ways. Remove one of "
-                    f"them from added_tokens. Received: {one!r} and {other!r}"
+                    f"them from added_tokens. Received: {one!r:.100} and {other!r:.100}"
                 )
     return tokens
 

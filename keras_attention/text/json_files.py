@@ -3,42 +3,28 @@
 What only one kind of tokenizer has is read in its own folder, in `files.py` there.
 """
 
-import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
+
+from keras_attention import untrusted
 
 Path = str | os.PathLike[str]
 
 SETTINGS_FILE = "tokenizer_config.json"
 ROLES = ("bos", "eos", "unk", "cls", "sep", "pad", "mask")
 _LONGEST = 10**6  # transformers writes 1e30 for "no limit"
-_MOST_CHARACTERS = 300  # of a value in an error
+MAX_BYTES = 1 << 26  # the largest tokenizer.json has half as many
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file."""
-    text = read_text(path, "a JSON file that Hugging Face's tokenizers wrote")
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"A tokenizer file is not valid JSON ({error}). Download or write it "
-            f"again. Received: path={str(path)!r}"
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(
-            "A tokenizer file holds one JSON object; this one holds something else. "
-            f"Give the path of a tokenizer.json. Received: {type(data).__name__} in "
-            f"{str(path)!r}"
-        )
-    return data
+    return untrusted.read_object(path, MAX_BYTES)
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file, or an empty one if there is no such file."""
-    return read_json(path) if pathlib.Path(path).is_file() else {}
+    return read_json(path) if os.path.exists(path) else {}
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -48,19 +34,19 @@ def read_text(path: Path, expected: str) -> str:
         path: The path of the file.
         expected: What the file should be, for the errors.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    where = untrusted.clip(path)
+    try:
+        return untrusted.read_bytes(path, MAX_BYTES).decode("utf-8")
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no such tokenizer file; expected {expected}. Check the path. "
-            f"Received: path={str(path)!r}"
-        )
-    try:
-        return path.read_bytes().decode("utf-8")
+            f"Received: path={where!r}"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"A tokenizer file is not UTF-8 ({error}); expected {expected}. Convert "
-            f"it to UTF-8. Received: path={str(path)!r}"
-        ) from error
+            f"A tokenizer file is not UTF-8 ({error.reason}); expected {expected}. "
+            f"Convert it to UTF-8. Received: path={where!r}"
+        ) from None
 
 
 def special_tokens(
@@ -73,6 +59,8 @@ def special_tokens(
         if isinstance(token, Mapping):  # an AddedToken, written out
             token = token.get("content")
         if token is not None:
+            if not isinstance(token, str):
+                refuse(f"'{role}_token'", "a string", token)
             found[role] = token
     return found
 
@@ -80,17 +68,26 @@ def special_tokens(
 def limits(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the maximal length and the sides that a `tokenizer_config.json` names."""
     length = settings.get("model_max_length") or _LONGEST + 1
-    return {
-        "max_length": None if length > _LONGEST else int(length),
-        "padding_side": settings.get("padding_side") or "right",
-        "truncation_side": settings.get("truncation_side") or "right",
+    if isinstance(length, bool) or not isinstance(length, int | float):
+        refuse("'model_max_length'", "a number", length)
+    sides = {
+        name: settings.get(name) or "right"
+        for name in ("padding_side", "truncation_side")
     }
+    for name, side in sides.items():
+        if side not in ("left", "right"):
+            refuse(repr(name), "'left' and 'right'", side)
+    return {"max_length": None if length > _LONGEST else int(length), **sides}
 
 
 def tokens_by_id(ids: Mapping[str, int]) -> list[str]:
     """Returns the tokens of a `{token: id}` dict as a list sorted by id."""
+    if not isinstance(ids, Mapping):
+        refuse("the vocabulary", "an object of tokens and their ids", ids)
+    if any(type(number) is not int for number in ids.values()):
+        refuse("the ids of the vocabulary", "integers", ids)
     tokens = sorted(ids, key=ids.__getitem__)
-    if [ids[token] for token in tokens] != list(range(len(ids))):
+    if any(ids[token] != number for number, token in enumerate(tokens)):
         refuse("the ids of the vocabulary", "0, 1, 2, … without gaps", len(ids))
     return tokens
 
@@ -109,10 +106,8 @@ def refuse(
         received: The part's value.
         remedy: A sentence that says what to do.
     """
-    text = repr(received)
-    if len(text) > _MOST_CHARACTERS:
-        text = text[:_MOST_CHARACTERS] + "…"
     raise ValueError(
-        f"This tokenizer cannot be reproduced exactly because of {what}; supported: "
-        f"{expected}. {remedy} Received: {text}"
+        f"This tokenizer cannot be reproduced exactly because of "
+        f"{untrusted.clip(what)}; supported: {untrusted.clip(expected, 600)}. {remedy} "
+        f"Received: {untrusted.show(received)}"
     )

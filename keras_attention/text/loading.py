@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any, Literal
 
+from keras_attention import untrusted
 from keras_attention.text import json_files
 
 
@@ -43,14 +44,15 @@ def load_tokenizer(
         return SentencePieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "tokenizer.json").exists():
         model = json_files.read_json(path / "tokenizer.json").get("model") or {}
-        kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+        with untrusted.reading(path / "tokenizer.json"):
+            kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
         classes = {"WordPiece": WordPieceTokenizer, "BPE": BytePairTokenizer}
-        if kind not in classes:
+        if not isinstance(kind, str) or kind not in classes:
             raise ValueError(
                 "This tokenizer cannot be reproduced exactly because of its model; "
                 f"supported: {', '.join(classes)}, and SentencePiece by its .model "
                 "file. Add that file to the folder. Received: a tokenizer.json with "
-                f"the model {kind!r} in {path}"
+                f"the model {untrusted.show(kind)} in {untrusted.clip(path)}"
             )
         return classes[kind].from_folder(path, max_length=max_length)
     if (path / "vocab.txt").exists():

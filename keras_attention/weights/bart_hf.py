@@ -80,6 +80,32 @@ def arguments(config: dict, names: Collection[str]) -> dict[str, Any]:
     }
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    layers, shapes = shared_header(config)
+    rows = config["max_position_embeddings"] + SHAPE["position_offset"]
+    for side in ("encoder", "decoder"):
+        shapes[f"{side}.embed_positions.weight"] = (rows, config["d_model"])
+    return layers, shapes
+
+
+def shared_header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the part of `header` that BART and Marian share.
+
+    Args:
+        config: The parsed config.json.
+    """
+    configs.require(config, (*ARGUMENTS, *DECODER))
+    width = config["d_model"]
+    layers, shapes = {}, {"shared.weight": (config["vocab_size"], width)}
+    for side in ("encoder", "decoder"):
+        layers[f"{side}.layers."] = config[f"{side}_layers"]
+        block = f"{side}.layers.{{}}"
+        shapes[f"{block}.self_attn.q_proj.weight"] = (width, width)
+        shapes[f"{block}.fc1.weight"] = (config[f"{side}_ffn_dim"], width)
+    return layers, shapes
+
+
 def config_of(model: Seq2SeqTransformer) -> dict[str, Any]:
     """Returns the config.json of a model, the inverse of `build`."""
     kind = "ForConditionalGeneration" if model.use_logits_bias else "Model"

@@ -46,6 +46,25 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width, segments = config["hidden_size"], config["type_vocab_size"]
+    block = "encoder.layer.{}"
+    shapes = {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], width),
+        "embeddings.position_embeddings.weight": (
+            config["max_position_embeddings"],
+            width,
+        ),
+        f"{block}.attention.self.query.weight": (width, width),
+        f"{block}.intermediate.dense.weight": (config["intermediate_size"], width),
+    }
+    if segments:
+        shapes["embeddings.token_type_embeddings.weight"] = (segments, width)
+    return {"encoder.layer.": config["num_hidden_layers"]}, shapes
+
+
 def config_of(model: BertEncoder) -> dict[str, Any]:
     """Returns the config.json of an encoder, the inverse of `build`."""
     ours = model.get_config()

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from keras_attention import untrusted
+
 # Hugging Face's name of an activation -> ours; "gelu" is the exact one in both.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -31,7 +33,7 @@ def take(config: Mapping[str, Any], arguments: Mapping[str, str]) -> dict[str, A
 
 def require(config: Mapping[str, Any], entries: Any) -> None:
     """Refuses a config.json that lacks entries the model is built from."""
-    missing = [name for name in entries if name not in config]
+    missing = [name for name in entries if config.get(name) is None]
     if missing:
         family = config.get("model_type")
         raise ValueError(
@@ -52,19 +54,20 @@ def refuse_others(config: Mapping[str, Any], supported: Mapping[str, Any]) -> No
         allowed = values if isinstance(values, tuple) else (values,)
         if name in config and config[name] not in allowed:
             known = ", ".join(map(repr, allowed))
+            given = f"{name}={untrusted.show(config[name])}"
             raise ValueError(
-                f"config.json has {name}={config[name]!r}, which is not supported "
-                f"here; supported: {known}. Received: {name}={config[name]!r}"
+                f"config.json has {given}, which is not supported here; supported: "
+                f"{known}. Received: {given}"
             )
 
 
 def activation(config: Mapping[str, Any], entry: str) -> str:
     """Returns our name of the activation that an entry names."""
     name = config.get(entry)
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(
             "config.json has an activation that is not supported here. Supported: "
-            f"{', '.join(ACTIVATIONS)}. Received: {entry}={name!r}"
+            f"{', '.join(ACTIVATIONS)}. Received: {entry}={untrusted.show(name)}"
         )
     return ACTIVATIONS[name]
 

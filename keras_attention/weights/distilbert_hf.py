@@ -43,6 +43,19 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width, block = config["dim"], "transformer.layer.{}"
+    positions = config["max_position_embeddings"]
+    return {"transformer.layer.": config["n_layers"]}, {
+        "embeddings.word_embeddings.weight": (config["vocab_size"], width),
+        "embeddings.position_embeddings.weight": (positions, width),
+        f"{block}.attention.q_lin.weight": (width, width),
+        f"{block}.ffn.lin1.weight": (config["hidden_dim"], width),
+    }
+
+
 def config_of(model: BertEncoder) -> dict[str, Any]:
     """Returns the config.json of an encoder, the inverse of `build`."""
     ours = model.get_config()

@@ -8,6 +8,9 @@ A family is a module of this folder, imported when it is needed, with
     build(config, names) -> the backbone of a config and of the tensors' names
     config_of(model)     -> the config.json of a backbone, the inverse of `build`
     rules(model)         -> one rule for every tensor and every variable
+    header(config)       -> `{"encoder.layer.": number of layers}`, and the shapes of
+                            tensors by which all sizes of the model are limited; "{}"
+                            in a name is the number of a layer
 
 and, if it needs them,
 
@@ -23,6 +26,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from keras_attention import untrusted
 from keras_attention.weights.rules import Rule
 
 # model_type -> module of this folder.
@@ -59,10 +63,11 @@ def family_of_config(config: Mapping[str, Any], source: Any) -> ModuleType:
         source: The path of the file, for errors.
     """
     name = config.get("model_type") if isinstance(config, Mapping) else None
-    if name not in MODULES:
+    if not isinstance(name, str) or name not in MODULES:
         raise ValueError(
             f"This family of models is not supported. Supported: "
-            f"{', '.join(sorted(MODULES))}. Received: model_type={name!r} in {source}"
+            f"{', '.join(sorted(MODULES))}. "
+            f"Received: model_type={untrusted.show(name)} in {untrusted.clip(source)}"
         )
     return _module(MODULES[name])
 

@@ -1,13 +1,15 @@
 """Reads the files of a checkpoint folder. Imports neither TensorFlow nor Keras."""
 
-import json
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_attention import untrusted
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -20,28 +22,8 @@ DTYPES = {
     "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; the error about a damaged one says where."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path.name} is not valid JSON: {error}. Fetch the file again. "
-            f"Received: {path}"
-        ) from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that must hold an object."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path.name} must hold a JSON object {{…}}. Fetch the file again. "
-            f"Received: a {type(content).__name__} in {path}"
-        )
-    return content
+MAX_INDEX_BYTES = 1 << 26
+MAX_RANK = 8
 
 
 def require_file(folder: Path, name: str) -> Path:
@@ -52,15 +34,17 @@ def require_file(folder: Path, name: str) -> Path:
     there = "no such folder"
     if folder.is_dir():
         there = ", ".join(sorted(p.name for p in folder.iterdir())) or "an empty folder"
+        there = untrusted.clip(there, 1000)
     hint = ""
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if name == WEIGHTS and pickles:
         hint = (
-            f" Pickled weights ({pickles[0]}) can run code when opened and are not "
-            "read; convert them to safetensors."
+            f" Pickled weights ({untrusted.clip(pickles[0])}) can run code when opened "
+            "and are not read; convert them to safetensors."
         )
     raise FileNotFoundError(
-        f"A Hugging Face folder needs {name}.{hint} Received: {folder} with {there}"
+        f"A Hugging Face folder needs {name}.{hint} "
+        f"Received: {untrusted.clip(folder)} with {there}"
     )
 
 
@@ -100,68 +84,108 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / INDEX
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return read_header(require_file(folder, WEIGHTS))
-    places = read_object(index).get("weight_map")
+    places = untrusted.read_object(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(
             f"{INDEX} must name the file of each tensor in `weight_map`. Fetch it "
-            f"again. Received: weight_map={places!r} in {index}"
+            f"again. Received: weight_map={untrusted.show(places)} in "
+            f"{untrusted.clip(index)}"
         )
-    shards = sorted(set(places.values()))
-    missing = [name for name in shards if not (folder / Path(name).name).is_file()]
+    by_shard: dict[Path, set[str]] = {}
+    for name, place in places.items():
+        path = untrusted.inside(folder, place, INDEX)
+        by_shard.setdefault(path, set()).add(name)
+    missing = sorted(path.name for path in by_shard if not path.is_file())
     if missing:
         raise FileNotFoundError(
-            f"The weights are in {len(shards)} files, and some of them are missing. "
-            f"Nothing was loaded; fetch them too. Received: {folder} without "
-            f"{', '.join(missing)}"
+            f"The weights are in {len(by_shard)} files, and some of them are missing. "
+            "Nothing was loaded; fetch them too. Received: "
+            f"{untrusted.clip(folder)} without {untrusted.clip(', '.join(missing[:8]))}"
         )
     tensors = {}
-    for shard in shards:
-        found = read_header(folder / Path(shard).name)
-        expected = {name for name, place in places.items() if place == shard}
+    for shard, expected in sorted(by_shard.items()):
+        found = read_header(shard)
         if differing := sorted(expected ^ set(found)):
             raise ValueError(
-                f"{INDEX} and {shard} do not name the same tensors: they are from "
-                f"different downloads. Nothing was loaded. Received: {folder} with "
-                f"{', '.join(differing[:8])} in only one of them"
+                f"{INDEX} and {untrusted.clip(shard.name)} do not name the same "
+                "tensors: they are from different downloads. Nothing was loaded. "
+                f"Received: {untrusted.clip(folder)} with "
+                f"{untrusted.clip(', '.join(differing[:8]), 800)} in only one of them"
             )
         tensors |= found
     return tensors
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of one safetensors file, from its header."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    """Returns the tensors of one safetensors file, from its header.
+
+    The tensors must cover all bytes after the header, each byte once.
+    """
+    with untrusted.open_plain(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise _damaged(path, "its header is incomplete")
-        try:
-            header = json.loads(file.read(length).decode("utf-8"))
-            header.pop("__metadata__", None)
-            tensors = {
-                name: _tensor(path, name, entry, 8 + length)
-                for name, entry in header.items()
-            }
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise _damaged(path, f"its header cannot be read: {error}") from error
-    end = max(
-        (8 + length + entry["data_offsets"][1] for entry in header.values()),
-        default=8 + length,
-    )
+            raise _damaged(path, size, "its header is incomplete")
+        text = file.read(length)
+    try:
+        header = untrusted.parse_json(text, path, most_deep=3)
+        if not isinstance(header, dict):
+            raise ValueError(f"it is a {type(header).__name__}")
+        header.pop("__metadata__", None)
+        parts = [
+            _tensor(path, name, entry, 8 + length) for name, entry in header.items()
+        ]
+        end = 8 + length
+        for tensor in sorted(parts, key=lambda part: (part.start, part.end)):
+            if tensor.start != end:
+                raise ValueError(
+                    f"tensor {untrusted.show(tensor.name)} begins at byte "
+                    f"{tensor.start} and not after the one before it, at {end}"
+                )
+            end = tensor.end
+    except ValueError as error:
+        reason = f"its header cannot be read: {untrusted.clip(error, 1000)}"
+        raise _damaged(path, size, reason) from None
     if end != size:
-        raise _damaged(path, f"its header describes {end} bytes")
-    return tensors
+        raise _damaged(path, size, f"its header describes {end} bytes")
+    return {
+        part.name: Tensor(path, part.shape, part.dtype, part.start) for part in parts
+    }
 
 
-def _tensor(path, name, entry, data):
-    start, end = entry["data_offsets"]
-    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"], "")
-    if not dtype:
-        raise ValueError(f"tensor '{name}' has dtype {entry['dtype']}")
+class _Part(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    end: int
+
+
+def _tensor(path: Path, name: str, entry: Any, data: int) -> _Part:
+    what = f"tensor {untrusted.show(name)}"
+    if not isinstance(entry, dict) or entry.keys() != {
+        "dtype",
+        "shape",
+        "data_offsets",
+    }:
+        raise ValueError(f"{what} must have dtype, shape and data_offsets")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    for numbers, most in ((shape, MAX_RANK), (offsets, 2)):
+        plain = isinstance(numbers, list) and len(numbers) <= most
+        if not plain or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
+            raise ValueError(f"{what} has shape or offsets {untrusted.show(numbers)}")
+    named = entry["dtype"]
+    dtype = DTYPES.get(named, "") if isinstance(named, str) else ""
+    if not dtype or len(offsets) != 2:
+        raise ValueError(
+            f"{what} has dtype {untrusted.show(named)}, {len(offsets)} offsets"
+        )
+    start, end = offsets
     size = math.prod(shape) * _numpy(dtype).itemsize
-    if min(start, *shape, 0) < 0 or end - start != size:
-        raise ValueError(f"tensor '{name}' has {end - start} bytes, not {size}")
-    return Tensor(path, shape, dtype, data + start)
+    if end - start != size:
+        raise ValueError(f"{what} has {end - start} bytes, not {size}")
+    return _Part(name, tuple(shape), dtype, data + start, data + end)
 
 
 def _numpy(name: str) -> np.dtype:
@@ -172,10 +196,11 @@ def _numpy(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _damaged(path: Path, reason: str) -> ValueError:
+def _damaged(path: Path, size: int, reason: str) -> ValueError:
     return ValueError(
-        f"{path.name} is damaged or incomplete: {reason}. Nothing was loaded; fetch "
-        f"the file again. Received: {path} of {path.stat().st_size} bytes"
+        f"{untrusted.clip(path.name)} is damaged or incomplete: {reason}. Nothing was "
+        "loaded; fetch the file again. "
+        f"Received: {untrusted.clip(path)} of {size} bytes"
     )
 
 

@@ -60,6 +60,18 @@ def build(config: dict, names: Collection[str]) -> GPTDecoder:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width = config["n_embd"]
+    return {"h.": config["n_layer"]}, {
+        "wte.weight": (config["vocab_size"], width),
+        "wpe.weight": (config["n_positions"], width),
+        "h.{}.attn.c_attn.weight": (width, 3 * width),
+        "h.{}.mlp.c_fc.weight": (width, config.get("n_inner") or 4 * width),
+    }
+
+
 def writes(model: GPTDecoder) -> bool:
     """Whether a decoder has GPT-2's structure."""
     return (

@@ -58,6 +58,21 @@ def build(config: dict, names: Collection[str]) -> GPTDecoder:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    groups = config.get("num_key_value_heads") or heads
+    size = config.get("head_dim") or width // heads
+    block = "layers.{}"
+    return {"layers.": config["num_hidden_layers"]}, {
+        "embed_tokens.weight": (config["vocab_size"], width),
+        f"{block}.self_attn.q_proj.weight": (heads * size, width),
+        f"{block}.self_attn.k_proj.weight": (groups * size, width),
+        f"{block}.mlp.gate_proj.weight": (config["intermediate_size"], width),
+    }
+
+
 def _biases(kind: str, config: dict) -> tuple[str, ...]:
     if kind == "qwen2":
         return BIASES[:1]

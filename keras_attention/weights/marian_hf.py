@@ -32,6 +32,9 @@ SHAPE = {
 }
 
 
+header = bart_hf.shared_header
+
+
 def writes(model: Seq2SeqTransformer) -> bool:
     """Whether the options are those of Marian."""
     sized = model.max_sequence_length is not None  # Marian's config has it

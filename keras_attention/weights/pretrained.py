@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
-from keras_attention.weights import families, heads_hf
+from keras_attention.weights import families, header_check, heads_hf
 from keras_attention.weights.hub import local_folder
 from keras_attention.weights.rules import load
 from keras_attention.weights.sentence_hf import sentence_settings
@@ -68,6 +68,7 @@ def from_pretrained(
     if sentence is None and task != "backbone":
         head = heads_hf.of_config(config) if task is None else heads_hf.of_task(task)
     names = families.without_prefix(family, stored)
+    header_check.compare(family, config, names, stored, folder)
     with _policy(dtype):
         model = backbone = family.build(config, names)
         if sentence is not None:

@@ -15,6 +15,7 @@ ARGUMENTS = {
     if ours != "max_sequence_length"
 }
 
+header = bert_hf.header
 rules = bert_hf.rules
 
 
@@ -28,6 +29,13 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
     configs.refuse_others(config, bert_hf.COMPUTED)
     configs.require(config, ("max_position_embeddings", "pad_token_id"))
     offset = config["pad_token_id"] + 1
+    if not 0 < offset < config["max_position_embeddings"]:
+        raise ValueError(
+            "config.json must have a pad_token_id of at least 0 and a larger number of "
+            "positions. Fetch the file again. Received: "
+            f"pad_token_id={config['pad_token_id']}, "
+            f"max_position_embeddings={config['max_position_embeddings']}"
+        )
     return BertEncoder(
         **configs.take(config, ARGUMENTS),
         max_sequence_length=config["max_position_embeddings"] - offset,

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attention import untrusted
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -218,9 +220,9 @@ def _account(rules, tensors, variables, ignored, source):
             raise ValueError(
                 f"The checkpoint does not fit the model: {what}. Fetch all files "
                 "again: the weights may be incomplete, or of another model than "
-                f"config.json. Nothing was loaded. Received: {source} with "
-                f"{len(names)} such: "
-                f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+                f"config.json. Nothing was loaded. Received: {untrusted.clip(source)} "
+                f"with {len(names)} such: {untrusted.clip(', '.join(names[:8]), 1000)}"
+                f"{', …' if len(names) > 8 else ''}"
             )
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from keras_attention.weights.files import read_json, read_object, require_file
+from keras_attention import untrusted
+from keras_attention.weights.files import require_file
 
 # Entry of the pooling's config -> its name in `SentenceEncoder`.
 POOLINGS = {
@@ -19,22 +20,35 @@ def sentence_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / "modules.json"
     if not path.exists():
         return None
-    modules = read_json(path)
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    with untrusted.reading(path):
+        modules = untrusted.read_json(path)
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ValueError(
             "Supported are sentence models of Transformer, Pooling and optionally "
-            f"Normalize. Received: {' -> '.join(kinds)} in {path}"
+            f"Normalize. Received: {untrusted.clip(' -> '.join(kinds))} in "
+            f"{untrusted.clip(path)}"
         )
-    pooling = read_object(require_file(folder, f"{modules[1]['path']}/config.json"))
+    for module in modules:
+        untrusted.inside(folder, module.get("path"), "modules.json")
+    name = f"{modules[1]['path']}/config.json"
+    untrusted.inside(folder, name, "modules.json")
+    pooling = untrusted.read_object(require_file(folder, name))
     modes = [k for k, on in pooling.items() if k.startswith("pooling_mode") and on]
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
             f"Supported is one pooling mode of {', '.join(POOLINGS)}. "
-            f"Received: {', '.join(modes) or 'no pooling mode'} in {path}"
+            f"Received: {untrusted.clip(', '.join(modes) or 'no pooling mode')} in "
+            f"{untrusted.clip(path)}"
         )
-    settings = folder / "sentence_bert_config.json"
-    length = read_object(settings).get("max_seq_length") if settings.exists() else None
+    settings, length = folder / "sentence_bert_config.json", None
+    if settings.exists():
+        length = untrusted.read_object(settings).get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(
+            f"{settings.name} must have a positive integer or null as max_seq_length. "
+            f"Fetch the file again. Received: max_seq_length={untrusted.show(length)}"
+        )
     return {
         "normalize": "Normalize" in kinds,
         "max_length": length,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_attention.weights import families
-from keras_attention.weights.files import open_tensors, read_object, require_file
+from keras_attention import untrusted
+from keras_attention.weights import config_types, families
+from keras_attention.weights.files import open_tensors, require_file
 
 _GENERATION = "generation_config.json"
 _OF_GENERATION = (
@@ -50,14 +51,16 @@ def open_source(path: Path) -> Source:
 
         for form in tf_checkpoint.FORMATS:
             if (path / form.CONFIG).is_file():
-                config = form.config(read_object(path / form.CONFIG))
+                config = form.config(untrusted.read_object(path / form.CONFIG))
+                config_types.check(config, path / form.CONFIG)
                 return Source(config, form, tf_checkpoint.open_checkpoint(path))
     file = require_file(path, "config.json")
-    config = read_object(file)
-    if (path / _GENERATION).is_file():
+    config = untrusted.read_object(file)
+    if (path / _GENERATION).exists():
         # New versions of transformers write the start and end tokens to this file.
-        found = read_object(path / _GENERATION)
+        found = untrusted.read_object(path / _GENERATION)
         known = {name: found[name] for name in _OF_GENERATION if name in found}
         config = {**config, **known}
+    config_types.check(config, file)
     family = families.family_of_config(config, file)
     return Source(config, family, open_tensors(path))

@@ -51,6 +51,25 @@ def build(config: dict, names: Collection[str]) -> T5EncoderDecoder:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width, heads = config["d_model"], config["num_heads"]
+    layers, shapes = {}, {"shared.weight": (config["vocab_size"], width)}
+    gated = config.get("feed_forward_proj", "relu").startswith("gated")
+    table = (config["relative_attention_num_buckets"], heads)
+    for side, last in (("encoder", 1), ("decoder", 2)):
+        count = config.get(f"num_{side}_layers") if side == "decoder" else None
+        layers[f"{side}.block."] = count or config["num_layers"]
+        block, first = f"{side}.block.{{}}.layer", f"{side}.block.0.layer.0"
+        attention = f"{block}.0.SelfAttention.q.weight"
+        shapes[attention] = (heads * config["d_kv"], width)
+        dense = f"{block}.{last}.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"
+        shapes[dense] = (config["d_ff"], width)
+        shapes[f"{first}.SelfAttention.relative_attention_bias.weight"] = table
+    return layers, shapes
+
+
 _GATES = ("", "gated")
 
 

@@ -98,6 +98,20 @@ class GoogleBert:
         return {**fixed, **entries}
 
     @staticmethod
+    def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+        """Returns `bert_hf.header` with Google's names and shapes."""
+        layers, shapes = bert_hf.header(config)
+        count, found = layers["encoder.layer."], {}
+        for name, shape in shapes.items():
+            stem = name.replace("encoder.layer.", "encoder/layer_")
+            stem = stem.removesuffix(".weight").replace(".", "/")
+            is_table = stem.startswith("embeddings/")
+            found[stem if is_table else f"{stem}/kernel"] = (
+                shape if is_table else shape[::-1]
+            )
+        return {"encoder/layer_": count}, found
+
+    @staticmethod
     def build(config: dict, names: Any) -> Any:
         """Builds the encoder."""
         pooler = "pooler.dense.weight"
@@ -134,6 +148,18 @@ class OpenAiGpt2:
         given = {names.get(name, name): value for name, value in entries.items()}
         fixed = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
         return {"model_type": "gpt2", **fixed, **given}
+
+    @staticmethod
+    def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+        """Returns `gpt2_hf.header` with OpenAI's names and shapes."""
+        layers, shapes = gpt2_hf.header(config)
+        found = {}
+        for name, shape in shapes.items():
+            stem = name.removesuffix(".weight").replace(".", "/")
+            is_table = stem in ("wte", "wpe")
+            stem = stem if is_table else f"{stem.replace('h/', 'h', 1)}/w"
+            found[stem] = shape if is_table else (1, *shape)
+        return {"h": layers["h."]}, found
 
     @staticmethod
     def build(config: dict, names: Any) -> Any:

@@ -45,6 +45,25 @@ def build(config: dict, names: Collection[str]) -> VisionTransformer:
     )
 
 
+def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns the numbers of layers, and the shapes that limit the model's size."""
+    configs.require(config, ARGUMENTS)
+    width = config["hidden_size"]
+    image, patch = (
+        size if isinstance(size, list) else [size, size]
+        for size in (config["image_size"], config["patch_size"])
+    )
+    patches = (image[0] // patch[0]) * (image[1] // patch[1])
+    projection = (width, config["num_channels"], *patch)
+    block = "encoder.layer.{}"
+    return {"encoder.layer.": config["num_hidden_layers"]}, {
+        "embeddings.position_embeddings": (1, 1 + patches, width),
+        "embeddings.patch_embeddings.projection.weight": projection,
+        f"{block}.attention.attention.query.weight": (width, width),
+        f"{block}.intermediate.dense.weight": (config["intermediate_size"], width),
+    }
+
+
 def config_of(model: VisionTransformer) -> dict[str, Any]:
     """Returns the config.json of a model, the inverse of `build`."""
     ours = model.get_config()

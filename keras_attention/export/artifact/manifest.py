@@ -15,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from keras_attention import __version__
+from keras_attention import __version__, untrusted
 from keras_attention.export.artifact.description import SignatureInfo
 
 MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 24
 FORMATS = {"saved_model": "SavedModel", "onnx": "ONNX", "litert": "LiteRT"}
 """The formats, with the name of each in a text."""
 _OPTIONAL = ("quantization", "compilation")
@@ -137,32 +138,34 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `manifest.json`; a ValueError says what is wrong with it."""
     path = Path(folder, MANIFEST_NAME)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = untrusted.read_json(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             "There is no artifact of this library. Expected a folder with a "
-            f"{MANIFEST_NAME}, as `export_model` writes it. Received: {folder}"
+            f"{MANIFEST_NAME}, as `export_model` writes it. "
+            f"Received: {untrusted.clip(folder)}"
         ) from error
-    except ValueError as error:  # not JSON, not UTF-8
+    except ValueError as error:  # not JSON, not UTF-8, not a plain file
         raise _unreadable(path, "JSON in UTF-8", str(error)) from error
     if not isinstance(data, dict):
         raise _unreadable(path, "a JSON object", type(data).__name__)
     version = data.get("manifest_version")
-    if version != 1:
+    if type(version) is not int or version != 1:
         raise _unreadable(
             path,
             "manifest_version 1: a newer keras-attention may read it",
-            f"manifest_version {version!r}",
+            f"manifest_version {untrusted.show(version)}",
         )
     known = get_type_hints(Manifest)
     wrong = (known.keys() ^ data.keys()) - {*_OPTIONAL}
     if wrong:
-        raise _unreadable(path, f"the keys {sorted(known)}", f"{sorted(data)}")
+        raise _unreadable(path, f"the keys {sorted(known)}", str(sorted(wrong)))
     for name in data:
         hint = known[name]
         kind = get_origin(hint) or hint  # `dict[str, Any]` -> dict
         if not isinstance(data[name], kind) or isinstance(data[name], bool):
-            raise _unreadable(path, f"{name}: {kind.__name__}", repr(data[name])[:100])
+            received = untrusted.show(data[name])
+            raise _unreadable(path, f"{name}: {kind.__name__}", received)
     _check_entries(path, data)
     return Manifest(**{**data, "signatures": _signatures(path, data["signatures"])})
 
@@ -257,16 +260,24 @@ def _check_entries(path: Path, data: dict[str, Any]) -> None:
     """Check what a reader relies on: a manifest is input like any other."""
     if data["format"] not in FORMATS:
         expected = f"format: one of {', '.join(FORMATS)}"
-        raise _unreadable(path, expected, repr(data["format"]))
+        raise _unreadable(path, expected, untrusted.show(data["format"]))
+    for name, kind in (("op_libraries", str), ("verification", dict)):
+        for entry in data[name]:
+            if not isinstance(entry, kind):
+                received = untrusted.show(entry)
+                raise _unreadable(path, f"{name}: each {kind.__name__}", received)
     for name, entry in data["files"].items():
         if not (
             isinstance(entry, dict)
             and isinstance(entry.get("sha256"), str)
             and type(entry.get("bytes")) is int
+            and entry["bytes"] >= 0
         ):
-            raise _unreadable(path, f"files[{name!r}]: sha256 and bytes", repr(entry))
+            expected = f"files[{untrusted.show(name)}]: sha256 and bytes"
+            raise _unreadable(path, expected, untrusted.show(entry))
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise _unreadable(path, "files: paths inside the folder", repr(name))
+            received = untrusted.show(name)
+            raise _unreadable(path, "files: paths inside the folder", received)
 
 
 def _signatures(path: Path, entries: dict[str, Any]) -> dict[str, SignatureInfo]:
@@ -275,12 +286,13 @@ def _signatures(path: Path, entries: dict[str, Any]) -> dict[str, SignatureInfo]
         try:
             signatures[name] = SignatureInfo.from_json(entry)
         except ValueError as error:
-            raise _unreadable(path, f"signatures[{name!r}]", str(error)) from error
+            expected = f"signatures[{untrusted.show(name)}]"
+            raise _unreadable(path, expected, str(error)) from error
     return signatures
 
 
 def _unreadable(path: Path, expected: str, received: str) -> ValueError:
     return ValueError(
-        f"{path.name} cannot be read. Expected: {expected}. Received: {received}, "
-        f"in {path}"
+        f"{path.name} cannot be read. Expected: {untrusted.clip(expected, 500)}. "
+        f"Received: {untrusted.clip(received, 1000)}, in {untrusted.clip(path)}"
     )

@@ -5,13 +5,15 @@ has the runtime and nothing else. This module needs neither TensorFlow nor Keras
 """
 
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_attention import untrusted
+from keras_attention.export.cases.arrays import read_arrays
 
 CASES_NAME = "verification.npz"
 
@@ -283,26 +285,39 @@ def _texts(array: np.ndarray) -> list[Any]:
     return decode(array).tolist() if array.size else array.tolist()
 
 
-def load_cases(file: Path) -> list[Case]:
-    """Reads what `save_cases` wrote."""
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            "The artifact's verification cases cannot be read: the file is damaged or "
-            f"missing. Export again. Received: {file}: {error}"
-        ) from error
+def load_cases(file: Path, max_bytes: int | None = None) -> list[Case]:
+    """Reads what `save_cases` wrote.
+
+    Args:
+        file: The path of the file.
+        max_bytes: See `read_arrays`.
+    """
+    arrays = read_arrays(file, max_bytes)
+    by_case: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        owner, _, rest = name.partition("/")
+        by_case.setdefault(owner, {})[rest] = array
     cases = []
-    for number, entry in enumerate(json.loads(arrays["index"].tobytes())):
-        inputs = dict(entry["texts"])
-        answers = entry.get("answers", {})
-        expected = {key: np.array(texts, object) for key, texts in answers.items()}
-        for name, array in arrays.items():
-            owner, _, rest = name.partition("/")
-            if owner == str(number):
+    with untrusted.reading(file):
+        index = untrusted.parse_json(arrays["index"].tobytes(), file)
+        for number, entry in enumerate(index):
+            inputs = _lists(entry["texts"])
+            answers = _lists(entry.get("answers", {}))
+            expected = {key: np.array(text, object) for key, text in answers.items()}
+            for rest, array in by_case.get(str(number), {}).items():
                 side, _, key = rest.partition("/")
                 (inputs if side == "in" else expected)[key] = array
-        zeros = tuple(entry["exact_zeros"])
-        cases.append(Case(entry["signature"], entry["name"], inputs, expected, zeros))
+            names = (entry["signature"], entry["name"], *entry["exact_zeros"])
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError(f"names of a case must be strings, not {names!r:.200}")
+            zeros = tuple(entry["exact_zeros"])
+            cases.append(Case(*names[:2], inputs, expected, zeros))
     return cases
+
+
+def _lists(texts: Any) -> dict[str, Any]:
+    """Returns a copy of a dict of lists of texts, or raises a TypeError."""
+    # One text alone is the answer of an output without axes.
+    if any(not isinstance(text, list | str) for text in texts.values()):
+        raise TypeError(f"texts must be in lists, not {texts!r:.200}")
+    return dict(texts)

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras_attention import untrusted
 from keras_attention.text import arguments, json_files
 from keras_attention.text.json_files import Path, read_json, refuse
 from keras_attention.text.patterns import GPT2_PATTERN
@@ -44,8 +45,11 @@ def added_tokens(
         if unknown:
             raise ValueError(
                 "An added token has content, lstrip, rstrip and special. Remove the "
-                f"others. Received: {sorted(unknown)} in {settings}"
+                f"others. Received: {untrusted.show(sorted(unknown))}"
             )
+        flags = {name: settings.get(name, False) for name in _SETTINGS}
+        if any(type(flag) is not bool for flag in flags.values()):
+            refuse("the settings of an added token", "true and false", flags)
         found[settings["content"]] = {**_SETTINGS, **settings}
     arguments.added_tokens(list(found), ids)
     return found
@@ -82,12 +86,17 @@ def merge_ids(
     """Returns the ids (left, right, merged) of each merge."""
     triples = []
     for rank, pair in enumerate(merges):
-        if len(pair) != 2 or any(t not in ids for t in (*pair, "".join(pair))):
+        strings = all(isinstance(token, str) for token in pair)
+        if (
+            not strings
+            or len(pair) != 2
+            or any(t not in ids for t in (*pair, "".join(pair)))
+        ):
             raise ValueError(
                 "A merge is a pair of tokens of the vocabulary that join to a third "
                 "one. "
                 "Give the merges that belong to this vocabulary. "
-                f"Received: merge number {rank}, {pair!r}"
+                f"Received: merge number {rank}, {untrusted.show(pair)}"
             )
         triples.append((ids[pair[0]], ids[pair[1]], ids["".join(pair)]))
     return triples
@@ -161,7 +170,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
 def _read_old_folder(
     folder: pathlib.Path, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    kind = (settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    kind = settings.get("tokenizer_class") or "GPT2Tokenizer"
+    kind = kind.removesuffix("Fast") if isinstance(kind, str) else str(kind)
     if kind not in _TEMPLATES:
         refuse("'tokenizer_class'", f"one of {sorted(_TEMPLATES)}", kind)
     if (folder / "added_tokens.json").exists():
@@ -217,6 +227,8 @@ def _read_pre_tokenizer(section: Any) -> dict[str, Any]:
     if len(steps) == 2 and steps[0].get("type") == "Split":
         split = steps.pop(0)
         pattern = (split.get("pattern") or {}).get("Regex")
+        if not isinstance(pattern, str):
+            refuse("the Split's pattern", "a regular expression", split)
         if split.get("behavior") != "Isolated" or split.get("invert"):
             refuse("the Split's behaviour", "Isolated, not inverted", split)
     if len(steps) != 1 or steps[0].get("type") != "ByteLevel":

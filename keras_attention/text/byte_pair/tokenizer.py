@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
+from keras_attention import untrusted
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_pair import files
@@ -179,7 +180,8 @@ class BytePairTokenizer(Tokenizer):
         cls, path: json_files.Path, *, max_length: int | None = None
     ) -> Self:
         """Reads a `tokenizer.json`; what is not supported is refused by name."""
-        return cls(**files.read_tokenizer_json(path), max_length=max_length)
+        with untrusted.reading(path):
+            return cls(**files.read_tokenizer_json(path), max_length=max_length)
 
     @classmethod
     def from_folder(
@@ -196,10 +198,11 @@ class BytePairTokenizer(Tokenizer):
             max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = files.read_folder(folder)
-        if max_length != "from_config":
-            options["max_length"] = max_length
-        return cls(**options)
+        with untrusted.reading(folder):
+            options = files.read_folder(folder)
+            if max_length != "from_config":
+                options["max_length"] = max_length
+            return cls(**options)
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         words = self._splitter(texts)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from keras_attention import untrusted
 from keras_attention.text import json_files
 from keras_attention.text.json_files import Path, read_optional_json
 
@@ -25,6 +26,8 @@ MODEL_FILES = (
     "tokenizer.model",
     "source.spm",
 )
+MAX_MODEL_BYTES = 1 << 28
+MAX_EXTRA_IDS = 100_000
 _FRAMED = {"cls": "<s>", "sep": "</s>"}
 _PAIRS = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 
@@ -32,11 +35,11 @@ _PAIRS = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 def read_model(path: Path) -> bytes:
     """Returns the bytes of a model file."""
     try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
+        return untrusted.read_bytes(path, MAX_MODEL_BYTES)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             "A SentencePiece model is a .model or .spm file. Give its path. "
-            f"Received: model={str(path)!r}: {error.strerror}"
+            f"Received: model={untrusted.clip(path)!r}, which does not exist"
         ) from error
 
 
@@ -138,8 +141,8 @@ def _append_added(vocabulary, settings, folder):
             raise ValueError(
                 "This tokenizer has another token at this id than its family, so its "
                 "ids are not known. Pass vocabulary= and template= to "
-                f"SentencePieceTokenizer. Received: {token!r} as id {number} of "
-                f"{len(vocabulary)} in {folder}"
+                f"SentencePieceTokenizer. Received: {untrusted.show(token)} as id "
+                f"{untrusted.show(number)} of {len(vocabulary)} in {folder}"
             )
 
 
@@ -188,19 +191,25 @@ def _family(folder: pathlib.Path, settings: Mapping[str, Any]) -> str:
     """Returns the family by the tokenizer's class, else by the model's type."""
     config = read_optional_json(folder / "config.json")
     named = settings.get("tokenizer_class") or config.get("model_type") or ""
+    if not isinstance(named, str):
+        json_files.refuse("'tokenizer_class'", "a string", named)
     plain = named.removesuffix("Fast").removesuffix("Tokenizer").lower()
     plain = plain.replace("-", "").replace("_", "")
     if plain not in _FAMILIES:
         raise ValueError(
             "The ids of this family's special tokens are not known; supported: "
             f"{', '.join(sorted(_FAMILIES))}. Pass vocabulary= and template= to "
-            f"SentencePieceTokenizer. Received: {named!r} in {folder}"
+            f"SentencePieceTokenizer. Received: {untrusted.show(named)} in "
+            f"{untrusted.clip(folder)}"
         )
     return plain
 
 
 def _t5(pieces, settings, _):
-    count = max(0, settings.get("extra_ids", 100))
+    count = settings.get("extra_ids", 100)
+    if type(count) is not int or count > MAX_EXTRA_IDS:
+        json_files.refuse("'extra_ids'", f"an integer up to {MAX_EXTRA_IDS}", count)
+    count = max(0, count)
     extra = [f"<extra_id_{number}>" for number in reversed(range(count))]
     template = {"middle": ["</s>"], "end": ["</s>"]}
     return {"vocabulary": [*pieces, *extra], "template": template}
@@ -227,6 +236,8 @@ def _llama(pieces, settings, _):
 
 def _marian(pieces, settings, folder):
     ids = json_files.read_json(folder / "vocab.json")
+    if any(type(number) is not int for number in ids.values()):
+        json_files.refuse("the ids of the vocabulary", "integers", ids)
     vocabulary = sorted(ids, key=ids.__getitem__)
     template = {"end": ["</s>"], "middle": []}
     return {"vocabulary": vocabulary, "template": template}

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
+from keras_attention import untrusted
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.sentence_piece import files
@@ -130,12 +131,13 @@ class SentencePieceTokenizer(Tokenizer):
             max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = files.read_folder(
-            pathlib.Path(folder), lambda model: _all_pieces(_operation(model))
-        )
-        if max_length != "from_config":
-            options["max_length"] = max_length
-        return cls(**options)
+        with untrusted.reading(folder):
+            options = files.read_folder(
+                pathlib.Path(folder), lambda model: _all_pieces(_operation(model))
+            )
+            if max_length != "from_config":
+                options["max_length"] = max_length
+            return cls(**options)
 
     @classmethod
     def from_llama2c(

@@ -43,7 +43,9 @@ def read_tokenizer_json(path: json_files.Path) -> dict[str, Any]:
     data = json_files.read_json(path)
     for name in data:
         if name not in (*_NOT_READ, *_SECTIONS):
-            _refuse(f"the section '{name}'", "the sections of tokenizers 0.23", name)
+            _refuse(
+                f"the section {name!r:.100}", "the sections of tokenizers 0.23", name
+            )
     model = _read_model(data.get("model"))
     prefix = model["continuing_subword_prefix"]
     _check_type(data.get("pre_tokenizer"), "pre_tokenizer", "BertPreTokenizer")
@@ -58,7 +60,7 @@ def read_tokenizer_json(path: json_files.Path) -> dict[str, Any]:
     num_in_model = len(vocab)
     vocabulary, added = _add_tokens(vocab, data.get("added_tokens") or [])
     for token, token_id in ids.items():
-        if token_id >= len(vocabulary) or vocabulary[token_id] != token:
+        if token_id not in range(len(vocabulary)) or vocabulary[token_id] != token:
             _refuse(f"the id of {token!r} in the post_processor", "the model's", ids)
     options = _read_normalizer(data.get("normalizer"))
     _check_unreachable(vocabulary[num_in_model:], prefix, options)
@@ -105,6 +107,7 @@ def _read_old_folder(
     folder: pathlib.Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     kind = settings.get("tokenizer_class") or "BertTokenizer"
+    kind = kind if isinstance(kind, str) else str(kind)
     if kind.removesuffix("Fast") not in _BERT_CLASSES:
         _refuse("'tokenizer_class'", f"one of {sorted(_BERT_CLASSES)}", kind)
     if not settings.get("do_basic_tokenize", True):
@@ -136,7 +139,9 @@ def _normalizer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "tokenize_chinese_chars": "handle_chinese_chars",
         "clean_text": "clean_text",
     }
-    return {ours: settings[name] for name, ours in names.items() if name in settings}
+    found = {ours: settings[name] for name, ours in names.items() if name in settings}
+    _check_flags(found)
+    return found
 
 
 def _check_agreement(arguments: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -165,7 +170,11 @@ def _read_model(model: Any) -> dict[str, Any]:
     unknown = set(model) - set(defaults) - {"type", "vocab"}
     if unknown or not isinstance(model.get("vocab"), Mapping):
         _refuse("the model", "a WordPiece model with its vocab", sorted(model))
-    return {**defaults, **{name: model[name] for name in model if name != "type"}}
+    found = {**defaults, **{name: model[name] for name in model if name != "type"}}
+    for name, default in defaults.items():
+        if type(found[name]) is not type(default):
+            _refuse(f"the model's '{name}'", type(default).__name__, found[name])
+    return found
 
 
 def _add_tokens(
@@ -176,7 +185,9 @@ def _add_tokens(
     for token in added:
         _check_added_token(token)
         if ids.setdefault(token["content"], token["id"]) != token["id"]:
-            _refuse(f"the id of {token['content']!r}", "one id for each token", token)
+            _refuse(
+                f"the id of {token['content']!r:.100}", "one id for each token", token
+            )
     return json_files.tokens_by_id(ids), [token["content"] for token in added]
 
 
@@ -209,7 +220,7 @@ def _check_added_token(token: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
         if token.get(name, value) != value:
             _refuse(
-                f"'{name}' of the added token {token['content']!r}",
+                f"'{name}' of the added token {token['content']!r:.100}",
                 f"{value}: added tokens are found in the raw text, inside words too",
                 token[name],
             )
@@ -222,7 +233,16 @@ def _read_normalizer(normalizer: Any) -> dict[str, Any]:
     _check_type(normalizer, "normalizer", "BertNormalizer")
     if set(normalizer) - {"type"} != set(names):
         _refuse("the normalizer", f"{names} and no others", sorted(normalizer))
-    return {name: normalizer[name] for name in names}
+    found = {name: normalizer[name] for name in names}
+    _check_flags(found)
+    return found
+
+
+def _check_flags(flags: Mapping[str, Any]) -> None:
+    for name, flag in flags.items():
+        unset = name == "strip_accents" and flag is None
+        if not unset and not isinstance(flag, bool):
+            _refuse(f"the normalizer's '{name}'", "true or false", flag)
 
 
 def _read_post_processor(section: Any) -> tuple[str, str, dict[str, int]]:

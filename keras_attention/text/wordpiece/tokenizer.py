@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import keras
 import tensorflow as tf
 
+from keras_attention import untrusted
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.wordpiece import files
@@ -158,9 +159,10 @@ class WordPieceTokenizer(Tokenizer):
             special_tokens: The constructor's argument, for the roles that the file does
                 not name: `"mask"`, and `"pad"` if it has no "padding".
         """
-        options = files.read_tokenizer_json(path)
-        options["special_tokens"].update(special_tokens or {})
-        return cls(**options, max_length=max_length)
+        with untrusted.reading(path):
+            options = files.read_tokenizer_json(path)
+            options["special_tokens"].update(special_tokens or {})
+            return cls(**options, max_length=max_length)
 
     @classmethod
     def from_folder(
@@ -177,10 +179,11 @@ class WordPieceTokenizer(Tokenizer):
             max_length: The constructor's argument. By default `model_max_length` of
                 `tokenizer_config.json`; no limit if it has none, or one above 10⁶.
         """
-        options = files.read_folder(folder)
-        if max_length != "from_config":
-            options["max_length"] = max_length
-        return cls(**options)
+        with untrusted.reading(folder):
+            options = files.read_folder(folder)
+            if max_length != "from_config":
+                options["max_length"] = max_length
+            return cls(**options)
 
     def _files(self) -> dict[str, Any]:
         config = self._config
