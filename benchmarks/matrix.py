@@ -49,6 +49,11 @@ def main(
     """Export every model to every format and verify it in every runtime."""
     from keras_attention.cli.console import start_tensorflow
 
+    if write and only:
+        raise typer.BadParameter(
+            "--write replaces the whole page, so it needs all models. Omit --only, or "
+            f"copy the printed rows to {DOCS.name}. Received: --only {' '.join(only)}"
+        )
     start_tensorflow()
     rows, reasons = [], {}
     makers = {name: make for name, make in models().items() if not only or name in only}
