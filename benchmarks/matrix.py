@@ -5,6 +5,7 @@ are small and have random weights; each cell is the whole grid of the verificati
 """
 
 import importlib.util
+import inspect
 import re
 import shutil
 import tempfile
@@ -48,6 +49,11 @@ def main(
     """Export every model to every format and verify it in every runtime."""
     from keras_attention.cli.console import start_tensorflow
 
+    if write and only:
+        raise typer.BadParameter(
+            "--write replaces the whole page, so it needs all models. Omit --only, or "
+            f"copy the printed rows to {DOCS.name}. Received: --only {' '.join(only)}"
+        )
     start_tensorflow()
     rows, reasons = [], {}
     makers = {name: make for name, make in models().items() if not only or name in only}
@@ -99,11 +105,7 @@ def models() -> dict[str, Callable[[], Any]]:
     found = {
         "BertEncoder": bert,
         "SentenceEncoder": lambda: ka.SentenceEncoder(bert(), words()),
-        "TextClassifier": lambda: ka.TextClassifier(bert(), labels, words()),
-        "TokenClassifier": lambda: ka.TokenClassifier(bert(), labels, words()),
-        "MaskedLM": lambda: ka.MaskedLM(bert(), words()),
-        "NextSentence": lambda: ka.NextSentence(bert(), words()),
-        "QuestionAnswerer": lambda: ka.QuestionAnswerer(bert(), words()),
+        **_text_tasks(bert, labels),
         "GPTDecoder, Llama's shape": lambda: gpt(**LLAMA),
         "CausalLM, GPT-2's shape": lambda: ka.CausalLM(gpt(), pieces()),
         "CausalLM, Llama's shape": lambda: ka.CausalLM(gpt(**LLAMA), pieces()),
@@ -124,6 +126,23 @@ def models() -> dict[str, Callable[[], Any]]:
         "Keras' own layers": keras_layers,
     }
     return {name: (lambda make=make: _drawn(make)) for name, make in found.items()}
+
+
+def _text_tasks(backbone, labels) -> dict[str, Callable[[], Any]]:
+    """Returns the tasks with a head that take text, in the order of the catalogue."""
+    from keras_attention.export.signatures.catalogue import CATALOGUE
+    from keras_attention.tasks.base import BackboneTask
+
+    found = {}
+    for kind in CATALOGUE:
+        if not issubclass(kind, BackboneTask) or "tokenizer" not in kind.PARTS:
+            continue
+        takes_labels = "labels" in inspect.signature(kind).parameters
+        settings = {"labels": labels} if takes_labels else {}
+        found[kind.__name__] = lambda kind=kind, settings=settings: kind(
+            backbone(), tokenizer=_tokenizer(), **settings
+        )
+    return found
 
 
 def _tokens() -> int:

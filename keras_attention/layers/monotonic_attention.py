@@ -36,8 +36,8 @@ class MonotonicAttention(AttentionLayer):
     Alignments", 2017 (arXiv:1704.00784).
 
     Args:
-        score: `"additive"` (see `AdditiveAttention`), `"dot"`, `"scaled_dot"`,
-            `"general"`, `"cosine"` or `"concat"` (see `GlobalAttention`).
+        score: `"additive"` (see `AdditiveAttention`), or any other score that compares
+            queries with keys. The table of scores in docs/kinds/README.md lists them.
         units: Size of the hidden layer of `"additive"` and `"concat"`; the query's
             size when `None`.
         mode: `"parallel"`, `"recursive"` (the same numbers, slower) or `"hard"` (for

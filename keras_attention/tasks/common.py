@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attention.ops.attend import attention_weights, score_dtype
 
+POOLINGS = ("pooled", "first", "mean")  # see `BackboneTask.pooling`
 # Inputs that a backbone may take in addition to its ids.
 OPTIONAL_INPUTS = ("segment_ids", "padding_mask")
 
@@ -50,6 +51,26 @@ def freeze_unread_pooler(task: Any) -> None:
     pooler = getattr(task.backbone, "pooler", None)
     if pooler is not None and getattr(task, "pooling", None) != "pooled":
         pooler.trainable = False
+
+
+def pooling_of(pooling: str | None, backbone: Any) -> str:
+    """Returns the pooling of a task, after checking that the backbone allows it.
+
+    Args:
+        pooling: The value that the user passed. When `None`, it is the backbone's
+            pooler, or the first token if there is no pooler.
+        backbone: A model of `models/`.
+    """
+    has_pooler = getattr(backbone, "pooler", None) is not None
+    if pooling is None:
+        return "pooled" if has_pooler else "first"
+    if pooling not in POOLINGS or (pooling == "pooled" and not has_pooler):
+        raise ValueError(
+            f"`pooling` must be one of {', '.join(POOLINGS)}, and `pooled` needs a "
+            f"backbone with a pooler. Received: pooling={pooling!r}, a backbone "
+            f"{'with' if has_pooler else 'without'} a pooler"
+        )
+    return pooling
 
 
 def probabilities(logits: Any, mask: Any = None) -> Any:

@@ -16,10 +16,9 @@ from keras_attention.tasks.common import (
     check_same_number,
     check_texts,
     label_ids,
+    pooling_of,
     tokenized,
 )
-
-POOLINGS = ("pooled", "first", "mean")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -83,7 +82,7 @@ class TextClassifier(BackboneTask):
         super().__init__(backbone, tokenizer, **kwargs)
         self.labels = check_labels(labels)
         self.multi_label = multi_label
-        self.pooling = _pooling(pooling, backbone)
+        self.pooling = pooling_of(pooling, backbone)
         self.hidden_activation = hidden_activation
         self.dropout = dropout
         self._add_head(
@@ -182,17 +181,3 @@ class TextClassifier(BackboneTask):
         accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0)
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         return {"loss": loss, "metrics": [accuracy]}
-
-
-def _pooling(pooling: str | None, backbone: Any) -> str:
-    """Returns the pooling, or the default one for this backbone when `None`."""
-    has_pooler = getattr(backbone, "pooler", None) is not None
-    if pooling is None:
-        return "pooled" if has_pooler else "first"
-    if pooling not in POOLINGS or (pooling == "pooled" and not has_pooler):
-        raise ValueError(
-            f"`pooling` must be one of {', '.join(POOLINGS)}, and `pooled` needs a "
-            f"backbone with a pooler. Received: pooling={pooling!r}, a backbone "
-            f"{'with' if has_pooler else 'without'} a pooler"
-        )
-    return pooling
