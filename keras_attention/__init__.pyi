@@ -109,6 +109,7 @@ from keras_attention.tasks.question_answerer import QuestionAnswerer as Question
 from keras_attention.tasks.sentence_encoder import SentenceEncoder as SentenceEncoder
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM as Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
+from keras_attention.tasks.text_scorer import TextScorer as TextScorer
 from keras_attention.tasks.token_classifier import TokenClassifier as TokenClassifier
 from keras_attention.testing.assertions import assert_causal as assert_causal
 from keras_attention.testing.assertions import (

@@ -33,6 +33,7 @@ from keras_attention.tasks.question_answerer import QuestionAnswerer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
+from keras_attention.tasks.text_scorer import TextScorer
 from keras_attention.tasks.token_classifier import TokenClassifier
 
 SEQUENCE = ("batch", "sequence")
@@ -123,6 +124,17 @@ def _text_classifier(model: TextClassifier) -> list[Signature]:
     return [
         *_with_text(model, "classify", ids, tokens=False),
         *_with_text(model, "classify_pair", ids, pairs=True, tokens=False),
+        ids,
+    ]
+
+
+def _text_scorer(model: TextScorer) -> list[Signature]:
+    ids = _scored(
+        model, "score", "scores", ("batch",), lambda logits: model.scores(logits)[:, 0]
+    )
+    return [
+        *_with_text(model, "score", ids, tokens=False),
+        *_with_text(model, "score_pair", ids, pairs=True, tokens=False),
         ids,
     ]
 
@@ -267,6 +279,7 @@ CATALOGUE = {
     Seq2SeqLM: _seq2seq_lm,
     RecurrentSeq2Seq: _encoder_decoder,
     TextClassifier: _text_classifier,
+    TextScorer: _text_scorer,
     TokenClassifier: _token_classifier,
     MaskedLM: _masked_lm,
     NextSentence: _next_sentence,
