@@ -30,13 +30,15 @@ def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
         raise needs_serve(error) from error
 
     # The engine's threads compute the answers; these threads only wait for them.
-    waiting = concurrent.futures.ThreadPoolExecutor(64, "grpc")
+    waiting, limits = concurrent.futures.ThreadPoolExecutor(64, "grpc"), engine.limits
     server = grpc.server(
         waiting,
         options=[
-            ("grpc.max_receive_message_length", engine.limits.max_body_bytes),
+            ("grpc.max_receive_message_length", limits.max_body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port that is taken is an error
+            # A connection that sends nothing is closed.
+            ("grpc.server_handshake_timeout_ms", round(limits.header_timeout * 1000)),
         ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

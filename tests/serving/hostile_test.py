@@ -188,6 +188,19 @@ def test_a_connection_without_a_whole_header_is_closed_in_time(base, sent):
         assert len(faults(events, "header_timeout")) == 1
 
 
+def test_a_grpc_connection_that_sends_nothing_is_closed_in_time(base):
+    limits = Limits(header_timeout=0.5)
+    with (
+        serving(base, limits=limits, grpc_port=0) as (server, _),
+        connected(server.grpc_port) as one,
+    ):
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            while one.recv(1000):
+                pass
+        assert 0.4 < time.monotonic() - start < 10
+
+
 def test_a_byte_at_a_time_does_not_prolong_the_header(base):
     with (
         serving(base, limits=Limits(header_timeout=0.5)) as (server, _),
