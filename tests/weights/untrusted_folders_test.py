@@ -129,7 +129,10 @@ def test_sizes_are_compared_with_the_header_before_a_model_is_built(
 WRONG = [0, -1, 10**12, 1.5, True, "9", [], {}, [[[]]]]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "family",
+    ["bert", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "bert")],
+)
 def test_entries_of_a_wrong_type_are_named(family, tmp_path):
     ka.save_pretrained(MODELS[family](), tmp_path)
     path = tmp_path / "config.json"
