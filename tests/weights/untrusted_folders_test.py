@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ LLAMA = {
     "key_dim": 10,
     "dropout": 0.0,
 }
-SEQ2SEQ = {"num_layers": 2, "num_heads": 3, "hidden_dim": 36, "intermediate_dim": 47}
+SEQ2SEQ: dict[str, Any] = {
+    "num_layers": 2,
+    "num_heads": 3,
+    "hidden_dim": 36,
+    "intermediate_dim": 47,
+}
 MODELS = {
     "bert": small_bert,
     "distilbert": lambda: small_bert(
@@ -71,7 +77,7 @@ def change(path, **entries):
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
 
 
-def refused(folder, *words, error=ValueError):
+def refused(folder, *words, error: type[Exception] = ValueError):
     with pytest.raises(error) as caught:
         ka.from_pretrained(folder)
     text = str(caught.value)
