@@ -160,7 +160,7 @@ def parse_json(
             f"{name} is nested more than {most_deep} levels deep, which no file of "
             f"this kind is. Fetch the file again. Received: path={where}"
         ) from None
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(
             f"{name} is not UTF-8: {clip(error.reason)}. Fetch the file again. "
             f"Received: path={where}"

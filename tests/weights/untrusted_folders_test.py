@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ LLAMA = {
     "key_dim": 10,
     "dropout": 0.0,
 }
-SEQ2SEQ = {"num_layers": 2, "num_heads": 3, "hidden_dim": 36, "intermediate_dim": 47}
+SEQ2SEQ: dict[str, Any] = {
+    "num_layers": 2,
+    "num_heads": 3,
+    "hidden_dim": 36,
+    "intermediate_dim": 47,
+}
 MODELS = {
     "bert": small_bert,
     "distilbert": lambda: small_bert(
@@ -71,7 +77,7 @@ def change(path, **entries):
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
 
 
-def refused(folder, *words, error=ValueError):
+def refused(folder, *words, error: type[Exception] = ValueError):
     with pytest.raises(error) as caught:
         ka.from_pretrained(folder)
     text = str(caught.value)
@@ -129,7 +135,10 @@ def test_sizes_are_compared_with_the_header_before_a_model_is_built(
 WRONG = [0, -1, 10**12, 1.5, True, "9", [], {}, [[[]]]]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "family",
+    ["bert", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "bert")],
+)
 def test_entries_of_a_wrong_type_are_named(family, tmp_path):
     ka.save_pretrained(MODELS[family](), tmp_path)
     path = tmp_path / "config.json"
