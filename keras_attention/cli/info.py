@@ -35,7 +35,8 @@ def info(
 
 def describe(path: Path) -> dict[str, Any]:
     """Describes what is at `path`, from its manifest, config or archive."""
-    from keras_attention.export.artifact.manifest import MANIFEST_NAME, artifact_folder
+    from keras_attention.export.artifact.folders import artifact_folder
+    from keras_attention.export.artifact.manifest import MANIFEST_NAME
 
     if path.suffix == ".keras" and path.is_file():
         return _keras_file(path)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from served import small_artifact
 
-from keras_attention.export.verification import verify
+from keras_attention.export.verification import child_process, verify
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.timeout(300)
@@ -39,14 +39,14 @@ def good(tmp_path_factory):
 @pytest.fixture
 def processes(monkeypatch):
     """The folders that each process was started with."""
-    started, run = [], subprocess.run
+    started, run = [], subprocess.Popen
 
     def start(command, **options):
         start_of_options = command.index("--tolerance")
         started.append([path.rsplit("/")[-1] for path in command[3:start_of_options]])
         return run([sys.executable, "-c", ABORTING, *command[3:]], **options)
 
-    monkeypatch.setattr(verify.subprocess, "run", start)
+    monkeypatch.setattr(child_process.subprocess, "Popen", start)
     return started
 
 
