@@ -95,7 +95,9 @@ def artifacts(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["saved", "lookup.onnx"])
 def runner(artifacts, request):
-    with open_artifact(artifacts / request.param, intra_op_threads=1) as runner:
+    with open_artifact(
+        artifacts / request.param, intra_op_threads=1, allow_unverified=True
+    ) as runner:
         yield runner
 
 
@@ -312,13 +314,14 @@ def test_onnx_runs_without_tensorflow_and_keras(artifacts):
     code = """
         import sys
         from keras_attention.export.runtimes.opening import open_artifact
-        runner = open_artifact(sys.argv[1])
+        runner = open_artifact(sys.argv[1], allow_unverified=True)
         result = runner.run("lookup", token_ids=[[1]], scale=[1.0] * 5, texts="a")
         assert result["vectors"].shape == (1, 1, 5)
         print(sorted({"tensorflow", "keras", "onnx"} & sys.modules.keys()))
     """
     done = run_python(code, artifacts / "lookup.onnx")
-    assert done.stdout.strip() == "[]", done.stderr
+    # onnx reads the graph when it is scanned.
+    assert done.stdout.strip() == "['onnx']", done.stderr
 
 
 @pytest.mark.slow
