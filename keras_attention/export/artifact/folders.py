@@ -81,7 +81,8 @@ def taken_numbers(base: Path) -> list[int]:
 
 
 def _is_graph(path: Path) -> bool:
-    return path.name in GRAPH_NAMES or path.suffix in GRAPH_SUFFIXES
+    named = path.name in GRAPH_NAMES or path.suffix in GRAPH_SUFFIXES
+    return named and not path.is_dir()
 
 
 def _refuse_nested(folder: Path) -> None:

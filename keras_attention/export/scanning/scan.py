@@ -52,8 +52,9 @@ def scan_artifact(path: str | Path) -> Scan:
     """Refuses an artifact that was changed or could do more than compute.
 
     Nothing is loaded or run. A folder must have exactly the files of its manifest.json,
-    with their sha256. A SavedModel may use only known operators that read and write no
-    file. ONNX may use only operators of the standard and of onnxruntime, with weights
+    with their sha256, and must not contain another artifact. A SavedModel may use only
+    known operators that read and write no file but its own checkpoint, and whose
+    signatures change no variable or table. ONNX may use only operators of the standard and of onnxruntime, with weights
     inside the folder. A `.keras` file may use only classes of Keras, KerasHub and this
     library, without `Lambda`, and must not be a zip bomb. A LiteRT file may use only
     built-in operators without a state, with weights inside the file.
@@ -123,10 +124,13 @@ def checked_copy(
             f"--allow-unverified). Received: {printable(graph)}"
         )
     names = _needed(folder) if graph.is_dir() else [graph.name]
+    if manifest is not None:  # another file is not copied: `check_files` refuses it
+        names = [name for name in names if name in manifest.files]
     with private_copy(folder, names) as copy:
         copies = {name: copy / name for name in names}
         graphs = [one for one in copies.values() if _is_graph(one)]
-        weights = _weights_of(copy / graph.name) if graph.suffix == ".onnx" else []
+        is_onnx = graph.suffix == ".onnx" and graph.name in copies
+        weights = _weights_of(copy / graph.name) if is_onnx else []
         if manifest is not None:
             # Only names of the manifest: they are known to be inside the folder.
             listed = [name for name in weights if name in manifest.files]

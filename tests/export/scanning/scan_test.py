@@ -7,6 +7,7 @@ import shutil
 import time
 import zipfile
 
+import h5py
 import onnx
 import pytest
 import tensorflow as tf
@@ -429,3 +430,50 @@ def test_a_name_cannot_forge_a_line_of_a_log(onnx_folder):
     with pytest.raises(ValueError, match=r"x\\n12:00 INFO.*\\x1b.* is extra") as caught:
         ka.scan_artifact(onnx_folder)
     assert str(caught.value).isprintable()
+
+
+def keras_archive(path, config, weights):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "reason"),
+    [
+        ("StringLookup", {"vocabulary": "/etc/passwd"}, "with vocabulary of a file"),
+        ("TextVectorization", {"idf_weights": "/etc/x"}, "with idf_weights of a file"),
+        ("Dense", {"units": 1e10}, "units=10000000000.0, more than the file has"),
+        ("Embedding", {"input_dim": 10**12}, "more than the file has"),
+    ],
+)
+def test_settings_that_read_files_or_need_all_memory_are_refused(
+    name, setting, reason, tmp_path
+):
+    config = {"module": "keras.layers", "class_name": name, "config": setting}
+    with h5py.File(tmp_path / "w.h5", "w"):
+        pass
+    content = (tmp_path / "w.h5").read_bytes()
+    path = keras_archive(tmp_path / "m.keras", config, content)
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(path)
+
+
+@pytest.mark.parametrize("kind", ["external", "soft", "storage", "bomb", "no HDF5"])
+def test_weights_of_a_keras_file_that_are_elsewhere_are_refused(kind, tmp_path):
+    file = tmp_path / "w.h5"
+    with h5py.File(file, "w") as opened:
+        if kind == "external":
+            opened["w"] = h5py.ExternalLink("/elsewhere.h5", "/w")
+        elif kind == "soft":
+            opened["w"] = h5py.SoftLink("/other")
+        elif kind == "storage":
+            opened.create_dataset("w", (3,), "f4", external=[("/elsewhere", 0, 12)])
+        elif kind == "bomb":
+            opened.create_dataset("w", (10**9,), "f4", chunks=(10**6,))
+    content = b"nothing" if kind == "no HDF5" else file.read_bytes()
+    path = keras_archive(tmp_path / "m.keras", {}, content)
+    reason = r"is a link|is in another file|is a bomb|is not an HDF5 file"
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(path)
