@@ -241,7 +241,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise ValueError(
             "An artifact consists of plain files. Expected no links, sockets or "
-            f"devices in it: copy what the link points to. Received: {path}"
+            f"devices in it: copy what the link points to. Received: {printable(path)}"
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -54,10 +54,11 @@ def scan_artifact(path: str | Path) -> Scan:
     Nothing is loaded or run. A folder must have exactly the files of its manifest.json,
     with their sha256, and must not contain another artifact. A SavedModel may use only
     known operators that read and write no file but its own checkpoint, and whose
-    signatures change no variable or table. ONNX may use only operators of the standard and of onnxruntime, with weights
-    inside the folder. A `.keras` file may use only classes of Keras, KerasHub and this
-    library, without `Lambda`, and must not be a zip bomb. A LiteRT file may use only
-    built-in operators without a state, with weights inside the file.
+    signatures change no variable or table. ONNX may use only operators of the standard
+    and of onnxruntime, with weights inside the folder. A `.keras` file may use only
+    classes of Keras, KerasHub and this library, without `Lambda`, and must not be a zip
+    bomb. A LiteRT file may use only built-in operators without a state, with weights
+    inside the file.
 
     Args:
         path: An artifact's folder, a base folder (its highest version is scanned), or

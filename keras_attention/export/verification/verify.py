@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_attention.export.artifact.folders import artifact_folder
 from keras_attention.export.artifact.manifest import check_files, read_manifest
+from keras_attention.export.artifact.printable import printable
 from keras_attention.export.cases.grid import CASES_NAME, Case, load_cases
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
@@ -93,10 +94,10 @@ class Report:
         lines = [f"{'signature':20} {'cases':>5} {'worst error':>12}  worst case"]
         for name, result in self.worst().items():
             count = sum(one.signature == name for one in self.results)
-            note = "" if result.passed else f"  FAILED: {result.reason}"
+            note = "" if result.passed else f"  FAILED: {printable(result.reason)}"
             lines.append(
-                f"{name:20} {count:>5} {result.max_abs_error:>12.2e}  "
-                f"{result.case}{note}"
+                f"{printable(name):20} {count:>5} {result.max_abs_error:>12.2e}  "
+                f"{printable(result.case)}{note}"
             )
         return "\n".join(lines)
 

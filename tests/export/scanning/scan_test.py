@@ -367,6 +367,24 @@ def test_what_is_loaded_is_what_was_scanned(onnx_folder, monkeypatch):
     assert (onnx_folder / "s.onnx").read_bytes() != good
 
 
+def test_a_saved_model_is_loaded_from_the_copy_that_was_scanned(
+    saved_model, tmp_path, monkeypatch
+):
+    from keras_attention.export.runtimes import opening
+
+    folder = shutil.copytree(saved_model, tmp_path / "1")
+    runtime = opening.RUNTIMES["tensorflow"]
+
+    def remove_and_open(path, threads):
+        shutil.rmtree(folder)
+        return runtime.open(path, threads)
+
+    changed = {"tensorflow": runtime._replace(open=remove_and_open)}
+    monkeypatch.setattr(opening, "RUNTIMES", {**opening.RUNTIMES, **changed})
+    with open_artifact(folder) as runner:
+        assert runner.run("s", x=[[1.0, 1.0, 2.0]])["y"].tolist() == [[2, 3, 10]]
+
+
 def test_weights_in_another_file_are_loaded_from_the_copy(tmp_path):
     (tmp_path / "w").write_bytes(bytes(11) + b"\x40" + bytes(12))
     tensor = TensorProto(name="w", data_type=1, dims=[3], data_location=1)
