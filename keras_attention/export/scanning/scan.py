@@ -25,7 +25,6 @@ from keras_attention.export.artifact.private_copy import (
     add_to_copy,
     private_copy,
 )
-from keras_attention.export.cases.grid import CASES_NAME
 
 _SINGLE_FILES = {".keras": "keras", ".onnx": "onnx", ".tflite": "litert"}
 
@@ -145,6 +144,8 @@ def checked_copy(
 
 def _needed(folder: Path) -> list[str]:
     """Returns the files of a SavedModel that its loader reads, or could read."""
+    from keras_attention.export.cases.grid import CASES_NAME  # imports NumPy
+
     found = []
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
