@@ -68,8 +68,9 @@ def test_an_honest_saved_model_has_no_problems(problems):
 def test_a_restoring_operator_that_also_saves_is_refused(problems):
     def change(meta):
         restore = function_with(meta, "RestoreV2")
-        save = restore.node_def.add(name="save", op="SaveV2")
-        save.CopyFrom(node_with(function_with(meta, "SaveV2"), "SaveV2"))
+        original = node_with(function_with(meta, "SaveV2"), "SaveV2")
+        save = restore.node_def.add()
+        save.CopyFrom(original)
         add_text(restore, "elsewhere", "/tmp/elsewhere")
         save.input[0] = "elsewhere:output:0"
         meta.saver_def.save_tensor_name = meta.saver_def.restore_op_name + ":0"
