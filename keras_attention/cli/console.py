@@ -10,6 +10,9 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+
+from keras_attention.export.artifact.printable import printable
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -18,6 +21,11 @@ errors = Console(stderr=True, highlight=False)
 def json_option() -> Any:
     """Returns the `--json` option."""
     return typer.Option(False, "--json", help="Print one JSON object, for programs.")
+
+
+def shown(name: Any) -> str:
+    """Returns a path or a name that somebody else chose, for `console.print`."""
+    return escape(printable(name))
 
 
 def print_json(value: Any) -> None:
@@ -38,7 +46,8 @@ def failing_clearly() -> Iterator[None]:
         if os.environ.get("KERAS_ATTENTION_TRACEBACK"):
             raise
         errors.print("Error:", style="red", end=" ")
-        errors.print(str(error), markup=False)
+        lines = map(printable, str(error).split("\n"))
+        errors.print("\n".join(lines), markup=False)
         raise typer.Exit(1) from error
 
 

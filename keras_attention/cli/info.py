@@ -13,6 +13,7 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
 )
+from keras_attention.export.artifact.printable import printable
 
 
 def info(
@@ -29,13 +30,14 @@ def info(
         print_json(described)
         return
     for name, value in described.items():
-        console.print(name, style="bold", end=": ")
+        console.print(printable(name), style="bold", end=": ", markup=False)
         console.print(_in_words(value), markup=False)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Describes what is at `path`, from its manifest, config or archive."""
-    from keras_attention.export.artifact.manifest import MANIFEST_NAME, artifact_folder
+    from keras_attention.export.artifact.folders import artifact_folder
+    from keras_attention.export.artifact.manifest import MANIFEST_NAME
 
     if path.suffix == ".keras" and path.is_file():
         return _keras_file(path)
@@ -121,7 +123,9 @@ def _keras_file(path: Path) -> dict[str, Any]:
 def _in_words(value: Any, indent: int = 2) -> str:
     """Formats nested dicts as indented lines."""
     if not isinstance(value, dict):
-        return str(value)
+        return printable(value)
     pad = " " * indent
-    lines = [f"{pad}{k}: {_in_words(v, indent + 2)}" for k, v in value.items()]
+    lines = [
+        f"{pad}{printable(k)}: {_in_words(v, indent + 2)}" for k, v in value.items()
+    ]
     return "\n" + "\n".join(lines) if lines else "none"

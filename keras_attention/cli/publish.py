@@ -10,6 +10,7 @@ from keras_attention.cli.console import (
     failing_clearly,
     json_option,
     print_json,
+    shown,
 )
 
 _Base = Annotated[Path, typer.Argument(help="The base folder with version folders.")]
@@ -34,7 +35,7 @@ def publish(
     if as_json:
         print_json({"path": str(final), "version": int(final.name)})
     else:
-        console.print(f"{final}: [green]published[/green]")
+        console.print(f"{shown(final)}: [green]published[/green]")
 
 
 def rollback(
@@ -79,4 +80,6 @@ def _print(done, word: str, as_json: bool) -> None:
         print_json({"base": str(done.base), "served": done.served, word: moved})
         return
     moved = ", ".join(map(str, done.moved)) or "none"
-    console.print(f"{done.base}: version {done.served} is served; {word}: {moved}")
+    console.print(
+        f"{shown(done.base)}: version {done.served} is served; {word}: {moved}"
+    )

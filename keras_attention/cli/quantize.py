@@ -88,6 +88,10 @@ def compare(
         str | None, typer.Option("--signature", "-s", help="The signature to run.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of texts.")] = 512,
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Open files without a manifest too."),
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
     as_json: bool = json_option(),
 ) -> None:
@@ -102,6 +106,7 @@ def compare(
                 _tokenizer(tokenizer),
                 signature=signature,
                 intra_op_threads=threads,
+                allow_unverified=allow_unverified,
                 on_progress=lambda stage: status.update(f"{stage} …"),
             )
         if as_json:

@@ -10,6 +10,7 @@ from keras_attention.cli.console import (
     failing_clearly,
     json_option,
     print_json,
+    shown,
 )
 
 
@@ -33,6 +34,6 @@ def scan(
         return
     files = "files as exported" if found.checksums else "no manifest to compare with"
     console.print(
-        f"{found.path}: [green]in order[/green] ({files}, "
+        f"{shown(found.path)}: [green]in order[/green] ({files}, "
         f"{len(found.operators)} kinds of operators, all known)"
     )

@@ -11,8 +11,13 @@ from keras_attention.cli.console import (
     failing_clearly,
     json_option,
     print_json,
+    shown,
 )
 from keras_attention.export.runtimes.opening import runtimes_of
+from keras_attention.export.verification.child_process import (
+    CASE_TIME_LIMIT,
+    TIME_LIMIT,
+)
 
 _RUNTIMES = ", ".join(runtimes_of(".onnx"))
 
@@ -30,6 +35,12 @@ def verify(
         str | None,
         typer.Option(help=f"For ONNX: one of {_RUNTIMES}; default: the first."),
     ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the process is ended.")
+    ] = TIME_LIMIT,
+    case_time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds that one case may take.")
+    ] = CASE_TIME_LIMIT,
     all_cases: Annotated[
         bool, typer.Option("--all", help="List every case, not only the worst.")
     ] = False,
@@ -42,7 +53,13 @@ def verify(
     from keras_attention.export.verification.verify import verify_artifact
 
     with failing_clearly(), console.status("Verifying in a fresh process …"):
-        report = verify_artifact(path, tolerance=tolerance, runtime=runtime)
+        report = verify_artifact(
+            path,
+            tolerance=tolerance,
+            runtime=runtime,
+            time_limit=time_limit,
+            case_time_limit=case_time_limit,
+        )
     results = [vars(result) for result in report.results]
     if as_json:
         summary = {"path": str(report.path), "passed": report.passed}
@@ -50,7 +67,7 @@ def verify(
     else:
         print_results(results, all_cases=all_cases)
         word = "[green]verified[/green]" if report.passed else "[red]FAILED[/red]"
-        console.print(f"{report.path}: {word}")
+        console.print(f"{shown(report.path)}: {word}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -72,14 +89,16 @@ def print_results(
     for group in groups.values():
         worst = max(group, key=lambda r: (not r["passed"], r["max_abs_error"]))
         mark = (
-            "[green]✓[/green]" if worst["passed"] else f"[red]{worst['reason']}[/red]"
+            "[green]✓[/green]"
+            if worst["passed"]
+            else f"[red]{shown(worst['reason'])}[/red]"
         )
         table.add_row(
-            worst["signature"],
-            worst["runtime"],
+            shown(worst["signature"]),
+            shown(worst["runtime"]),
             str(len(group)),
             f"{worst['max_abs_error']:.1e}",
-            worst["case"],
+            shown(worst["case"]),
             mark,
         )
     console.print(table)

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.export.artifact.folders import taken_numbers
 from keras_attention.export.artifact.manifest import (
     FORMATS,
-    version_numbers,
     write_manifest,
 )
 from keras_attention.export.artifact.staging import staging
@@ -203,7 +203,7 @@ def _check_arguments(
 
 def _versioned(base: Path, version: int | None) -> Path:
     if version is None:
-        version = max(version_numbers(base), default=0) + 1
+        version = max(taken_numbers(base), default=0) + 1
     if version < 0:
         raise ValueError(
             f"`version` must be 0 or more: it names a folder. Received: {version}"

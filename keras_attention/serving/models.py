@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_attention.export.artifact.folders import version_numbers
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
     check_files,
     read_manifest,
-    version_numbers,
 )
 from keras_attention.export.cases.grid import CASES_NAME, load_cases
 from keras_attention.export.runtimes.base import Runner

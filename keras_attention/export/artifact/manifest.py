@@ -17,6 +17,7 @@ from typing import Any, get_origin, get_type_hints
 
 from keras_attention import __version__, untrusted
 from keras_attention.export.artifact.description import SignatureInfo
+from keras_attention.export.artifact.printable import printable
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 24
@@ -179,13 +180,20 @@ def fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: _fingerprint(path) for name, path in _files(folder).items()}
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(
+    folder: Path, manifest: Manifest, copies: Mapping[str, Path] | None = None
+) -> None:
     """Compare the folder with its manifest, byte by byte.
+
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        copies: Name to a copy that is read in the place of the file in the folder.
 
     Raises:
         ValueError: Names every file that is missing, changed or extra.
     """
-    found = _files(folder)
+    found = _files(folder) | dict(copies or {})
     problems = [f"{name} is missing" for name in manifest.files if name not in found]
     problems += [f"{name} is extra" for name in found if name not in manifest.files]
     for name, expected in manifest.files.items():
@@ -202,21 +210,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         raise ValueError(
             "The artifact is not the one that was exported. Expected exactly the "
             f"files of its {MANIFEST_NAME}: copy or export it again. "
-            f"Received: {'; '.join(problems)}, in {folder}"
+            f"Received: {printable('; '.join(problems))}, in {printable(folder)}"
         )
-
-
-def artifact_folder(path: str | Path) -> Path:
-    """The artifact at `path`: the folder itself, or its highest version."""
-    versions = version_numbers(Path(path))
-    return Path(path, str(max(versions))) if versions else Path(path)
-
-
-def version_numbers(base: Path) -> list[int]:
-    """The version folders of a SavedModel's base folder."""
-    if not base.is_dir():
-        return []
-    return [int(p.name) for p in base.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
 def _versions() -> dict[str, str]:
@@ -249,7 +244,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise ValueError(
             "An artifact consists of plain files. Expected no links, sockets or "
-            f"devices in it: copy what the link points to. Received: {path}"
+            f"devices in it: copy what the link points to. Received: {printable(path)}"
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_attention.export.artifact.manifest import artifact_folder, version_numbers
+from keras_attention.export.artifact.folders import (
+    artifact_folder,
+    taken_numbers,
+    version_numbers,
+    version_of,
+)
 from keras_attention.export.artifact.staging import rename_to_new, staging
 from keras_attention.export.verification.verify import verify_artifact
 
@@ -145,12 +150,13 @@ def withdrawn_versions(base: Path) -> list[int]:
     """Returns the versions that `rollback` withdrew."""
     if not base.is_dir():
         return []
-    names = [p.name.removesuffix(_WITHDRAWN) for p in base.glob(f"*{_WITHDRAWN}")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    withdrawn = [path for path in base.glob(f"*{_WITHDRAWN}") if path.is_dir()]
+    numbers = [version_of(path.name.removesuffix(_WITHDRAWN)) for path in withdrawn]
+    return sorted(number for number in numbers if number is not None)
 
 
 def _next(base: Path) -> int:
-    return max([*version_numbers(base), *withdrawn_versions(base)], default=0) + 1
+    return max(taken_numbers(base), default=0) + 1
 
 
 def _refuse_withdrawn(base: Path, number: int) -> None:

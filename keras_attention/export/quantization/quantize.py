@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_attention.export.artifact.folders import artifact_folder
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
-    artifact_folder,
     check_files,
     fingerprints,
     read_manifest,
@@ -26,6 +26,7 @@ from keras_attention.export.formats.onnx.graph import (
     weights_bytes,
 )
 from keras_attention.export.runtimes.onnxruntime import open_session
+from keras_attention.export.scanning.scan import scan_artifact
 from keras_attention.export.verification.agreement import worst_cosine
 from keras_attention.export.verification.verify import (
     Report,
@@ -97,6 +98,7 @@ def quantize_artifact(
     folder = artifact_folder(source)
     manifest = read_manifest(folder)
     _check_source(folder, manifest)
+    scan_artifact(folder)
     progress = on_progress or (lambda stage: None)
     with staging(Path(path), needed_bytes=manifest.weights_bytes) as staged:
         in_float32: list[str] = []

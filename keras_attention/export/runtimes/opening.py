@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_attention.export.artifact.manifest import MANIFEST_NAME, read_manifest
+from keras_attention.export.artifact.folders import artifact_folder
+from keras_attention.export.artifact.printable import printable
 from keras_attention.export.runtimes.base import Runner
-from keras_attention.export.scanning.scan import refuse_unsafe
+from keras_attention.export.scanning.scan import checked_copy
 
 SAVED_MODEL = ""
 
@@ -77,11 +78,16 @@ def open_artifact(
     *,
     intra_op_threads: int = 0,
     runtime: str | None = None,
+    allow_unverified: bool = False,
 ) -> Runner:
-    """Open an artifact; one with a manifest only if `scan_artifact` passes.
+    """Open an artifact that has a manifest and that `scan_artifact` does not refuse.
+
+    The files that are loaded are a private copy of the artifact's, and this copy is
+    what is compared with the manifest and scanned. It is removed after loading.
 
     Args:
-        path: The artifact.
+        path: The artifact's folder, a base folder (its highest version is opened), or
+            one of the artifact's files.
         signature: str, optional. A signature that it must have; of several files, the
             one to open.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
@@ -89,31 +95,39 @@ def open_artifact(
             `"onnxruntime"`, the default, `"openvino"`, in float32, or
             `"openvino-bfloat16"`, which is fast where the processor has it;
             `"litert"` for LiteRT.
+        allow_unverified: Whether to open files without a manifest, such as a bare
+            `.onnx` file or a SavedModel of Keras. They are scanned all the same.
     """
-    refuse_unsafe(path := Path(path))
-    if (path / "saved_model.pb").is_file():
-        file, suffix = path, SAVED_MODEL
-    else:
-        file = _single_file(path, signature)
-        suffix = file.suffix
+    file = _file_to_open(Path(path), signature)
+    suffix = SAVED_MODEL if file.is_dir() else file.suffix
     known = runtimes_of(suffix)
     chosen = runtime or known[0]
     if chosen not in known:
         raise ValueError(
             f"This artifact is opened by {' or '.join(known)}. "
-            f"Received: runtime={runtime!r} for {path}"
+            f"Received: runtime={runtime!r} for {printable(path)}"
         )
-    runner = RUNTIMES[chosen].open(file, intra_op_threads)
-    try:
-        folder = file if file.is_dir() else file.parent
-        if (folder / MANIFEST_NAME).is_file():
-            runner.add_descriptions(read_manifest(folder).signatures)
-        if signature is not None and signature not in runner.signatures:
-            raise runner.no_signature(signature)
-    except BaseException:
-        runner.close()
-        raise
+    with checked_copy(file, allow_unverified=allow_unverified) as (copy, manifest):
+        runner = RUNTIMES[chosen].open(copy, intra_op_threads)
+        try:
+            if manifest is not None:
+                runner.add_descriptions(manifest.signatures)
+            if signature is not None and signature not in runner.signatures:
+                raise runner.no_signature(signature)
+        except BaseException:
+            runner.close()
+            raise
     return runner
+
+
+def _file_to_open(path: Path, signature: str | None) -> Path:
+    """Return the folder of a SavedModel, or the one file that is meant."""
+    if path.is_file():
+        return _single_file(path, signature)
+    folder = artifact_folder(path)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    return _single_file(folder, signature)
 
 
 def _single_file(path: Path, signature: str | None) -> Path:

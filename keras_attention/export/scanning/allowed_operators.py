@@ -100,6 +100,14 @@ TENSORFLOW_TEXT = frozenset(
 # Operators of the checkpoint, allowed only in the functions that the saver calls.
 SAVING = frozenset({"MergeV2Checkpoints", "SaveV2", "ShardedFilename"})
 RESTORING = frozenset({"RestoreV2"})
+# How the operators begin that change a variable, a table or another state. Those that
+# are allowed at all are allowed only when the SavedModel is loaded, in no signature.
+CHANGING_STATE = (
+    *("Assign", "ResourceScatter", "ResourceStridedSliceAssign", "ResourceApply"),
+    *("ResourceSparseApply", "LookupTableImport", "LookupTableInsert"),
+    *("LookupTableRemove", "InitializeTable", "TensorArray", "Stack", "Queue"),
+    *("Barrier", "MapStage", "Stage", "Initialize"),
+)
 
 
 def _numbered(pairs: str) -> dict[int, str]:

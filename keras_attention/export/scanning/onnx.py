@@ -1,18 +1,24 @@
 """Reads an ONNX file as data: its operators, and the files of its weights."""
 
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from keras_attention.export.scanning import allowed_operators as allowed
 
 _MICROSOFT = "com.microsoft"
+_ADDRESS = "_ORT_MEM_ADDR_"  # onnxruntime reads memory there, not a file
 
 
-def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
+def inspect_onnx(file: Path, weights: Path | None = None) -> tuple[set[str], list[str]]:
     """Reads an ONNX file; returns `(operators, problems)`.
 
     Operators of functions and nested graphs are included.
+
+    Args:
+        file: The file.
+        weights: The folder of the weights that are in other files; default: its own.
     """
     try:
         import onnx
@@ -30,7 +36,8 @@ def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
     standard = {schema.name for schema in onnx.defs.get_all_schemas()}
     own = {(one.domain, one.name) for one in model.functions}
     operators: set[str] = set()
-    problems: list[str] = [] if model.graph.node else ["its graph is empty"]
+    problems: list[str] = _recursive(model)
+    problems += [] if model.graph.node else ["its graph is empty"]
     for message in _messages(model):
         if isinstance(message, onnx.NodeProto):
             domain, name = message.domain, message.op_type
@@ -41,8 +48,53 @@ def inspect_onnx(file: Path) -> tuple[set[str], list[str]]:
         elif isinstance(message, onnx.TensorProto) and (
             message.data_location == onnx.TensorProto.EXTERNAL
         ):
-            problems += _external(message, file.parent)
+            problems += _external(message, weights or file.parent)
     return operators, problems
+
+
+def external_files(file: Path) -> list[str]:
+    """Returns the other files that an ONNX file takes weights from."""
+    content = file.read_bytes()
+    if b"location" not in content:  # to search costs a tenth of reading the graph
+        return []
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError:
+        return []
+    found = {
+        entry.value
+        for message in _messages(model)
+        if isinstance(message, onnx.TensorProto)
+        and message.data_location == onnx.TensorProto.EXTERNAL
+        for entry in message.external_data
+        if entry.key == "location"
+    }
+    return sorted(found)
+
+
+def _recursive(model: Any) -> list[str]:
+    """Returns the functions of the model that call themselves."""
+    import onnx
+
+    own = {(one.domain, one.name): one for one in model.functions}
+    if len(own) != len(model.functions):
+        return ["two functions with the same name"]
+    calls = {
+        key: {
+            (node.domain, node.op_type)
+            for node in _messages(one)
+            if isinstance(node, onnx.NodeProto) and (node.domain, node.op_type) in own
+        }
+        for key, one in own.items()
+    }
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        return [f"function {error.args[1][0][1]} calls itself"]
+    return []
 
 
 def _messages(root: Any) -> Iterator[Any]:
@@ -60,8 +112,12 @@ def _messages(root: Any) -> Iterator[Any]:
 def _external(tensor: Any, folder: Path) -> list[str]:
     """Returns the problems of a weight that is stored in another file."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) != len(tensor.external_data):
+        return [f"weight {tensor.name!r} has an entry of its external data twice"]
     location = entries.get("location", "")
     about = f"external data {location!r} of {tensor.name!r}"
+    if "*" in location or _ADDRESS in location:
+        return [f"{about} is an address in memory"]
     parts = location.replace("\\", "/").split("/")
     if not location or ":" in location or {"", ".", ".."} & set(parts):
         return [f"{about} is not a path inside the folder"]
@@ -70,15 +126,19 @@ def _external(tensor: Any, folder: Path) -> list[str]:
         path = path / part
         if path.is_symlink():
             return [f"{about} is a link"]
+    return [f"{about} {problem}" for problem in _wrong_file(path, entries)]
+
+
+def _wrong_file(path: Path, entries: dict[str, str]) -> list[str]:
     if not path.is_file():
-        return [f"{about} is not there"]
+        return ["is not there"]
     status = path.stat()
     if status.st_nlink > 1:
-        return [f"{about} is a hard link to a file that may be elsewhere"]
+        return ["is a hard link to a file that may be elsewhere"]
     try:
         start, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
     except ValueError:
-        return [f"{about} has an offset or length that is no number"]
+        return ["has an offset or length that is no number"]
     if start < 0 or length < 0 or start + length > status.st_size:
-        return [f"{about} ends after the file"]
+        return ["ends after the file"]
     return []

@@ -1,7 +1,10 @@
-"""Reads a SavedModel as data: its operators, and who uses the files of the saver.
+"""Reads a SavedModel as data: its operators, and what each of them is used for.
 
-A SavedModel restores its weights with operators that read and write files. They are
-allowed only in the functions that the saver calls, and nothing else may call these.
+A SavedModel saves and restores its weights with operators that write and read files.
+They are allowed only in the functions that the saver calls, and nothing else may call
+these. Those that save must not run when the SavedModel is loaded, and those that
+restore may read only the artifact's own checkpoint. A signature must not change a
+variable or a table: the next client would receive what the one before sent.
 """
 
 from collections.abc import Iterable
@@ -9,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.export.scanning import allowed_operators as allowed
+from keras_attention.export.scanning.graph_roles import (
+    EXCHANGEABLE,
+    Graph,
+    operator_of,
+    tensor_names,
+)
 
 
 def inspect_saved_model(file: Path) -> tuple[set[str], list[str]]:
@@ -45,9 +54,15 @@ def _inspect_graph(meta: Any) -> tuple[set[str], list[str]]:
     saving = allowed.SAVING | allowed.RESTORING
     known = allowed.TENSORFLOW | allowed.TENSORFLOW_TEXT | saving
     problems = [f"operator {name}" for name in operators - known]
+    problems += [f"{name} is an operator and a function" for name in _hidden(functions)]
+    problems += [
+        f"function {one.signature.name} uses files and can be exchanged with another"
+        for one in library.function
+        if EXCHANGEABLE in one.attr and any(x.op in saving for x in one.node_def)
+    ]
     saver = meta.saver_def
-    save = saver.save_tensor_name.partition(":")[0]
-    load = saver.restore_op_name
+    save = operator_of(saver.save_tensor_name)
+    load = operator_of(saver.restore_op_name)
     for kind, caller in ((allowed.SAVING, save), (allowed.RESTORING, load)):
         if any(node.op in kind for node in meta.graph_def.node):
             problems.append(f"one of {sorted(kind)} outside the saver's functions")
@@ -59,7 +74,61 @@ def _inspect_graph(meta: Any) -> tuple[set[str], list[str]]:
         problems += [f"{name} uses the files of the saver" for name in wrong]
         if caller and _is_used(meta, caller) and own:
             problems.append(f"{caller}, of the saver, is used by another operator")
-    return operators, problems
+    return operators, problems + _role_problems(Graph(meta)) + _asset_problems(meta)
+
+
+def _hidden(functions: Iterable[str]) -> set[str]:
+    """Returns the functions with the name of an operator with a state or a file."""
+    files = allowed.SAVING | allowed.RESTORING
+    return {name for name in functions if name in files or _changes_state(name)}
+
+
+def _role_problems(graph: Graph) -> list[str]:
+    """Returns what the operators that load and those of the signatures must not do."""
+    problems = graph.structure_problems()
+    saver = graph.meta.saver_def
+    save, load = operator_of(saver.save_tensor_name), saver.restore_op_name
+    if save and save == operator_of(load):
+        problems.append(f"{save} both saves and restores")
+    files = allowed.SAVING | allowed.RESTORING
+    for role, names, refused in (
+        ("restoring", [load], allowed.SAVING),
+        ("initialising", graph.initial(), files),
+    ):
+        used = {node.op for node in graph.reached(names)}
+        problems += [f"operator {name} in {role}" for name in used & refused]
+    for key, names in graph.signatures():
+        used = {node.op for node in graph.reached(names)}
+        problems += [f"operator {name} in the signature {key}" for name in used & files]
+        problems += [
+            f"operator {name} in the signature {key}: it keeps a state between calls"
+            for name in used
+            if _changes_state(name)
+        ]
+        inputs = graph.meta.signature_def[key].inputs.values()
+        fed = {operator_of(name) for one in inputs for name in tensor_names(one)}
+        path = operator_of(saver.filename_tensor_name)
+        if path and path in fed:
+            problems.append(f"the signature {key} takes the path of the saver")
+    problems += [
+        f"{name} reads a checkpoint that is not the one of the artifact"
+        for name in graph.reads_of_other_files(allowed.RESTORING)
+    ]
+    return problems
+
+
+def _changes_state(operator: str) -> bool:
+    return operator.startswith(allowed.CHANGING_STATE)
+
+
+def _asset_problems(meta: Any) -> list[str]:
+    """Returns the assets whose files are not in the folder `assets`."""
+    names = [one.filename for one in meta.asset_file_def]
+    return [
+        f"asset {name!r} is not a path inside the folder"
+        for name in names
+        if not name or "\\" in name or {"", ".", ".."} & set(name.split("/"))
+    ]
 
 
 def _callers(nodes: Iterable[Any], functions: dict[str, Any], own: set[str]):

@@ -8,14 +8,22 @@ accidents; the allow-list limits what an attacker could do.
 The reading itself is in one file per format next to this one.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_attention.export.artifact.folders import GRAPH_NAMES, artifact_folder
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
-    artifact_folder,
+    Manifest,
     check_files,
     read_manifest,
+)
+from keras_attention.export.artifact.printable import printable
+from keras_attention.export.artifact.private_copy import (
+    add_to_copy,
+    private_copy,
 )
 
 _SINGLE_FILES = {".keras": "keras", ".onnx": "onnx", ".tflite": "litert"}
@@ -43,11 +51,13 @@ def scan_artifact(path: str | Path) -> Scan:
     """Refuses an artifact that was changed or could do more than compute.
 
     Nothing is loaded or run. A folder must have exactly the files of its manifest.json,
-    with their sha256. A SavedModel may use only known operators that read and write no
-    file. ONNX may use only operators of the standard and of onnxruntime, with weights
-    inside the folder. A `.keras` file may use only classes of Keras, KerasHub and this
-    library, without `Lambda`, and must not be a zip bomb. A LiteRT file may use only
-    built-in operators without a state, with weights inside the file.
+    with their sha256, and must not contain another artifact. A SavedModel may use only
+    known operators that read and write no file but its own checkpoint, and whose
+    signatures change no variable or table. ONNX may use only operators of the standard
+    and of onnxruntime, with weights inside the folder. A `.keras` file may use only
+    classes of Keras, KerasHub and this library, without `Lambda`, and must not be a zip
+    bomb. A LiteRT file may use only built-in operators without a state, with weights
+    inside the file.
 
     Args:
         path: An artifact's folder, a base folder (its highest version is scanned), or
@@ -72,14 +82,12 @@ def scan_artifact(path: str | Path) -> Scan:
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    files = [folder / name for name in manifest.files]
-    graphs = [f for f in files if f.suffix in (*_SINGLE_FILES, ".pbtxt")]
-    # A graph in a subfolder is scanned too: a loader could be pointed to it.
-    graphs += [f for f in files if f.name in ("saved_model.pb", "saved_model.cpb")]
+    graphs = [file for file in map(folder.joinpath, manifest.files) if _is_graph(file)]
     if not graphs:
         raise ValueError(
             "There is nothing to open in the artifact. Expected a saved_model.pb, "
-            f".onnx or .tflite files. Received: {sorted(manifest.files)}, in {folder}"
+            f".onnx or .tflite files. Received: {sorted(manifest.files)}, in "
+            f"{printable(folder)}"
         )
     found: set[str] = set()
     for graph in graphs:
@@ -87,18 +95,83 @@ def scan_artifact(path: str | Path) -> Scan:
     return Scan(folder, manifest.format, True, tuple(sorted(found)))
 
 
-def refuse_unsafe(path: Path) -> None:
-    """Scans an artifact that is about to be loaded, if it has a manifest."""
-    folder = path if path.is_dir() else path.parent
+@contextlib.contextmanager
+def checked_copy(
+    graph: Path, *, allow_unverified: bool = False
+) -> Iterator[tuple[Path, Manifest | None]]:
+    """Yields a private copy of an artifact that was found to be in order.
+
+    The copy is compared with the manifest and scanned, so what is loaded from it is
+    what was checked. It is removed at the end.
+
+    Args:
+        graph: The folder of a SavedModel, or an `.onnx` or `.tflite` file.
+        allow_unverified: Whether an artifact without a manifest is scanned and copied
+            too, instead of refused.
+
+    Yields:
+        The path of the copy, and the manifest or `None`.
+    """
+    folder = graph if graph.is_dir() else graph.parent
+    manifest = None
     if (folder / MANIFEST_NAME).exists():
-        scan_artifact(folder)
+        manifest = read_manifest(folder)
+    elif not allow_unverified:
+        raise ValueError(
+            f"There is no {MANIFEST_NAME}, so nothing shows that these are the files "
+            "that were exported. Expected an artifact of `export_model`; if you trust "
+            "whoever wrote the files, pass allow_unverified=True (on the command line "
+            f"--allow-unverified). Received: {printable(graph)}"
+        )
+    names = _needed(folder) if graph.is_dir() else [graph.name]
+    if manifest is not None:  # another file is not copied: `check_files` refuses it
+        names = [name for name in names if name in manifest.files]
+    with private_copy(folder, names) as copy:
+        copies = {name: copy / name for name in names}
+        graphs = [one for one in copies.values() if _is_graph(one)]
+        is_onnx = graph.suffix == ".onnx" and graph.name in copies
+        weights = _weights_of(copy / graph.name) if is_onnx else []
+        if manifest is not None:
+            # Only names of the manifest: they are known to be inside the folder.
+            listed = [name for name in weights if name in manifest.files]
+            copies |= add_to_copy(folder, listed, copy)
+            check_files(folder, manifest, copies)
+        for one in graphs:
+            _checked(one, folder, shown=folder / one.relative_to(copy))
+        add_to_copy(folder, [name for name in weights if name not in copies], copy)
+        yield copy if graph.is_dir() else copy / graph.name, manifest
 
 
-def inspect_file(file: Path) -> tuple[set[str], list[str]]:
+def _needed(folder: Path) -> list[str]:
+    """Returns the files of a SavedModel that its loader reads, or could read."""
+    from keras_attention.export.cases.grid import CASES_NAME  # imports NumPy
+
+    found = []
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        other = name.startswith("assets.extra/") or name in (CASES_NAME, MANIFEST_NAME)
+        if not other and (file.is_symlink() or not file.is_dir()):
+            found.append(name)
+    return found
+
+
+def _weights_of(file: Path) -> list[str]:
+    """Returns the other files that an ONNX file takes weights from."""
+    from keras_attention.export.scanning.onnx import external_files
+
+    return external_files(file)
+
+
+def _is_graph(file: Path) -> bool:
+    return file.suffix in _SINGLE_FILES or file.name in GRAPH_NAMES
+
+
+def inspect_file(file: Path, weights: Path | None = None) -> tuple[set[str], list[str]]:
     """Reads one file; returns `(operators or classes, problems)`.
 
     Args:
         file: A file of one of the formats that are known here.
+        weights: The folder of an ONNX file's other files; default: that of the file.
     """
     if file.suffix == ".keras":
         from keras_attention.export.scanning.keras_file import inspect_keras
@@ -107,7 +180,7 @@ def inspect_file(file: Path) -> tuple[set[str], list[str]]:
     if file.suffix == ".onnx":
         from keras_attention.export.scanning.onnx import inspect_onnx
 
-        return inspect_onnx(file)
+        return inspect_onnx(file, weights)
     if file.suffix == ".tflite":
         from keras_attention.export.scanning.litert import inspect_litert
 
@@ -119,12 +192,15 @@ def inspect_file(file: Path) -> tuple[set[str], list[str]]:
     return inspect_saved_model(file)
 
 
-def _checked(file: Path) -> tuple[str, ...]:
-    operators, problems = inspect_file(file)
+def _checked(
+    file: Path, weights: Path | None = None, *, shown: Path | None = None
+) -> tuple[str, ...]:
+    operators, problems = inspect_file(file, weights)
     if problems:
         raise ValueError(
             "The artifact is refused: it could do more than compute, or cannot be "
             "read. Expected only operators and classes that are known to be harmless. "
-            f"Received: {'; '.join(sorted(set(problems)))}, in {file}"
+            f"Received: {printable('; '.join(sorted(set(problems))))}, in "
+            f"{printable(shown or file)}"
         )
     return tuple(sorted(operators))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.export.artifact.folders import artifact_folder
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.verification.agreement import Agreement, agreement
@@ -83,6 +84,7 @@ def compare_artifacts(
     batch_size: int = 32,
     rounds: int = 5,
     intra_op_threads: int = 0,
+    allow_unverified: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Runs artifacts on the same texts, in turn, and measures how they differ.
@@ -97,6 +99,7 @@ def compare_artifacts(
         batch_size: The number of texts per batch. Texts of similar length share one.
         rounds: The number of times that each artifact is run on all texts.
         intra_op_threads: The threads of each runtime; default: all cores.
+        allow_unverified: See `open_artifact`.
         on_progress: Called with a text that says what is being done now.
     """
     if not texts or not artifacts:
@@ -108,13 +111,16 @@ def compare_artifacts(
     progress = on_progress or (lambda stage: None)
     with contextlib.ExitStack() as opened:
         calls: dict[str, _Call] = {}
+        folders: dict[str, Path] = {}
         for name in map(str, artifacts):
             path, _, runtime = name.partition("@")
+            folders[name] = artifact_folder(path)
             runner = open_artifact(
-                Path(path),
+                folders[name],
                 signature,
                 intra_op_threads=intra_op_threads,
                 runtime=runtime or None,
+                allow_unverified=allow_unverified,
             )
             calls[name] = _Call(opened.enter_context(runner), signature, tokenizer)
         answers, seconds = _in_turn(calls, batches, rounds, progress)
@@ -127,7 +133,7 @@ def compare_artifacts(
             Candidate(
                 name,
                 one.runner.runtime,
-                _size(Path(name.partition("@")[0])),
+                _size(folders[name]),
                 len(texts) / median,
                 first / median,
                 _agreements(answers[reference], answers[name], one.feeds),

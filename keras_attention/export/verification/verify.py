@@ -8,23 +8,26 @@ per artifact.
 import contextlib
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_attention.export.artifact.manifest import (
-    artifact_folder,
-    check_files,
-    read_manifest,
-)
+from keras_attention.export.artifact.folders import artifact_folder
+from keras_attention.export.artifact.manifest import check_files, read_manifest
+from keras_attention.export.artifact.printable import printable
 from keras_attention.export.cases.grid import CASES_NAME, Case, load_cases
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.verification.child_process import (
+    CASE_TIME_LIMIT,
+    TIME_LIMIT,
+    Watchdog,
+    run_child,
+)
 
 TOLERANCE = 1e-5
 
@@ -91,10 +94,10 @@ class Report:
         lines = [f"{'signature':20} {'cases':>5} {'worst error':>12}  worst case"]
         for name, result in self.worst().items():
             count = sum(one.signature == name for one in self.results)
-            note = "" if result.passed else f"  FAILED: {result.reason}"
+            note = "" if result.passed else f"  FAILED: {printable(result.reason)}"
             lines.append(
-                f"{name:20} {count:>5} {result.max_abs_error:>12.2e}  "
-                f"{result.case}{note}"
+                f"{printable(name):20} {count:>5} {result.max_abs_error:>12.2e}  "
+                f"{printable(result.case)}{note}"
             )
         return "\n".join(lines)
 
@@ -107,8 +110,23 @@ class VerificationError(RuntimeError):
     """An artifact that does not agree with the model. It was not kept."""
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The options of the process that verifies: see `verify_artifact`."""
+
+    tolerance: float
+    runtime: str | None
+    time_limit: float
+    case_time_limit: float
+
+
 def verify_artifact(
-    path: str | Path, *, tolerance: float | None = None, runtime: str | None = None
+    path: str | Path,
+    *,
+    tolerance: float | None = None,
+    runtime: str | None = None,
+    time_limit: float = TIME_LIMIT,
+    case_time_limit: float = CASE_TIME_LIMIT,
 ) -> Report:
     """Verifies an exported artifact again, on this machine.
 
@@ -120,6 +138,8 @@ def verify_artifact(
         path: The artifact's folder; of a base folder the highest version is taken.
         tolerance: The largest error allowed; that of the export when `None`.
         runtime: See `open_artifact`.
+        time_limit: The seconds after which the process is ended.
+        case_time_limit: The seconds that opening the artifact, or one case, may take.
 
     Returns:
         The results; `report.passed` says whether all cases agree.
@@ -127,6 +147,7 @@ def verify_artifact(
     Raises:
         FileNotFoundError: If there is no artifact.
         ValueError: If a file is missing, changed or not listed.
+        RuntimeError: If the artifact does not open, or takes longer than a limit.
     """
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
@@ -134,23 +155,26 @@ def verify_artifact(
     if tolerance is None:
         allowed = [float(case["tolerance"]) for case in manifest.verification]
         tolerance = max(allowed, default=TOLERANCE)
-    return verify_folder(folder, tolerance=tolerance, runtime=runtime)
+    return verify_folder(
+        folder,
+        tolerance=tolerance,
+        runtime=runtime,
+        time_limit=time_limit,
+        case_time_limit=case_time_limit,
+    )
 
 
-def verify_folder(
-    folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
-) -> Report:
-    """Verifies an artifact in a fresh process.
+def verify_folder(folder: Path, **options: Any) -> Report:
+    """Verifies an artifact in a fresh process; it needs no manifest yet.
 
     Args:
         folder: The folder with the artifact and its cases.
-        tolerance: See `CaseResult.tolerance`.
-        runtime: See `open_artifact`.
+        **options: See `verify_folders`.
 
     Raises:
         RuntimeError: If the artifact does not open, or its process dies.
     """
-    (report,) = verify_folders([folder], tolerance=tolerance, runtime=runtime)
+    (report,) = verify_folders([folder], **options)
     if report.error:
         raise RuntimeError(report.error)
     return report
@@ -161,6 +185,8 @@ def verify_folders(
     *,
     tolerance: float = TOLERANCE,
     runtime: str | None = None,
+    time_limit: float = TIME_LIMIT,
+    case_time_limit: float = CASE_TIME_LIMIT,
 ) -> list[Report]:
     """Verifies several artifacts in one fresh process.
 
@@ -170,18 +196,24 @@ def verify_folders(
         folders: The folders with artifacts and their cases.
         tolerance: See `CaseResult.tolerance`.
         runtime: See `open_artifact`.
+        time_limit: The seconds per artifact after which the process is ended.
+        case_time_limit: See `verify_artifact`.
 
     Returns:
         One report per folder, in order. `report.error` is the reason why an artifact
         could not be verified.
     """
+    options = _Options(tolerance, runtime, time_limit, case_time_limit)
+    return _verify_folders(list(folders), options)
+
+
+def _verify_folders(folders: list[Path], options: _Options) -> list[Report]:
     reports: list[Report] = []
-    while remaining := list(folders)[len(reports) :]:
-        found, reason = _in_fresh_process(remaining, tolerance, runtime)
+    while remaining := folders[len(reports) :]:
+        found, reason = _in_fresh_process(remaining, options)
         if reason and len(found) == len(remaining) > 1:
             # The process died after the last artifact, and each may be the reason.
-            options: dict[str, Any] = {"tolerance": tolerance, "runtime": runtime}
-            alone = [verify_folders([folder], **options) for folder in remaining]
+            alone = [_verify_folders([folder], options) for folder in remaining]
             return reports + [report for (report,) in alone]
         if reason and len(found) in (0, len(remaining)):
             found = [{"results": [], "error": reason}]
@@ -198,45 +230,57 @@ def verify_folders(
 
 
 def _in_fresh_process(
-    folders: Sequence[Path], tolerance: float, runtime: str | None
+    folders: Sequence[Path], options: _Options
 ) -> tuple[list[dict[str, Any]], str]:
     """The results that the process printed, and the reason if it died."""
     command = [sys.executable, "-m", "keras_attention.export.verification.verify"]
-    command += [*map(str, folders), "--tolerance", str(tolerance)]
-    command += ["--runtime", runtime] if runtime else []
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    command += [*map(str, folders), "--tolerance", str(options.tolerance)]
+    command += ["--case-time-limit", str(options.case_time_limit)]
+    command += ["--parent", str(os.getpid())]
+    command += ["--runtime", options.runtime] if options.runtime else []
+    limit = options.time_limit * len(folders)
+    printed, status, last = run_child(command, limit)
+    lines = [line for line in printed.splitlines() if line.startswith(_MARK)]
     found = [json.loads(line.removeprefix(_MARK)) for line in lines]
-    if done.returncode == 0 and len(found) == len(folders):
+    if status == 0 and len(found) == len(folders):
         return found, ""
-    last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
-    return found, f"{last[0]} (exit status {done.returncode})"
+    return found, f"{last} (exit status {status})"
 
 
 _MARK = "verified: "  # runtimes print lines of their own
 
 
 def verify_here(
-    folder: Path, *, tolerance: float = TOLERANCE, runtime: str | None = None
+    folder: Path,
+    *,
+    tolerance: float = TOLERANCE,
+    runtime: str | None = None,
+    on_step: Callable[[str], None] | None = None,
 ) -> Report:
-    """Verifies an artifact in this process."""
+    """Verifies an artifact in this process; it needs no manifest yet.
+
+    Args:
+        folder: The folder with the artifact and its cases.
+        tolerance: See `CaseResult.tolerance`.
+        runtime: See `open_artifact`.
+        on_step: Called with a text before the artifact is opened and before each case.
+    """
+    step = on_step or (lambda name: None)
     cases = load_cases(Path(folder) / CASES_NAME)
     results: list[CaseResult] = []
     with contextlib.ExitStack() as opened:
         runners: dict[str, Runner] = {}
         for case in cases:
             if case.signature not in runners:
-                runner = opened.enter_context(
-                    open_artifact(folder, case.signature, runtime=runtime)
+                step(f"opening the signature {case.signature!r}")
+                # An artifact is verified before its manifest is written.
+                runner = open_artifact(
+                    folder, case.signature, runtime=runtime, allow_unverified=True
                 )
+                opened.enter_context(runner)
                 # A SavedModel has all signatures, an ONNX file has one.
                 runners |= dict.fromkeys(runner.signatures, runner)
+            step(f"case {case.name!r} of the signature {case.signature!r}")
             results.append(_run_case(runners[case.signature], case, tolerance))
     return Report(Path(folder), tuple(results))
 
@@ -307,12 +351,15 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--runtime")
+    parser.add_argument("--case-time-limit", type=float, default=CASE_TIME_LIMIT)
+    parser.add_argument("--parent", type=int, default=os.getppid())
     arguments = parser.parse_args()
+    watchdog = Watchdog(arguments.case_time_limit, arguments.parent)
     options = {"tolerance": arguments.tolerance, "runtime": arguments.runtime}
     for folder in arguments.folders:
         found: dict[str, Any] = {"results": [], "error": ""}
         try:
-            report = verify_here(folder, **options)
+            report = verify_here(folder, **options, on_step=watchdog.step)
             found["results"] = [asdict(result) for result in report.results]
         except Exception as error:  # the other folders are verified all the same
             lines = str(error).strip().splitlines() or [""]

@@ -34,7 +34,7 @@ def agreeing(monkeypatch):
     """Replaces the verification: its cases agree, or do not."""
     passed = {"now": True}
 
-    def verify(folder, *, tolerance, runtime=None):
+    def verify(folder, *, tolerance, runtime=None, **limits):
         result = CaseResult("s", "c", "r", 0.0, 0.0, tolerance, passed["now"], "off")
         return Report(folder, (result,))
 
@@ -159,3 +159,22 @@ def test_racing_publishers_each_get_a_number(source, tmp_path):
     assert set(names(base)) == {str(number) for number in range(1, 16)}
     for folder in base.iterdir():
         assert (folder / "variables" / "data").read_text() == "x" * 1009
+
+
+@pytest.mark.filterwarnings("ignore:.*is ignored")
+def test_names_that_are_no_version_do_not_count_and_do_not_stop_publishing(
+    source, tmp_path, agreeing
+):
+    base = tmp_path / "served"
+    artifact(base / "1", "old")
+    for name in ("0002", "９", "٣"):
+        artifact(base / name, "other")
+    with pytest.raises(ValueError, match="no older version"):
+        versions.rollback(base)
+    assert ka.publish(source, base) == base / "10"
+    (base / "11").write_text("a file")
+    assert ka.publish(source, base) == base / "12"
+    assert versions.rollback(base).served == 10
+    (base / "99.withdrawn").write_text("a file")
+    artifact(base / "0030.withdrawn", "other")
+    assert versions.restore(base) == versions.Rollback(base, 12, (12,))

@@ -22,6 +22,7 @@ from keras_attention.export.cases.grid import grid
 from keras_attention.export.formats.errors import ExportError
 from keras_attention.export.formats.litert import write_litert
 from keras_attention.export.runtimes import litert as litert_runner
+from keras_attention.export.runtimes.litert import LiteRtRunner
 from keras_attention.export.runtimes.opening import open_artifact
 from keras_attention.export.scanning import allowed_operators as allowed
 from keras_attention.export.scanning.litert import inspect_litert
@@ -328,7 +329,9 @@ def test_damaged_files_are_refused_or_read_but_never_crash_the_scan(artifact, tm
     assert refused > 100
     file.write_bytes(b"no flatbuffer at all")
     with pytest.raises(ValueError, match=r"does not open in LiteRT.*Received"):
-        open_artifact(file)
+        LiteRtRunner(file)
+    with pytest.raises(ValueError, match=r"refused.*not a LiteRT file"):
+        open_artifact(file, allow_unverified=True)
 
 
 @pytest.mark.parametrize(

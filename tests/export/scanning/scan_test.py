@@ -7,6 +7,7 @@ import shutil
 import time
 import zipfile
 
+import h5py
 import onnx
 import pytest
 import tensorflow as tf
@@ -319,3 +320,178 @@ def test_an_allowed_operator_takes_no_path_of_a_file():
         if any(word in argument.name for word in words) and argument.type != "int"
     }
     assert not found
+
+
+@pytest.mark.tensorflow
+def test_an_honest_artifact_inside_a_hostile_one_does_not_excuse_it(
+    saved_model, tmp_path
+):
+    mark = tmp_path / "written"
+
+    @tf.function(input_signature=[tf.TensorSpec([3], tf.float32)])
+    def hostile(x):
+        with tf.control_dependencies([tf.io.write_file(str(mark), "x")]):
+            return {"y": tf.identity(x)}
+
+    base = tmp_path / "m"
+    tf.saved_model.save(tf.Module(), str(base / "1"), signatures={"s": hostile})
+    shutil.copytree(saved_model, base / "1" / "7")
+    with_manifest(base / "1", "saved_model")
+    for path in (base, base / "1"):
+        for read in (
+            ka.scan_artifact,
+            open_artifact,
+            ka.verify_artifact,
+            lambda path: ka.publish(path, tmp_path / "served"),
+        ):
+            with pytest.raises(ValueError, match="must not contain another one"):
+                read(path)
+    assert not mark.exists()
+
+
+def test_what_is_loaded_is_what_was_scanned(onnx_folder, monkeypatch):
+    from keras_attention.export.runtimes import opening
+
+    runtime = opening.RUNTIMES["onnxruntime"]
+    good = (onnx_folder / "s.onnx").read_bytes()
+    triple = helper.make_node("Sum", ["x", "x", "x"], ["y"])
+
+    def swap_and_open(path, threads):
+        onnx.save(onnx_model(triple), onnx_folder / "s.onnx")
+        return runtime.open(path, threads)
+
+    changed = {**opening.RUNTIMES, "onnxruntime": runtime._replace(open=swap_and_open)}
+    monkeypatch.setattr(opening, "RUNTIMES", changed)
+    with open_artifact(onnx_folder) as runner:
+        assert runner.run("s", x=[1.0, 2.0, 5.0])["y"].tolist() == [2, 4, 10]
+    assert (onnx_folder / "s.onnx").read_bytes() != good
+
+
+def test_a_saved_model_is_loaded_from_the_copy_that_was_scanned(
+    saved_model, tmp_path, monkeypatch
+):
+    from keras_attention.export.runtimes import opening
+
+    folder = shutil.copytree(saved_model, tmp_path / "1")
+    runtime = opening.RUNTIMES["tensorflow"]
+
+    def remove_and_open(path, threads):
+        shutil.rmtree(folder)
+        return runtime.open(path, threads)
+
+    changed = {"tensorflow": runtime._replace(open=remove_and_open)}
+    monkeypatch.setattr(opening, "RUNTIMES", {**opening.RUNTIMES, **changed})
+    with open_artifact(folder) as runner:
+        assert runner.run("s", x=[[1.0, 1.0, 2.0]])["y"].tolist() == [[2, 3, 10]]
+
+
+def test_weights_in_another_file_are_loaded_from_the_copy(tmp_path):
+    (tmp_path / "w").write_bytes(bytes(11) + b"\x40" + bytes(12))
+    tensor = TensorProto(name="w", data_type=1, dims=[3], data_location=1)
+    tensor.external_data.add(key="location", value="w")
+    tensor.external_data.add(key="offset", value="8")
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    model = onnx_model(add, initializer=[tensor])
+    (tmp_path / "s.onnx").write_bytes(model.SerializeToString())
+    for folder in (tmp_path, with_manifest(tmp_path, "onnx")):
+        with open_artifact(folder, allow_unverified=True) as runner:
+            assert runner.run("s", x=[1.0, 1.0, 1.0])["y"].tolist() == [3, 1, 1]
+
+
+def test_without_a_manifest_nothing_is_opened_unless_the_caller_says_so(tmp_path):
+    onnx.save(onnx_model(DOUBLE), tmp_path / "s.onnx")
+    for path in (tmp_path, tmp_path / "s.onnx"):
+        with pytest.raises(
+            ValueError, match=r"no manifest.json.*allow_unverified=True"
+        ):
+            open_artifact(path)
+        with open_artifact(path, allow_unverified=True) as runner:
+            assert runner.run("s", x=[1.0, 2.0, 5.0])["y"].tolist() == [2, 4, 10]
+    bad = helper.make_node("Steal", ["x"], ["y"], domain="evil")
+    onnx.save(onnx_model(bad), tmp_path / "s.onnx")
+    with pytest.raises(ValueError, match=r"refused.*operator evil.Steal"):
+        open_artifact(tmp_path, allow_unverified=True)
+
+
+def test_addresses_and_entries_given_twice_are_refused_in_external_weights(tmp_path):
+    hidden = tmp_path / "*" / "_ORT_MEM_ADDR_" / "*"
+    hidden.parent.mkdir(parents=True)
+    hidden.write_bytes(bytes(12))
+    (tmp_path / "w").write_bytes(bytes(12))
+    for locations, reason in (
+        (["*/_ORT_MEM_ADDR_/*"], "address in memory"),
+        (["/etc/passwd", "w"], "twice"),
+    ):
+        tensor = TensorProto(name="w", data_type=1, dims=[3], data_location=1)
+        for location in locations:
+            tensor.external_data.add(key="location", value=location)
+        model = onnx_model(DOUBLE, initializer=[tensor])
+        (tmp_path / "s.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ValueError, match=reason):
+            ka.scan_artifact(tmp_path / "s.onnx")
+
+
+def test_a_function_of_onnx_that_calls_itself_is_refused(tmp_path):
+    again = helper.make_node("F", ["x"], ["y"], domain="own")
+    model = onnx_model(again)
+    opset = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    model.functions.append(
+        helper.make_function("own", "F", ["x"], ["y"], [again], opset)
+    )
+    (tmp_path / "s.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="function F calls itself"):
+        ka.scan_artifact(tmp_path / "s.onnx")
+
+
+def test_a_name_cannot_forge_a_line_of_a_log(onnx_folder):
+    (onnx_folder / "x\n12:00 INFO all is well\x1b[2K").write_text("x")
+    with pytest.raises(ValueError, match=r"x\\n12:00 INFO.*\\x1b.* is extra") as caught:
+        ka.scan_artifact(onnx_folder)
+    assert str(caught.value).isprintable()
+
+
+def keras_archive(path, config, weights):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "reason"),
+    [
+        ("StringLookup", {"vocabulary": "/etc/passwd"}, "with vocabulary of a file"),
+        ("TextVectorization", {"idf_weights": "/etc/x"}, "with idf_weights of a file"),
+        ("Dense", {"units": 1e10}, "units=10000000000.0, more than the file has"),
+        ("Embedding", {"input_dim": 10**12}, "more than the file has"),
+    ],
+)
+def test_settings_that_read_files_or_need_all_memory_are_refused(
+    name, setting, reason, tmp_path
+):
+    config = {"module": "keras.layers", "class_name": name, "config": setting}
+    with h5py.File(tmp_path / "w.h5", "w"):
+        pass
+    content = (tmp_path / "w.h5").read_bytes()
+    path = keras_archive(tmp_path / "m.keras", config, content)
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(path)
+
+
+@pytest.mark.parametrize("kind", ["external", "soft", "storage", "bomb", "no HDF5"])
+def test_weights_of_a_keras_file_that_are_elsewhere_are_refused(kind, tmp_path):
+    file = tmp_path / "w.h5"
+    with h5py.File(file, "w") as opened:
+        if kind == "external":
+            opened["w"] = h5py.ExternalLink("/elsewhere.h5", "/w")
+        elif kind == "soft":
+            opened["w"] = h5py.SoftLink("/other")
+        elif kind == "storage":
+            opened.create_dataset("w", (3,), "f4", external=[("/elsewhere", 0, 12)])
+        elif kind == "bomb":
+            opened.create_dataset("w", (10**9,), "f4", chunks=(10**6,))
+    content = b"nothing" if kind == "no HDF5" else file.read_bytes()
+    path = keras_archive(tmp_path / "m.keras", {}, content)
+    reason = r"is a link|is in another file|is a bomb|is not an HDF5 file"
+    with pytest.raises(ValueError, match=reason):
+        ka.scan_artifact(path)

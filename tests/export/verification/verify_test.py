@@ -1,13 +1,16 @@
 """Several artifacts are verified in one process, and none of them hides another."""
 
+import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from served import small_artifact
 
-from keras_attention.export.verification import verify
+import keras_attention as ka
+from keras_attention.export.verification import child_process, verify
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.timeout(300)
@@ -39,14 +42,14 @@ def good(tmp_path_factory):
 @pytest.fixture
 def processes(monkeypatch):
     """The folders that each process was started with."""
-    started, run = [], subprocess.run
+    started, run = [], subprocess.Popen
 
     def start(command, **options):
         start_of_options = command.index("--tolerance")
         started.append([path.rsplit("/")[-1] for path in command[3:start_of_options]])
         return run([sys.executable, "-c", ABORTING, *command[3:]], **options)
 
-    monkeypatch.setattr(verify.subprocess, "run", start)
+    monkeypatch.setattr(child_process.subprocess, "Popen", start)
     return started
 
 
@@ -94,3 +97,67 @@ def test_artifacts_of_a_process_that_dies_at_its_end_are_verified_alone(
     assert [report.passed for report in reports] == [True, False]
     assert "exit status 7" in reports[1].error
     assert processes == [["good", "dies late"], ["good"], ["dies late"]]
+
+
+# A command line in which one case never ends, and the process says its number first.
+ENDLESS = """
+import os, pathlib, sys, time
+from keras_attention.export.verification import verify
+def _run_case(runner, case, tolerance):
+    pathlib.Path(os.environ["STARTED"]).write_text(str(os.getpid()))
+    time.sleep(1000)
+verify._run_case = _run_case
+verify.main()
+"""
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    run = subprocess.Popen
+    monkeypatch.setenv("STARTED", str(tmp_path / "started"))
+
+    def start(command, **options):
+        return run([sys.executable, "-c", ENDLESS, *command[3:]], **options)
+
+    monkeypatch.setattr(child_process.subprocess, "Popen", start)
+    return tmp_path / "started"
+
+
+def is_running(pid):
+    try:
+        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("limit", ["time_limit", "case_time_limit"])
+def test_a_case_that_never_ends_is_ended(limit, good, endless):
+    with pytest.raises(RuntimeError, match="took more than 15 seconds"):
+        ka.verify_artifact(good, **{limit: 15})
+    assert not is_running(endless.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_ends_with_its_parent(good, tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    monkeypatch.setenv("STARTED", str(started))
+    code = f"""
+import subprocess, sys
+from keras_attention.export.verification import child_process, verify
+run = subprocess.Popen
+child_process.subprocess.Popen = lambda command, **options: run(
+    [sys.executable, "-c", {ENDLESS!r}, *command[3:]], **options
+)
+verify.verify_folder({str(good)!r})
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 120
+    while not (started.exists() and started.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while is_running(started.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
