@@ -88,7 +88,6 @@ class VisionTransformer(keras.Model):
     ):
         super().__init__(**kwargs)
         check_sizes(
-            num_layers=num_layers,
             num_heads=num_heads,
             hidden_dim=hidden_dim,
             intermediate_dim=intermediate_dim,

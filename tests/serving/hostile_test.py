@@ -432,6 +432,7 @@ def test_the_same_fault_is_logged_once_per_second_and_counted():
 # Folders
 
 
+@pytest.mark.filterwarnings("ignore:.* is ignored")
 def test_good_versions_are_served_where_something_else_is_bad(base, tmp_path):
     folder = tmp_path / "small"
     shutil.copytree(base / "1", folder / "1")
