@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.base import AttentionLayer
+from keras_attention.layers.checks import check_optional_sizes
 from keras_attention.layers.dot_product_attention import DotProductAttention
 
 
@@ -73,13 +74,7 @@ class AttentionPooling(keras.layers.Layer):
                 "`ka.AdditiveAttention(units=64)`, or `None`. "
                 f"Received: attention={attention!r}"
             )
-        for name, size in {"num_queries": num_queries, "query_dim": query_dim}.items():
-            whole = isinstance(size, int) and not isinstance(size, bool)
-            if size is not None and not (whole and size >= 1):
-                raise ValueError(
-                    f"`{name}` must be an integer of 1 or more, or `None`. "
-                    f"Received: {name}={size!r}"
-                )
+        check_optional_sizes(num_queries=num_queries, query_dim=query_dim)
         self.attention = attention
         self.num_queries = num_queries
         self.query_dim = query_dim

@@ -134,6 +134,32 @@ def test_limits_and_lengths_are_those_of_the_users_own_layers():
     assert signature.max_lengths == {"sequence": 16}
 
 
+def test_a_large_table_of_tokens_is_not_tried_as_a_length():
+    from keras_attention.export.signatures.catalogue import signatures_of
+
+    seen = []
+
+    class Recorded(keras.layers.Layer):
+        def call(self, x):
+            seen.append(x.shape[1])
+            return x
+
+    tokens = keras.Input((None,), dtype="int32", name="ids")
+    x = Recorded()(keras.layers.Embedding(250_000, 2)(tokens))
+    (signature,) = signatures_of(keras.Model(tokens, x))
+    assert signature.limits == {"ids": 250_000}
+    assert signature.max_lengths == {}
+    assert max(size for size in seen if size is not None) <= 1025
+
+
+def test_a_long_table_of_positions_is_believed_where_there_is_one_length():
+    from keras_attention.export.signatures.catalogue import signatures_of
+
+    x = keras.Input((None, 4), name="x")
+    (signature,) = signatures_of(keras.Model(x, ka.PositionEmbedding(4096)(x)))
+    assert signature.max_lengths == {"sequence": 4096}
+
+
 def test_what_the_user_says_is_taken(tmp_path):
     from keras_attention.export.signatures.catalogue import signatures_of
     from keras_attention.export.signatures.keras_model import Description

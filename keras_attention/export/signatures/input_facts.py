@@ -23,6 +23,7 @@ _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 _SCALES = (1, 2, 4, 8, 16, 32)
 _LENGTHS = (1, 2, 3, 5, 7, 8, 16, 32, 33, 64, 128, 129)
 _MOST_IDS = 2**20
+_LONGEST_TRIED = 1024  # the memory of attention grows with the square
 _MOST_PARTITIONED = 6  # axes; there are 203 partitions of 6
 
 Axis = tuple[str, int]
@@ -55,12 +56,14 @@ class Said:
         limits: Name of an integer input to the exclusive upper bound of its values.
         max_lengths: Name of an axis to its largest size.
         table_sizes: Sizes of tables in the model: perhaps limits or largest sizes.
+        position_sizes: The sizes of tables of positions among them.
     """
 
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     max_lengths: Mapping[str, int] = field(default_factory=dict)
     table_sizes: tuple[int, ...] = ()
+    position_sizes: tuple[int, ...] = ()
 
 
 def facts_of(
@@ -93,6 +96,10 @@ def facts_of(
         tried |= {scale * number for number in _LENGTHS if scale > 1}
         tried = {size for size in tried if size <= _LENGTHS[-1]}
         most = said.max_lengths.get(name)
+        if most is None and len(names) == 1:
+            most = min(
+                (n for n in said.position_sizes if n > _LONGEST_TRIED), default=None
+            )
         lengths[name], found = _lengths(accepts, sorted(tried), most, said.table_sizes)
         if found is not None:
             longest[name] = found
@@ -279,11 +286,13 @@ def _lengths(
 ) -> tuple[tuple[int, ...], int | None]:
     """Sizes of an axis that the model accepts, and its largest size if it has one."""
     if most is not None:
-        sizes = {size for size in tried if size < most} | {most}
+        sizes = {size for size in tried if size < most} | {min(most, _LONGEST_TRIED)}
         return tuple(size for size in sorted(sizes) if accepts(size)), most
     accepted = [size for size in tried if accepts(size)]
     for size in sorted(table_sizes):
-        if size >= accepted[-1] and accepts(size) and not accepts(size + 1):
+        if not accepted[-1] <= size <= _LONGEST_TRIED:
+            continue  # too long to try, or shorter than what was accepted
+        if accepts(size) and not accepts(size + 1):
             return (*(one for one in accepted if one <= size),), size
     refused = [size for size in tried if size not in accepted]
     if not refused or min(refused) < accepted[-1]:

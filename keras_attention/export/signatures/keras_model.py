@@ -14,8 +14,8 @@ from keras_attention.export.signatures.signature import Signature
 
 NAME = "serving_default"
 # Attributes of layers, Keras' and KerasHub's too, that hold the size of a table.
-_TABLES = ("input_dim", "vocabulary_size", "num_segments", "max_sequence_length")
-_TABLES += ("sequence_length",)
+_POSITIONS = ("max_sequence_length", "sequence_length")
+_TABLES = ("input_dim", "vocabulary_size", "num_segments", *_POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def keras_model_signature(model: keras.Model, said: Description) -> Signature:
         arranged = keras.tree.pack_sequence_as(structure, given)
         return _named_outputs(model, model(arranged, training=False))
 
-    known = Said(said.axes, said.limits, said.max_lengths, _tables(model))
+    tables = _sizes_named(model, _TABLES), _sizes_named(model, _POSITIONS)
+    known = Said(said.axes, said.limits, said.max_lengths, *tables)
     facts = facts_of(lambda arrays: predict(**arrays), inputs, known)
     return Signature(
         NAME,
@@ -200,12 +201,12 @@ def _with_axes(
     return changed
 
 
-def _tables(model: keras.Model) -> tuple[int, ...]:
-    """Sizes of tables in the model: its numbers of ids and of positions."""
+def _sizes_named(model: keras.Model, names: Sequence[str]) -> tuple[int, ...]:
+    """The sizes that layers of the model have under some names of attributes."""
     sizes = {
         getattr(layer, name, None)
         for layer in model._flatten_layers()
-        for name in _TABLES
+        for name in names
     }
     return tuple(sorted(size for size in sizes if type(size) is int and size > 0))
 
