@@ -31,6 +31,20 @@ def show(value: Any) -> str:
     return clip(_SHORT.repr(value))
 
 
+def printable(text: Any) -> str:
+    """Returns the text with every control character escaped, line breaks too.
+
+    A file name may contain line breaks, which would forge a line of a log, and escape
+    sequences, which a terminal obeys.
+
+    Args:
+        text: The text, or an object that `str` converts.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
+    )
+
+
 def clip(text: Any, most: int = 300) -> str:
     """Returns a text of a file for an error: shortened, without control characters.
 
@@ -40,9 +54,7 @@ def clip(text: Any, most: int = 300) -> str:
     """
     text = str(text)
     start = text if len(text) <= most else text[:most]
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in start
-    )
+    safe = printable(start)
     if len(safe) <= most and start is text:
         return safe
     return safe[: most - 1] + "…"

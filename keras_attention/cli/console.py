@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from keras_attention.export.artifact.printable import printable
+from keras_attention.untrusted import printable
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

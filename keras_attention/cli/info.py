@@ -13,7 +13,7 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
 )
-from keras_attention.export.artifact.printable import printable
+from keras_attention.untrusted import printable
 
 
 def info(

@@ -1,5 +1,7 @@
 """The errors of requests: gRPC's codes, and the HTTP status of each."""
 
+from keras_attention import untrusted
+
 # The same mapping as TF Serving's.
 HTTP_STATUS = {
     "OK": 200,
@@ -25,10 +27,7 @@ def printable(text: object, most: int = MAX_ERROR) -> str:
         most: The largest number of characters.
     """
     text = str(text)
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in text[:most]
-    )
+    safe = untrusted.printable(text[:most])
     if len(safe) <= most and len(text) <= most:
         return safe
     end = f" … [{len(text)} characters]"

@@ -8,7 +8,7 @@ import re
 import warnings
 from pathlib import Path
 
-from keras_attention.export.artifact.printable import printable
+from keras_attention.untrusted import printable
 
 GRAPH_NAMES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 GRAPH_SUFFIXES = (".onnx", ".tflite")

@@ -17,7 +17,7 @@ from typing import Any, get_origin, get_type_hints
 
 from keras_attention import __version__, untrusted
 from keras_attention.export.artifact.description import SignatureInfo
-from keras_attention.export.artifact.printable import printable
+from keras_attention.untrusted import printable
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 24

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from keras_attention.export.artifact.printable import printable
+from keras_attention.untrusted import printable
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_attention.export.artifact.folders import artifact_folder
-from keras_attention.export.artifact.printable import printable
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.scanning.scan import checked_copy
+from keras_attention.untrusted import printable
 
 SAVED_MODEL = ""
 

@@ -20,11 +20,11 @@ from keras_attention.export.artifact.manifest import (
     check_files,
     read_manifest,
 )
-from keras_attention.export.artifact.printable import printable
 from keras_attention.export.artifact.private_copy import (
     add_to_copy,
     private_copy,
 )
+from keras_attention.untrusted import printable
 
 _SINGLE_FILES = {".keras": "keras", ".onnx": "onnx", ".tflite": "litert"}
 

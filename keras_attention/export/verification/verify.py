@@ -18,7 +18,6 @@ import numpy as np
 
 from keras_attention.export.artifact.folders import artifact_folder
 from keras_attention.export.artifact.manifest import check_files, read_manifest
-from keras_attention.export.artifact.printable import printable
 from keras_attention.export.cases.grid import CASES_NAME, Case, load_cases
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact
@@ -28,6 +27,7 @@ from keras_attention.export.verification.child_process import (
     Watchdog,
     run_child,
 )
+from keras_attention.untrusted import printable
 
 TOLERANCE = 1e-5
 

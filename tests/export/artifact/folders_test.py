@@ -11,8 +11,8 @@ from keras_attention.export.artifact.folders import (
     version_numbers,
     version_of,
 )
-from keras_attention.export.artifact.printable import printable
 from keras_attention.export.artifact.private_copy import private_copy
+from keras_attention.untrusted import printable
 
 
 def file(path, text="x"):
