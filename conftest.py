@@ -5,6 +5,8 @@ With KERAS_BACKEND=jax or torch, tests that are marked with `tensorflow` are lef
 It is here and not in tests/ so that the doctests of keras_attention/ have it too.
 """
 
+import importlib
+import importlib.util
 import os
 import sys
 
@@ -18,6 +20,14 @@ import pytest
 def pytest_addoption(parser):
     """Add --slow."""
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_configure(config):
+    """Import torch first: triton, a part of it, crashes a process with TensorFlow."""
+    if config.getoption("--slow"):
+        for name in ("torch", "triton"):
+            if importlib.util.find_spec(name):
+                importlib.import_module(name)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -84,8 +84,6 @@ def main(  # noqa: PLR0917 (options of a command)
 
 
 def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Row]:
-    from keras_attention.cli.console import start_tensorflow
-
     start = time.monotonic()
     try:
         with console.status(f"{name} …") as status:
@@ -95,7 +93,7 @@ def _measured(name: str, settings: Settings, skipped: dict[str, str]) -> list[Ro
 
             if name not in PROGRAMS:
                 progress("loading TensorFlow")
-                start_tensorflow()
+                machine.start_tensorflow()
             module = importlib.import_module(f"benchmarks.{GROUPS[name]}")
             found = module.run(settings, progress)
     except ImportError as error:

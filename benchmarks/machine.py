@@ -1,6 +1,8 @@
-"""Describes the machine of a measurement, without host name or paths."""
+"""Describes and prepares the machine of a measurement; no host name, no paths."""
 
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -36,6 +38,19 @@ def use_threads(threads: int) -> None:
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow, after torch and triton where they are installed.
+
+    A process that imports triton after TensorFlow crashes.
+    """
+    from keras_attention.cli import console
+
+    for name in ("torch", "triton"):
+        if importlib.util.find_spec(name):
+            importlib.import_module(name)
+    console.start_tensorflow()
 
 
 def describe() -> dict:

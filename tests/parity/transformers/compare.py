@@ -10,16 +10,10 @@ models.
 """
 
 import json
-import sys
-
-import pytest
-
-if "tensorflow" not in sys.modules:
-    # torch imports triton late, which can crash after TensorFlow was imported.
-    pytest.importorskip("torch._dynamo")
 
 import keras
 import numpy as np
+import pytest
 
 import keras_attention as ka
 
