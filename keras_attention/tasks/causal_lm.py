@@ -16,6 +16,8 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
+from keras_attention.tasks.batches import IGNORED, PaddedBatches
+from keras_attention.tasks.common import cross_entropy, padding_of
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 
@@ -23,8 +25,8 @@ from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 class CausalLM(keras.Model):
     """A causal decoder with a tokenizer: it generates, streams and scores text.
 
-    Train it with `compile` and `fit` like any Keras model, on ids and the next ids. Its
-    outputs are logits.
+    Train it with `ka.fine_tune(model, model.batches(texts))`, or with `compile` and
+    `fit` like any Keras model, on ids and the next ids. Its outputs are logits.
 
     Args:
         decoder: A `GPTDecoder`, or a model with its call and `empty_cache`.
@@ -220,6 +222,57 @@ class CausalLM(keras.Model):
             return scoring.of_following(logits, following)
 
         return Compiled(forward, self.decoder.variables) if self.compiled else forward
+
+    def batches(
+        self,
+        texts: Any,
+        *,
+        max_length: int | None = None,
+        batch_size: int = 8,
+        shuffle: bool = True,
+    ) -> PaddedBatches:
+        """Returns texts as batches for `fit`; each token's label is the next token.
+
+        A longer text becomes several rows, each of which begins with the last token of
+        the row before it, so that every token except a text's first is learned once.
+
+        Args:
+            texts: The texts, in any form that the prompts of `generate` have.
+            max_length: The largest number of tokens per row; the number of the model's
+                positions when omitted.
+            batch_size: The number of rows per batch.
+            shuffle: Whether the order of the rows changes each epoch.
+        """
+        positions = self.decoder.max_sequence_length
+        length = positions if max_length is None else max_length
+        if not 1 <= length <= positions:
+            raise ValueError(
+                "`max_length` must be at least 1 and at most the number of the model's "
+                f"positions, {positions}. Received: max_length={max_length}"
+            )
+        given, _ = rows_of_ids(self, texts, "texts")
+        rows = [
+            np.array(ids[start : start + length + 1], "int32")
+            for ids in given
+            for start in range(0, len(ids) - 1, length)
+        ]
+        if not rows:
+            raise ValueError(
+                "A text must have at least two tokens, because each token's label is "
+                f"the next one. Received: texts of {[len(x) for x in given[:8]]} tokens"
+            )
+        return PaddedBatches(
+            [{"token_ids": row[:-1]} for row in rows],
+            [row[1:] for row in rows],
+            per_token=True,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            padding=padding_of(self.tokenizer),
+        )
+
+    def compile_arguments(self) -> dict[str, Any]:
+        """Returns the loss for `compile`; padding does not count."""
+        return {"loss": cross_entropy(IGNORED)}
 
     def _settings(self, settings, max_new_tokens):
         settings = settings or GenerationSettings()

@@ -8,7 +8,14 @@ import numpy as np
 
 from keras_attention.tasks.batches import ArrayBatches
 from keras_attention.tasks.common import freeze_unread_pooler
+from keras_attention.training.adamw import AdamW
 from keras_attention.training.schedules import WarmupLinearDecay
+
+# Relative position biases, as in T5, are biases too: transformers excludes them.
+_BIASES_AND_SCALES = (
+    r"(^|/)(bias|gamma|beta)$",
+    r"relative_position(_bias)?(_\d+)?(/|$)",
+)
 
 
 def fine_tuning_optimizer(
@@ -18,11 +25,13 @@ def fine_tuning_optimizer(
     warmup: float = 0.1,
     weight_decay: float = 0.01,
     clip_norm: float | None = 1.0,
+    epsilon: float = 1e-8,
 ) -> keras.optimizers.Optimizer:
-    """Returns AdamW with the usual settings for fine-tuning transformers.
+    """Returns `ka.AdamW` with the usual settings for fine-tuning transformers.
 
     The learning rate warms up, then decays linearly. Matrices have weight decay; biases
-    and the scales of normalisations have none.
+    (also those of relative positions) and the scales of normalisations have none. A training with it has the losses that a
+    loop of `transformers` on torch has, with equal weights, batches and settings.
 
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019
     (arXiv:1711.05101).
@@ -34,6 +43,7 @@ def fine_tuning_optimizer(
         weight_decay: The weight decay of the matrices, per step and unit of learning
             rate.
         clip_norm: The largest norm of all gradients together; `None` for no limit.
+        epsilon: The number that AdamW adds to its denominators.
 
     Returns:
         The optimizer.
@@ -44,13 +54,13 @@ def fine_tuning_optimizer(
     'adamw'
     """
     schedule = WarmupLinearDecay(learning_rate, num_steps, round(warmup * num_steps))
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=weight_decay, global_clipnorm=clip_norm, name="adamw"
+    return AdamW(
+        schedule,
+        weight_decay,
+        epsilon=epsilon,
+        no_weight_decay=_BIASES_AND_SCALES,
+        global_clipnorm=clip_norm,
     )
-    # Only the last part of a variable's path is matched, so that the matrix of
-    # `relative_position_bias` has weight decay.
-    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)$"])
-    return optimizer
 
 
 def fine_tune(

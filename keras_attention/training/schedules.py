@@ -42,7 +42,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.num_warmup_steps, self.name = num_warmup_steps, name
 
     def __call__(self, step):
-        step = ops.cast(step, "float32")
+        dtype = keras.backend.result_type(keras.config.floatx(), "float32")
+        step = ops.cast(step, dtype)
         rising = step / max(1, self.num_warmup_steps)
         rest = max(1, self.num_steps - self.num_warmup_steps)
         falling = ops.maximum(0.0, (self.num_steps - step) / rest)

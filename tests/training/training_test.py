@@ -18,16 +18,60 @@ def test_a_schedule_is_the_same_after_its_config():
 
 
 def test_only_matrices_have_weight_decay():
+    layer = ka.RelativePositionBias(8)
+    layer.build((2,))
     model = small_bert(num_layers=1)
-    optimizer = ka.fine_tuning_optimizer(1e-3, 10)
-    optimizer.build(model.trainable_variables)
-    last = {v.path: v.path.split("/")[-1] for v in model.trainable_variables}
-    decayed = {last[v.path] for v in model.weights if optimizer._use_weight_decay(v)}
-    kept = {last[v.path] for v in model.weights if not optimizer._use_weight_decay(v)}
+    variables = [*model.trainable_variables, *layer.trainable_variables]
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = ka.fine_tuning_optimizer(1.0, 1, weight_decay=0.5)
+    again = type(optimizer).from_config(optimizer.get_config())
+    again.apply([keras.ops.zeros(v.shape) for v in variables], variables)
+    decayed = {v.path.split("/")[-1] for v in variables if np.array(v).max() < 0.6}
+    kept = {v.path.split("/")[-1] for v in variables if np.array(v).min() > 0.9}
     assert decayed == {"kernel", "embeddings"}
-    assert kept == {"bias", "gamma", "beta"}
-    scheme = keras.Variable(np.zeros((3, 5)), name="relative_position_bias")
-    assert optimizer._use_weight_decay(scheme)
+    assert kept >= {"bias", "gamma", "beta"}
+    assert {np.array(v).max() for v in layer.trainable_variables} == {1.0}
+
+
+@pytest.mark.parametrize("clip", [None, 0.7])
+def test_adamw_has_the_formula_of_the_paper(clip):
+    draw = np.random.default_rng(3)
+    weight = draw.normal(size=(5, 3))
+    variable = keras.Variable(weight, dtype="float32")
+    settings = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "weight_decay": 0.1}
+    optimizer = ka.AdamW(0.03, **settings, global_clipnorm=clip)
+    mean = square = 0.0
+    for step in range(1, 8):
+        gradient = draw.normal(size=weight.shape)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+        if clip:
+            gradient *= min(1, clip / (np.sqrt((gradient**2).sum()) + 1e-6))
+        mean = 0.8 * mean + 0.2 * gradient
+        square = 0.95 * square + 0.05 * gradient**2
+        weight = weight * (1 - 0.03 * 0.1)
+        root = np.sqrt(square / (1 - 0.95**step)) + 1e-3
+        weight = weight - 0.03 * mean / (1 - 0.8**step) / root
+        np.testing.assert_allclose(variable, weight, atol=1e-6)
+
+
+def test_a_token_that_was_read_twice_has_one_gradient():
+    layer = keras.layers.Embedding(5, 2)
+    model = keras.Sequential([layer, keras.layers.Dense(1)])
+    ids, target = np.array([[1, 1, 3]]), np.ones((1, 3, 1))
+    model(ids)
+    dense = keras.Sequential([keras.layers.Dense(2, use_bias=False), model.layers[1]])
+    dense(np.eye(5)[ids])
+    kernel = dense.layers[0].kernel
+    kernel.assign(layer.embeddings)
+    start = [np.array(w) for w in model.layers[1].get_weights()]
+    for one, inputs in ((model, ids), (dense, np.eye(5, dtype="float32")[ids])):
+        model.layers[1].set_weights(start)
+        one.compile(ka.AdamW(0.1, global_clipnorm=0.3), loss="mse")
+        for _ in range(3):
+            one.train_on_batch(inputs, target)
+    found = np.array(layer.embeddings), np.array(kernel)
+    np.testing.assert_allclose(*found, atol=1e-6)
 
 
 def test_an_entity_counts_if_its_words_and_its_type_are_correct():
