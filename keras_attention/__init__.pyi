@@ -128,8 +128,8 @@ from keras_attention.text.training import train_word_piece as train_word_piece
 from keras_attention.text.wordpiece.tokenizer import (
     WordPieceTokenizer as WordPieceTokenizer,
 )
-from keras_attention.training.entity_scores import entity_scores as entity_scores
 from keras_attention.training.adamw import AdamW as AdamW
+from keras_attention.training.entity_scores import entity_scores as entity_scores
 from keras_attention.training.fine_tuning import fine_tune as fine_tune
 from keras_attention.training.fine_tuning import (
     fine_tuning_optimizer as fine_tuning_optimizer,

@@ -48,6 +48,7 @@ class AdamW(keras.optimizers.AdamW):
         self,
         learning_rate: Any = 0.001,
         weight_decay: float = 0.01,
+        *,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -80,6 +81,12 @@ class AdamW(keras.optimizers.AdamW):
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
+        """Updates the variables once.
+
+        Args:
+            grads: One gradient per variable.
+            trainable_variables: The variables; those of `build` when omitted.
+        """
         grads = list(grads)
         for index, grad in enumerate(grads):
             # The sum of TensorFlow's slices and a tensor is a tensor.
@@ -88,6 +95,13 @@ class AdamW(keras.optimizers.AdamW):
         return super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable.
+
+        Args:
+            gradient: Its gradient.
+            variable: The variable.
+            learning_rate: The learning rate of this step.
+        """
         dtype = variable.dtype
         rate, gradient = ops.cast(learning_rate, dtype), ops.cast(gradient, dtype)
         step = ops.cast(self.iterations + 1, dtype)

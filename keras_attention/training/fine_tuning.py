@@ -30,8 +30,9 @@ def fine_tuning_optimizer(
     """Returns `ka.AdamW` with the usual settings for fine-tuning transformers.
 
     The learning rate warms up, then decays linearly. Matrices have weight decay; biases
-    (also those of relative positions) and the scales of normalisations have none. A training with it has the losses that a
-    loop of `transformers` on torch has, with equal weights, batches and settings.
+    (also those of relative positions) and the scales of normalisations have none. A
+    training with it has the losses that a loop of `transformers` on torch has, with
+    equal weights, batches and settings.
 
     Reference: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019
     (arXiv:1711.05101).

@@ -57,7 +57,7 @@ T5_EPSILON = 1e-6
 
 
 def batch_of(task, step):
-    """Returns the ids, the mask and the labels of one step; every fourth is the same."""
+    """Returns the ids, the mask and the labels of one step; there are four batches."""
     draw = np.random.default_rng(100 + step % 4)
     # Their softmax over the tokens of a context counts padding too, ours does not.
     side = None if task == "question answering" else "right"
