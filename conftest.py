@@ -7,6 +7,7 @@ It is here and not in tests/ so that the doctests of keras_attention/ have it to
 
 import os
 import sys
+from unittest import mock
 
 # Before anything imports Keras or TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -83,13 +84,20 @@ def _arrays_from_torch(monkeypatch):
         yield
 
 
+# TensorFlow's part of a seed makes it forget the kernel of every eager operation. To
+# make them again took a quarter of the time of all tests. Only `tf.random.normal` and
+# the like need that: they keep their state in a kernel, and Keras in a variable.
+_FORGETS_KERNELS = "tensorflow.python.eager.context.pywrap_tfe.TFE_ContextClearCaches"
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_clean_policy(_names_in_examples):
     # A test that does not use Keras does not wait for its import.
     if "keras" in sys.modules:
         import keras
 
-        keras.utils.set_random_seed(1337)
+        with mock.patch(_FORGETS_KERNELS):
+            keras.utils.set_random_seed(1337)
     yield
     if "keras" in sys.modules:
         import keras
