@@ -5,6 +5,7 @@ With KERAS_BACKEND=jax or torch, tests that are marked with `tensorflow` are lef
 It is here and not in tests/ so that the doctests of keras_attention/ have it too.
 """
 
+import gc
 import os
 import sys
 from unittest import mock
@@ -45,6 +46,15 @@ def _runs_here(item):
         if item.get_closest_marker(name):
             return name == backend
     return True
+
+
+def pytest_collection_finish():
+    """Tell the garbage collector that what the imports made stays.
+
+    Keras collects garbage once for each layer that it quantises, and looked through all
+    of TensorFlow each time.
+    """
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
