@@ -115,3 +115,18 @@ def _fixed_seed_and_clean_policy(_names_in_examples):
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
         keras.config.enable_traceback_filtering()
+
+
+@pytest.fixture
+def verified_here(request, monkeypatch):
+    """Exports are verified in this process, which has imported TensorFlow already.
+
+    For tests of what is exported. That a fresh process verifies is tested in
+    export/api_test.py and export/verification, and by every test with --slow.
+    """
+    if request.config.getoption("--slow"):
+        return
+    from keras_attention.export import api
+    from keras_attention.export.verification import verify
+
+    monkeypatch.setattr(api, "verify_folder", verify.verify_here)
