@@ -5,10 +5,12 @@ With KERAS_BACKEND=jax or torch, tests that are marked with `tensorflow` are lef
 It is here and not in tests/ so that the doctests of keras_attention/ have it too.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
 import sys
+from unittest import mock
 
 # Before anything imports Keras or TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -56,6 +58,15 @@ def _runs_here(item):
     return True
 
 
+def pytest_collection_finish():
+    """Tell the garbage collector that what the imports made stays.
+
+    Keras collects garbage once for each layer that it quantises, and looked through all
+    of TensorFlow each time.
+    """
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter):
     """Print what tests wrote with `record_property("summary", "…")`."""
     for report in terminalreporter.stats.get("passed", []):
@@ -93,13 +104,20 @@ def _arrays_from_torch(monkeypatch):
         yield
 
 
+# TensorFlow's part of a seed makes it forget the kernel of every eager operation. To
+# make them again took a quarter of the time of all tests. Only `tf.random.normal` and
+# the like need that: they keep their state in a kernel, and Keras in a variable.
+_FORGETS_KERNELS = "tensorflow.python.eager.context.pywrap_tfe.TFE_ContextClearCaches"
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed_and_clean_policy(_names_in_examples):
     # A test that does not use Keras does not wait for its import.
     if "keras" in sys.modules:
         import keras
 
-        keras.utils.set_random_seed(1337)
+        with mock.patch(_FORGETS_KERNELS):
+            keras.utils.set_random_seed(1337)
     yield
     if "keras" in sys.modules:
         import keras
@@ -107,3 +125,18 @@ def _fixed_seed_and_clean_policy(_names_in_examples):
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
         keras.config.enable_traceback_filtering()
+
+
+@pytest.fixture
+def verified_here(request, monkeypatch):
+    """Exports are verified in this process, which has imported TensorFlow already.
+
+    For tests of what is exported. That a fresh process verifies is tested in
+    export/api_test.py and export/verification, and by every test with --slow.
+    """
+    if request.config.getoption("--slow"):
+        return
+    from keras_attention.export import api
+    from keras_attention.export.verification import verify
+
+    monkeypatch.setattr(api, "verify_folder", verify.verify_here)

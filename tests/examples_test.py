@@ -49,6 +49,21 @@ def run(name, *options, folder):
     return done.stdout
 
 
+@pytest.fixture
+def run_here(monkeypatch, capsys, tmp_path):
+    """`run` in this process, which has imported TensorFlow, for examples of seconds."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(name, *options):
+        path = str(ROOT / "examples" / name)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, options)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_here
+
+
 def test_the_table_lists_every_example_with_its_need_of_weights():
     table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(
@@ -107,8 +122,8 @@ def test_the_readme_shows_what_the_kinds_explain(tmp_path):
     assert_similar(said, block("output", name), slack=0.15)
 
 
-def test_masks_are_drawn(tmp_path):
-    said = run("02_masks.py", folder=tmp_path)
+def test_masks_are_drawn(run_here):
+    said = run_here("02_masks.py")
     assert "causal & window(2, 0)\n1 . . . . .\n1 1 . . . .\n1 1 1 . . ." in said
     assert re.search(r"^ ?\d+%   . +\d+% +\d+% +\d+%   \.$", said, re.MULTILINE)
 
@@ -137,8 +152,8 @@ def test_search_finds_paragraphs_about_the_question(tmp_path):
     assert "compare" in best, said
 
 
-def test_cached_steps_are_the_whole_sequence(tmp_path):
-    said = run("05_cached_decoding.py", "--steps", 5, folder=tmp_path)
+def test_cached_steps_are_the_whole_sequence(run_here):
+    said = run_here("05_cached_decoding.py", "--steps", 5)
     assert "largest difference of any logit below 1e-5: True" in said
     assert "[[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]" in said
 

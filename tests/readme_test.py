@@ -1,18 +1,11 @@
 """Each block of Python in the README runs when it is pasted alone."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from pasting import ROOT, Interpreter, blocks_of
 from samples import minilm_folder
 from weights.causal_lm_test import bytes_vocabulary
 
-ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+BLOCKS = blocks_of(ROOT / "README.md")
 pytestmark = pytest.mark.tensorflow
 
 
@@ -40,19 +33,18 @@ def test_the_readme_has_blocks_of_python():
     assert len(BLOCKS) >= 5
 
 
+@pytest.fixture(scope="module")
+def interpreter():
+    interpreter = Interpreter()
+    yield interpreter
+    interpreter.close()
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=title_of)
-def test_a_block_of_the_readme_runs_when_pasted_alone(block, folder):
-    done = subprocess.run(
-        [sys.executable, "-"],
-        input=block,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_a_block_of_the_readme_runs_when_pasted_alone(block, folder, interpreter):
+    done = interpreter.run(block, folder)
+    assert done["error"] is None
     if "verify_artifact" in block:
-        assert done.stdout.splitlines()[-1] == "True"
+        assert done["stdout"].splitlines()[-1] == "True"
     if "all-MiniLM" in block:
-        assert "0.66" in done.stdout
+        assert "0.66" in done["stdout"]

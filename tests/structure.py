@@ -9,6 +9,7 @@ that the package has none, and applies each rule to small planted packages.
 """
 
 import ast
+import functools
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -118,7 +119,10 @@ def sources(package):
     """Yield (path relative to the package, text, syntax tree) of every module."""
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        yield path.relative_to(package), text, ast.parse(text)
+        yield path.relative_to(package), text, _parsed(text)
+
+
+_parsed = functools.cache(ast.parse)
 
 
 def module_name(relative):
@@ -131,8 +135,10 @@ def subpackage(module):
     return module.split(".")[1]
 
 
+@functools.cache
 def imported_names(tree, importer, is_package):
-    """Yield (line, dotted name, imported inside a function?) of every import."""
+    """List (line, dotted name, imported inside a function?) of every import."""
+    found = []
     inside = {
         id(inner)
         for function in ast.walk(tree)
@@ -157,8 +163,8 @@ def imported_names(tree, importer, is_package):
                 isinstance(name, ast.Constant) and isinstance(name.value, str)
             ):
                 names = [name.value]
-        for name in names:
-            yield node.lineno, name, id(node) in inside
+        found += [(node.lineno, name, id(node) in inside) for name in names]
+    return found
 
 
 def all_imports(package):

@@ -20,7 +20,7 @@ from keras_attention.export.signatures.signature import Signature
 from keras_attention.text.byte_pair.merges import byte_characters
 from keras_attention.weights import files
 
-EXAMPLES = [25, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(0)])]
+EXAMPLES = [10, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(0)])]
 pytestmark = pytest.mark.tensorflow
 
 SCALARS = (

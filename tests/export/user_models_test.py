@@ -12,7 +12,7 @@ from export.idioms import IDIOMS
 
 import keras_attention as ka
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("verified_here")]
 QUICK = {"cross_attention", "text_vectorization"}
 CASES = [
     pytest.param(
