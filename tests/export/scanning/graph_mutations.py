@@ -42,6 +42,9 @@ class Mutator:
             change = self._chance.choice(CHANGES)
             if change(self, self._chance.choice(saved.meta_graphs)):
                 done.append(change.__name__.strip("_"))
+        if self._chance.random() < 0.9:
+            for meta in saved.meta_graphs:
+                _repair(meta)
         return done
 
     def pick(self, values) -> Any:
@@ -82,6 +85,17 @@ class Mutator:
     def path(self) -> str:
         """Draws a path outside of the artifact."""
         return self.pick(self._paths)
+
+
+def _repair(meta):
+    """Removes what only says what another part was, so that more graphs load."""
+    for nodes, _ in _scopes(meta):
+        names = {node.name for node in nodes}
+        for node in nodes:
+            node.attr.pop("_output_shapes", None)
+            kept = [x for x in node.input if x[:1] != "^" or x[1:] in names]
+            if len(kept) != len(node.input):
+                node.input[:] = kept
 
 
 def attr(**fields) -> Any:
@@ -301,7 +315,7 @@ def _touch_a_file(m, meta):
 
 
 def _path_of_a_checkpoint(m, meta):
-    for nodes, function in m_scopes(meta):
+    for nodes, function in _scopes(meta):
         for node in nodes:
             if node.op in ("SaveV2", "RestoreV2", "ShardedFilename") and m.pick((1, 0)):
                 path = m.constant(nodes, function, m.path)
@@ -487,7 +501,7 @@ CHANGES: tuple[Callable[[Mutator, Any], bool], ...] = (
 )
 
 
-def m_scopes(meta):
+def _scopes(meta):
     """Returns the main graph and every function: `(nodes, function or None)`."""
     graph = meta.graph_def
     functions = [(f.node_def, f) for f in graph.library.function]
@@ -495,7 +509,7 @@ def m_scopes(meta):
 
 
 def _all_nodes(meta):
-    return [node for nodes, _ in m_scopes(meta) for node in nodes]
+    return [node for nodes, _ in _scopes(meta) for node in nodes]
 
 
 def _names(meta):

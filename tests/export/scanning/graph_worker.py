@@ -17,7 +17,9 @@ from keras_attention.export.runtimes.tensorflow_session import SessionRunner
 
 SECRET, OTHER = "client A: my secret", "client B"
 RUN_SECONDS = 5.0
-_M_PERTURB = -6  # glibc fills memory with this byte, and its complement when it is freed
+_M_PERTURB = (
+    -6
+)  # glibc fills memory with this byte, and its complement when it is freed
 
 
 def mark(name):
