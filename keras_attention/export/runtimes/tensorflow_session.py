@@ -100,8 +100,9 @@ class SessionRunner(Runner):
 
     def _too_slow(self, what: str) -> TimeoutError:
         return TimeoutError(
-            f"{what} was stopped: it took more than {self._time_limit:g} seconds. Raise "
-            f"`time_limit`, or send less at once. Received: time_limit={self._time_limit}"
+            f"{what} was stopped: it took more than {self._time_limit:g} seconds. "
+            "Raise `time_limit`, or send less at once. "
+            f"Received: time_limit={self._time_limit}"
         )
 
     def close(self) -> None:

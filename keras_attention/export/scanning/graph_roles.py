@@ -46,7 +46,7 @@ class Graph:
                 group.add(name)
 
     def structure_problems(self) -> list[str]:
-        """Returns names used twice, missing functions, functions that call themselves."""
+        """Returns names used twice, missing functions, and functions in a circle."""
         graph = self.meta.graph_def
         problems = []
         if "" in self.functions:

@@ -1,5 +1,6 @@
 """What a SavedModel's graph allocates by itself, and loops that never end."""
 
+import functools
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from keras_attention.export.scanning.limits import count_in, shape_in
 
 LOOPS = frozenset({"While", "StatelessWhile"})
 _DRAWS = ("Random", "StatefulRandom")
+_MOST_ARGUMENTS = 1 << 20
 _LIST_ENTRY = 32  # bytes of an empty tensor in a list
 _TEXT, _LARGEST = 24, 16  # bytes of an empty string, and of a complex number
 _SIZES = {1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 7: _TEXT, 8: 8, 9: 8, 10: 1, 14: 2}
@@ -64,6 +66,7 @@ def size_problems(graph: Graph, most: int) -> list[str]:
     arguments: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for scope in _callers_first(graph, order, arguments):
         for node in scope.body:
+            problems += _too_many(node)
             if node.op in _FIXED or node.op.startswith("Stateless"):
                 problems += _of_node(node, scope, budget)
             for name in graph.called(node):
@@ -101,6 +104,30 @@ class _Scope:
     def value(self, name: str) -> list[float] | None:
         """Returns the numbers of a tensor, if constants determine them."""
         return limits.evaluate(name, self.find)
+
+
+def _too_many(node: Any) -> list[str]:
+    """Returns the counts of inputs and outputs that no graph has.
+
+    TensorFlow makes room for them when it reads the graph.
+    """
+    return [
+        f"{node.op} {node.name} with {key}={node.attr[key].i:,} inputs or outputs"
+        for key in _counts(node.op)
+        if key in node.attr and not 0 <= node.attr[key].i <= _MOST_ARGUMENTS
+    ]
+
+
+@functools.cache
+def _counts(operator: str) -> tuple[str, ...]:
+    """Returns the attributes that are a number of inputs or outputs."""
+    from tensorflow.python.framework import op_def_registry  # pyright: ignore
+
+    definition = op_def_registry.get(operator)
+    if definition is None:
+        return ()
+    arguments = [*definition.input_arg, *definition.output_arg]
+    return tuple({one.number_attr for one in arguments if one.number_attr})
 
 
 def _of_node(node: Any, scope: _Scope, budget: limits.Budget) -> list[str]:
@@ -233,7 +260,7 @@ def _is_unchanged(argument: str, result: str, scope: _Scope, nodes: Any) -> bool
 
 
 def _needed(result: str, function: Any, graph: Graph) -> set[str] | None:
-    """Returns the arguments that a result depends on; None if it also depends on chance.
+    """Returns the arguments that a result depends on; None if also on chance.
 
     What a function depends on, that is called, is all that it is given.
     """

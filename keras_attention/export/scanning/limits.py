@@ -71,7 +71,7 @@ class Budget:
 
 def product(numbers: Sequence[float] | None) -> float | None:
     """Returns the elements of a shape; a negative size means that it is not known."""
-    if numbers is None or any(one < 0 or one != one for one in numbers):
+    if numbers is None or any(not one >= 0 for one in numbers):
         return None
     if any(one == math.inf for one in numbers):
         return 1e30
@@ -175,11 +175,15 @@ def range_of(values: Callable) -> float | None:
 def pad_in_pairs(values: Callable) -> float | None:
     """One row per axis: before and after."""
     pads = values(1)
-    return pads and product([max(1, a + b) for a, b in zip(pads[::2], pads[1::2])])
+    return pads and product(
+        [max(1, a + b) for a, b in zip(pads[::2], pads[1::2], strict=False)]
+    )
 
 
 def pad_in_halves(values: Callable) -> float | None:
     """First what is before each axis, then what is after."""
     pads = values(1)
     half = len(pads or ()) // 2
-    return pads and product([max(1, a + b) for a, b in zip(pads[:half], pads[half:])])
+    return pads and product(
+        [max(1, a + b) for a, b in zip(pads[:half], pads[half:], strict=False)]
+    )

@@ -25,7 +25,6 @@ from keras_attention.export.scanning.graph_sizes import (
     size_problems,
 )
 
-
 _ASSETS_COLLECTION = "saved_model_assets"
 
 

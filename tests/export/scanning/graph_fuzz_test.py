@@ -1,10 +1,11 @@
-"""No graph that the scan calls in order touches a file, keeps an input or never ends."""
+"""No graph in order touches a file, keeps an input or never ends."""
 
 import os
 import random
 import re
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tensorflow as tf
@@ -110,7 +111,7 @@ def test_the_check_sees_what_a_hostile_graph_does(way, seen, worker, tmp_path):
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("count", [300, pytest.param(25_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(21_000, marks=pytest.mark.slow)])
 def test_no_changed_graph_in_order_does_more_than_compute(
     count, bases, worker, tmp_path, record_property
 ):
@@ -121,26 +122,36 @@ def test_no_changed_graph_in_order_does_more_than_compute(
     originals = {name: read(folder) for name, folder in bases.items()}
     tried = {what_runs(saved) for saved in originals.values()}
     in_order, endings, bad = 0, Counter(), []
-    for number in range(count):
-        base = chance.choice(sorted(originals))
-        saved = type(originals[base])()
-        saved.CopyFrom(originals[base])
-        changes = mutator.mutate(saved)
-        (tmp_path / FILE).write_bytes(saved.SerializeToString())
-        if inspect_saved_model(tmp_path / FILE)[1]:
-            continue
-        in_order += 1
-        runs = what_runs(saved)
-        if runs in tried:
-            continue
-        tried.add(runs)
-        folder = with_graph(bases[base], saved, tmp_path / f"{base}-{number}")
+
+    def run(folder, changes):
         found = worker.run(folder)
         endings[ending(found)] += 1
         wrong = complaints(found)
-        bad += [(folder.name, changes, wrong)] if wrong else []
-        if not wrong:
+        if wrong:
+            bad.append((folder.name, changes, wrong))
+        else:
             shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(1) as pool:  # the next graphs are made while one runs
+        runs = []
+        for number in range(count):
+            base = chance.choice(sorted(originals))
+            saved = type(originals[base])()
+            saved.CopyFrom(originals[base])
+            changes = mutator.mutate(saved)
+            (tmp_path / FILE).write_bytes(saved.SerializeToString())
+            if inspect_saved_model(tmp_path / FILE)[1]:
+                continue
+            in_order += 1
+            graph = what_runs(saved)
+            if graph not in tried:
+                tried.add(graph)
+                folder = tmp_path / f"{base}-{number}"
+                with_graph(bases[base], saved, folder)
+                runs.append(pool.submit(run, folder, changes))
+                runs[max(0, len(runs) - 16)].result()
+        for one in runs:
+            one.result()
     record_property(
         "summary",
         f"{count:,} changed graphs: {in_order:,} in order, {endings.total():,} of them "
