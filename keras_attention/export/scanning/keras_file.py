@@ -159,7 +159,7 @@ def _elements(size: Any) -> float:
     if isinstance(size, list):
         return math.prod(max(1.0, _elements(one)) for one in size[:64])
     is_size = isinstance(size, int | float) and not isinstance(size, bool)
-    return abs(float(min(max(size, -1e30), 1e30))) if is_size else 1.0
+    return abs(float(min(max(size, -1e25), 1e25))) if is_size else 1.0
 
 
 def _weights(name: str, entry: Any, config: dict[str, Any], most: int) -> list[str]:

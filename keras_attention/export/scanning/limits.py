@@ -74,7 +74,7 @@ def product(numbers: Sequence[float] | None) -> float | None:
     if numbers is None or any(not one >= 0 for one in numbers):
         return None
     if any(one == math.inf for one in numbers):
-        return 1e30
+        return 1e25
     return math.prod(int(one) for one in numbers)
 
 
@@ -106,11 +106,11 @@ def _elementwise(function: Callable[[float, float], float]) -> Callable:
 
 
 def _bounded(value: float) -> float:
-    return max(-(1e30), min(1e30, value))
+    return max(-(1e25), min(1e25, value))
 
 
 def _power(a: float, b: float) -> float:
-    return 1e30 if abs(a) > 1 and b > 100 else a**b
+    return 1e25 if abs(a) > 1 and b > 100 else a**b
 
 
 def _same(value: list[float], *_: Any) -> list[float]:
