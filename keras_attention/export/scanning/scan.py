@@ -193,7 +193,7 @@ def whole_copy(folder: Path) -> Iterator[tuple[Path, Manifest]]:
 def _checked_copies(
     folder: Path, names: list[str], manifest: Manifest | None, most: int | None
 ) -> Iterator[Path]:
-    """Yields a copy of files, scanned, and compared with the manifest if there is one."""
+    """Yields a copy of files, scanned, and compared with a manifest if there is one."""
     if manifest is not None:  # another file is not copied: `check_files` refuses it
         names = [name for name in names if name in manifest.files]
         if not all(os.path.lexists(folder / name) for name in names):
