@@ -138,7 +138,11 @@ def read_object(path: str | os.PathLike[str], most: int = MAX_JSON_BYTES) -> dic
 
 
 def parse_json(
-    data: bytes, path: str | os.PathLike[str], most_deep: int = MAX_DEPTH
+    data: bytes,
+    path: str | os.PathLike[str],
+    most_deep: int = MAX_DEPTH,
+    *,
+    infinite: bool = False,
 ) -> Any:
     """Returns the value of strict JSON in UTF-8.
 
@@ -149,6 +153,7 @@ def parse_json(
         data: The bytes.
         path: Where they are from, for errors.
         most_deep: How deep lists and objects can be nested.
+        infinite: Whether NaN and infinity are allowed, as Python writes them.
     """
     name, where = clip(Path(path).name), clip(path)
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
@@ -160,8 +165,8 @@ def parse_json(
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_number,
+            parse_constant=float if infinite else _constant,
+            parse_float=float if infinite else _number,
         )
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")

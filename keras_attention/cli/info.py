@@ -1,7 +1,7 @@
 """`keras-attention info`."""
 
-import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,13 +102,20 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def _keras_file(path: Path) -> dict[str, Any]:
+    from keras_attention import untrusted
+    from keras_attention.export.scanning.keras_file import read_member
+
+    damaged = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError)
     try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            metadata = json.loads(archive.read("metadata.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        with untrusted.open_plain(path) as file, zipfile.ZipFile(file) as archive:
+            config = read_member(archive, "config.json", path)
+            metadata = read_member(archive, "metadata.json", path)
+            if not (isinstance(config, dict) and isinstance(metadata, dict)):
+                raise KeyError("an object in config.json and metadata.json")
+    except (*damaged, NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"The file is not a complete .keras archive: {error}. Received: {path}"
+            "The file is not a complete .keras archive: "
+            f"{untrusted.clip(error)}. Received: {untrusted.clip(path)}"
         ) from error
     return {
         "path": str(path),

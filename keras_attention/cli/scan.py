@@ -19,6 +19,12 @@ def scan(
         Path,
         typer.Argument(help="An artifact, a base folder, a .onnx, .tflite or .keras."),
     ],
+    max_tensor_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The largest tensor that constants may make. Default: 2 GiB."
+        ),
+    ] = None,
     as_json: bool = json_option(),
 ) -> None:
     """Refuse, before loading, an artifact that was changed or could do harm.
@@ -28,7 +34,7 @@ def scan(
     from keras_attention.export.scanning.scan import scan_artifact
 
     with failing_clearly():
-        found = scan_artifact(path)
+        found = scan_artifact(path, max_tensor_bytes=max_tensor_bytes)
     if as_json:
         print_json({**vars(found), "path": str(found.path)})
         return

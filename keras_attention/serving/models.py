@@ -17,12 +17,11 @@ from keras_attention.export.artifact.folders import version_numbers
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
-    check_files,
-    read_manifest,
 )
 from keras_attention.export.cases.grid import CASES_NAME, load_cases
 from keras_attention.export.runtimes.base import Runner
-from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.runtimes.opening import open_signatures
+from keras_attention.export.scanning.scan import whole_copy
 from keras_attention.serving.checks import Limits, check_request
 from keras_attention.serving.errors import ServingError, printable
 from keras_attention.serving.json_format import no_signature
@@ -43,19 +42,15 @@ class LoadedVersion:
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
-        self.manifest: Manifest = read_manifest(folder)
-        check_files(folder, self.manifest)
-        self._runners: dict[str, Runner] = {}
         self.leases = 0
-        try:
-            for name in self.manifest.signatures:
-                if name not in self._runners:
-                    runner = open_artifact(folder, name)
-                    self._runners |= dict.fromkeys(runner.signatures, runner)
-            self._warm_up(folder / CASES_NAME)
-        except BaseException:
-            self.close()
-            raise
+        with whole_copy(folder) as (copy, manifest):
+            self.manifest: Manifest = manifest
+            self._runners: dict[str, Runner] = open_signatures(copy, manifest)
+            try:
+                self._warm_up(copy / CASES_NAME)
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def default_signature(self) -> str:

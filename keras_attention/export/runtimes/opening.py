@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_attention.export.artifact.folders import artifact_folder
+from keras_attention.export.artifact.manifest import Manifest
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.scanning.scan import checked_copy
 from keras_attention.untrusted import printable
@@ -17,10 +18,10 @@ from keras_attention.untrusted import printable
 SAVED_MODEL = ""
 
 
-def _tensorflow(path: Path, threads: int) -> Runner:
+def _tensorflow(path: Path, threads: int, time_limit: float | None = None) -> Runner:
     from keras_attention.export.runtimes.tensorflow_session import SessionRunner
 
-    return SessionRunner(path, intra_op_threads=threads)
+    return SessionRunner(path, intra_op_threads=threads, time_limit=time_limit)
 
 
 def _onnxruntime(path: Path, threads: int) -> Runner:
@@ -52,7 +53,7 @@ class Runtime(NamedTuple):
 
     suffix: str
     extra: str
-    open: Callable[[Path, int], Runner]
+    open: Callable[..., Runner]
 
 
 RUNTIMES = {
@@ -79,6 +80,8 @@ def open_artifact(
     intra_op_threads: int = 0,
     runtime: str | None = None,
     allow_unverified: bool = False,
+    max_tensor_bytes: int | None = None,
+    time_limit: float | None = None,
 ) -> Runner:
     """Open an artifact that has a manifest and that `scan_artifact` does not refuse.
 
@@ -97,6 +100,9 @@ def open_artifact(
             `"litert"` for LiteRT.
         allow_unverified: Whether to open files without a manifest, such as a bare
             `.onnx` file or a SavedModel of Keras. They are scanned all the same.
+        max_tensor_bytes: See `scan_artifact`.
+        time_limit: For a SavedModel: the seconds after which a call ends with a
+            TimeoutError. Its loops need not end. Default: no limit.
     """
     file = _file_to_open(Path(path), signature)
     suffix = SAVED_MODEL if file.is_dir() else file.suffix
@@ -107,17 +113,59 @@ def open_artifact(
             f"This artifact is opened by {' or '.join(known)}. "
             f"Received: runtime={runtime!r} for {printable(path)}"
         )
-    with checked_copy(file, allow_unverified=allow_unverified) as (copy, manifest):
-        runner = RUNTIMES[chosen].open(copy, intra_op_threads)
-        try:
-            if manifest is not None:
-                runner.add_descriptions(manifest.signatures)
-            if signature is not None and signature not in runner.signatures:
-                raise runner.no_signature(signature)
-        except BaseException:
-            runner.close()
-            raise
+    if time_limit is not None and chosen != "tensorflow":
+        raise ValueError(
+            "`time_limit` is for SavedModels: other runtimes cannot be stopped in a "
+            f"call. Received: time_limit={time_limit!r} for {printable(path)}"
+        )
+    more = {} if time_limit is None else {"time_limit": time_limit}
+    with checked_copy(
+        file, allow_unverified=allow_unverified, max_tensor_bytes=max_tensor_bytes
+    ) as (copy, manifest):
+        runner = RUNTIMES[chosen].open(copy, intra_op_threads, **more)
+        _describe(runner, manifest, signature)
     return runner
+
+
+def open_signatures(
+    copy: Path, manifest: Manifest, *, runtime: str | None = None
+) -> dict[str, Runner]:
+    """Open every signature of an artifact that `whole_copy` checked and copied.
+
+    Args:
+        copy: The private copy.
+        manifest: Its manifest.
+        runtime: See `open_artifact`.
+
+    Returns:
+        Signature to runner. Signatures of one file have the same runner.
+    """
+    runners: dict[str, Runner] = {}
+    try:
+        for name in manifest.signatures:
+            if name not in runners:
+                file = _file_to_open(copy, name)
+                suffix = SAVED_MODEL if file.is_dir() else file.suffix
+                runner = RUNTIMES[runtime or runtimes_of(suffix)[0]].open(file, 0)
+                _describe(runner, manifest, name)
+                runners |= dict.fromkeys(runner.signatures, runner)
+    except BaseException:
+        for runner in runners.values():
+            runner.close()
+        raise
+    return runners
+
+
+def _describe(runner: Runner, manifest: Manifest | None, signature: str | None) -> None:
+    """Describe a runner as the manifest does; close it if a signature is missing."""
+    try:
+        if manifest is not None:
+            runner.add_descriptions(manifest.signatures)
+        if signature is not None and signature not in runner.signatures:
+            raise runner.no_signature(signature)
+    except BaseException:
+        runner.close()
+        raise
 
 
 def _file_to_open(path: Path, signature: str | None) -> Path:

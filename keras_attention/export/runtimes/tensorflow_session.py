@@ -25,11 +25,19 @@ class SessionRunner(Runner):
     Args:
         folder: The SavedModel's folder.
         intra_op_threads: int, optional. Threads of one operation; default: all cores.
+        time_limit: The seconds after which loading or a call ends with a TimeoutError:
+            a loop of the graph may never end. Default: no limit.
     """
 
     runtime = "TensorFlow session"
 
-    def __init__(self, folder: Path, *, intra_op_threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        intra_op_threads: int = 0,
+        time_limit: float | None = None,
+    ) -> None:
         try:
             import tensorflow as tf
         except ImportError as error:
@@ -43,9 +51,12 @@ class SessionRunner(Runner):
                 f"as my_model/1. Received: {folder}"
             )
         self._graph = tf.Graph()
-        config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=intra_op_threads)
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=intra_op_threads,
+            operation_timeout_in_ms=int(1000 * (time_limit or 0)),
+        )
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        self._errors = tf.errors
+        self._errors, self._time_limit = tf.errors, time_limit
         try:
             with self._graph.as_default():
                 loaded = tf.compat.v1.saved_model.load(
@@ -54,6 +65,8 @@ class SessionRunner(Runner):
         except BaseException as error:
             self._session.close()
             _explain_missing_operation(error, folder)
+            if isinstance(error, tf.errors.DeadlineExceededError):
+                raise self._too_slow("Loading") from error
             raise
         self.signatures, self._calls = {}, {}
         for name, definition in loaded.signature_def.items():
@@ -74,6 +87,8 @@ class SessionRunner(Runner):
         inputs, outputs, call = self._calls[signature_name]
         try:
             values = call(*(arrays[name] for name in inputs))
+        except self._errors.DeadlineExceededError as error:
+            raise self._too_slow(f"The signature {signature_name!r}") from error
         except self._errors.InvalidArgumentError as error:
             refusal = re.search(r"assertion failed: (\[.*?\])\n", error.message, re.S)
             if refusal is None:
@@ -82,6 +97,13 @@ class SessionRunner(Runner):
             raise ValueError(text) from error
         found = {n: _decoded(v) for n, v in zip(outputs, values, strict=True)}
         return {name: found[name] for name in self.signatures[signature_name].outputs}
+
+    def _too_slow(self, what: str) -> TimeoutError:
+        return TimeoutError(
+            f"{what} was stopped: it took more than {self._time_limit:g} seconds. "
+            "Raise `time_limit`, or send less at once. "
+            f"Received: time_limit={self._time_limit}"
+        )
 
     def close(self) -> None:
         """Close the session."""

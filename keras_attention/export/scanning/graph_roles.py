@@ -21,13 +21,24 @@ class Graph:
 
     Args:
         meta: A `MetaGraphDef`.
+
+    Attributes:
+        nodes: Name to node of the main graph.
+        functions: Name to function.
+        bodies: Name to the nodes of a function; "" to those of the main graph.
     """
 
     def __init__(self, meta: Any) -> None:
         self.meta = meta
-        self.nodes = {node.name: node for node in meta.graph_def.node}
         library = meta.graph_def.library.function
         self.functions = {one.signature.name: one for one in library}
+        self.bodies: dict[str, list[Any]] = {
+            name: list(one.node_def) for name, one in self.functions.items()
+        }
+        self.bodies[""] = list(meta.graph_def.node)  # no function has this name
+        self.nodes = {node.name: node for node in self.bodies[""]}
+        self._called: dict[int, list[str]] = {}
+        self._missing: set[str] = set()
         self._exchangeable: dict[bytes, set[str]] = {}
         for name, one in self.functions.items():
             if EXCHANGEABLE in one.attr:
@@ -35,17 +46,21 @@ class Graph:
                 group.add(name)
 
     def structure_problems(self) -> list[str]:
-        """Returns names that are used twice, and functions that call themselves."""
+        """Returns names used twice, missing functions, and functions in a circle."""
         graph = self.meta.graph_def
         problems = []
+        if "" in self.functions:
+            return ["a function without a name"]
         if len(self.nodes) != len(graph.node):
             problems.append("two operators with the same name")
         if len(self.functions) != len(graph.library.function):
             problems.append("two functions with the same name")
         calls = {
-            name: {called for node in one.node_def for called in self.called(node)}
-            for name, one in self.functions.items()
+            name: {called for node in body for called in self.called(node)}
+            for name, body in self.bodies.items()
         }
+        # The loader's error about it can take minutes to be made.
+        problems += [f"function {name} is not there" for name in self._missing]
         try:
             TopologicalSorter(calls).prepare()
         except CycleError as error:
@@ -54,11 +69,19 @@ class Graph:
 
     def called(self, node: Any) -> list[str]:
         """Returns the functions that a node calls, or gives to its operator."""
-        found = [node.op] if node.op in self.functions else []
+        known = self._called.get(id(node))  # the nodes are kept, and so are their ids
+        if known is not None:
+            return known
+        found = [node.op]
         for value in node.attr.values():
-            found += [value.func.name] if value.HasField("func") else []
-            found += [one.name for one in value.list.func]
-        return [name for name in found if name in self.functions]
+            kind = value.WhichOneof("value")
+            if kind == "func":
+                found.append(value.func.name)
+            elif kind == "list":
+                found += [one.name for one in value.list.func]
+        self._called[id(node)] = names = [x for x in found if x in self.functions]
+        self._missing |= {x for x in found[1:] if x and x not in self.functions}
+        return names
 
     def reached(self, names: Iterable[str]) -> list[Any]:
         """Returns every node that runs if these operators are run.
@@ -92,7 +115,7 @@ class Graph:
             one = self.functions[name]
             if EXCHANGEABLE in one.attr:
                 waiting += self._exchangeable[one.attr[EXCHANGEABLE].s]
-            for node in one.node_def:
+            for node in self.bodies[name]:
                 yield node
                 waiting += self.called(node)
 
@@ -131,7 +154,7 @@ class Graph:
         paths = {path} if self._is_placeholder(path) else set()
         found: list[str] = []
         done: set[tuple[str, frozenset[str]]] = set()
-        scopes = [(self.nodes, frozenset(paths), list(self.nodes.values()))]
+        scopes = [(self.nodes, frozenset(paths), self.bodies[""])]
         while scopes:
             nodes, given, body = scopes.pop()
             for node in body:
@@ -151,8 +174,9 @@ class Graph:
                         )
                     if (name, known) not in done:
                         done.add((name, known))
-                        inner = {each.name: each for each in one.node_def}
-                        scopes.append((inner, known, list(one.node_def)))
+                        body_of_it = self.bodies[name]
+                        inner = {each.name: each for each in body_of_it}
+                        scopes.append((inner, known, body_of_it))
         return found
 
     def _is_placeholder(self, name: str) -> bool:

@@ -1,11 +1,15 @@
 """Reads a `.keras` file as data: its members, their sizes, and its classes."""
 
-import json
+import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from keras_attention import untrusted
+from keras_attention.export.scanning import limits
 
 _PACKAGES = ("keras", "keras_hub", "keras_attention", "builtins")
 _REFUSED = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer")
@@ -23,7 +27,20 @@ _SIZES = (
     "num_layers",
 )
 _SIZES += ("vocab_size", "hidden_dim", "intermediate_dim")
-_SMALL = 1 << 16
+_SMALL, _DEEPEST = 1 << 16, 256
+# Settings that are the size of an output.
+_LENGTHS = ("n", "size", "target_shape", "padding", "cropping", "max_length")
+_LENGTHS += ("sequence_length", "num_tokens", "max_tokens", "output_sequence_length")
+_LENGTHS += ("kernel_size", "pool_size", "height", "width", "target_size", "key_dim")
+_LENGTHS += ("num_heads", "max_sequence_length", "depth_multiplier", "frame_length")
+_LENGTHS += ("fft_length", "ragged_padding")
+# Two settings whose product is the number of elements of one weight.
+_PRODUCTS = (
+    ("input_dim", "output_dim"),
+    ("vocabulary_size", "hidden_dim"),
+    ("hidden_dim", "intermediate_dim"),
+)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def inspect_keras(file: Path) -> tuple[set[str], list[str]]:
@@ -39,7 +56,7 @@ def inspect_keras(file: Path) -> tuple[set[str], list[str]]:
             broken = archive.testzip()
             if broken is not None:
                 return set(), [f"{broken} does not have its checksum"]
-            config = json.loads(archive.read("config.json"))
+            config = read_member(archive, "config.json", file)
             problems = _links(archive)
             most = max(_SMALL, sum(one.file_size for one in archive.infolist()))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -48,19 +65,68 @@ def inspect_keras(file: Path) -> tuple[set[str], list[str]]:
         return set(), [f"it cannot be read ({type(error).__name__}: {error})"]
     classes: set[str] = set()
     for entry in _objects(config):
-        name, module = entry.get("class_name"), entry.get("module")
+        name = entry.get("class_name")
         if name is None:
             continue
-        package = str(module or "builtins").partition(".")[0]
+        package, wrong = _origin(entry)
         classes.add(f"{package}.{name}")
-        if package not in _PACKAGES:
-            problems.append(f"class {name} of the foreign module {module}")
-        if name in _REFUSED:
-            problems.append(f"class {name}, which runs code from the file")
+        problems += wrong
         config_of = entry.get("config")
         if isinstance(config_of, dict):
             problems += _settings(name, package, config_of, most)
+            problems += _weights(name, entry, config_of, most)
     return classes, problems
+
+
+def read_member(archive: zipfile.ZipFile, name: str, file: Path) -> Any:
+    """Returns the value in a JSON member of a `.keras` file.
+
+    Args:
+        archive: The file.
+        name: The member.
+        file: The path of the file, for errors.
+
+    Raises:
+        ValueError: If the member is too large, nested too deep or not valid JSON.
+        KeyError: If there is no such member.
+    """
+    with archive.open(name) as member:
+        content = member.read(_JSON_BYTES + 1)
+    if len(content) > _JSON_BYTES:
+        raise ValueError(
+            f"{name} unpacks to more than {_JSON_BYTES:,} bytes, which no file of this "
+            f"kind does. Fetch the file again. Received: path={untrusted.clip(file)}"
+        )
+    return untrusted.parse_json(content, file / name, _DEEPEST, infinite=True)
+
+
+def _origin(entry: dict[str, Any]) -> tuple[str, list[str]]:
+    """Returns the package that a class is from, and what is wrong with its name.
+
+    Keras looks a class up by its registered name first, then by the module and the
+    class name, which may be a path: `layers.Lambda` in `keras`.
+    """
+    name, module = entry["class_name"], entry.get("module")
+    registered = entry.get("registered_name")
+    texts = [x for x in (name, module, registered) if x is not None]
+    if not all(isinstance(one, str) for one in texts):
+        return "", [f"a class whose name is no text: {untrusted.show(name)}"]
+    package = str(module or "builtins").partition(".")[0]
+    prefix, _, last = name.rpartition(">")
+    problems = []
+    if not _NAME.fullmatch(last):
+        problems.append(f"class {untrusted.clip(name)}, whose name is a path")
+    for owner in (package, prefix, str(registered or "").rpartition(">")[0]):
+        if owner and owner not in _PACKAGES:
+            problems.append(f"class {name} of the foreign module {module or owner}")
+        elif owner not in ("", package, "builtins") and package != "builtins":
+            problems.append(f"class {name} of {package} and of {owner}")
+    parts = {last.rpartition(".")[2], str(registered or "").rpartition(">")[2]}
+    for one in sorted(parts.intersection(_REFUSED)):
+        problems.append(f"class {one}, which runs code from the file")
+    if package == "builtins" and registered:
+        package = registered.rpartition(">")[0] or package
+    return package, problems
 
 
 def _settings(name: str, package: str, config: dict[str, Any], most: int) -> list[str]:
@@ -81,7 +147,37 @@ def _settings(name: str, package: str, config: dict[str, Any], most: int) -> lis
         size = config.get(key)
         if isinstance(size, int | float) and not -1 <= size <= most:
             problems.append(f"class {name} with {key}={size}, more than the file has")
+    for key in _LENGTHS:
+        size = _elements(config.get(key))
+        if size > limits.max_bytes():
+            problems.append(f"class {name} with {key}={untrusted.show(config[key])}")
     return problems
+
+
+def _elements(size: Any) -> float:
+    """Returns the product of all sizes in a number or in nested lists of numbers."""
+    if isinstance(size, list):
+        return math.prod(max(1.0, _elements(one)) for one in size[:64])
+    is_size = isinstance(size, int | float) and not isinstance(size, bool)
+    return abs(float(min(max(size, -1e25), 1e25))) if is_size else 1.0
+
+
+def _weights(name: str, entry: Any, config: dict[str, Any], most: int) -> list[str]:
+    """Returns the weights that have more elements than the file has bytes."""
+    sizes = [[config.get(key) for key in pair] for pair in _PRODUCTS]
+    built = entry.get("build_config")
+    shape = built.get("input_shape") if isinstance(built, dict) else None
+    if isinstance(shape, list) and shape:
+        sizes.append([shape[-1], config.get("units")])
+        sizes.append([shape[-1], config.get("kernel_size"), config.get("filters")])
+    groups = config.get("groups")
+    count = groups if isinstance(groups, int) and groups > 0 else 1
+    return [
+        f"class {name} with a weight of {untrusted.show(pair)}, more than the file has"
+        for pair in sizes
+        if all(isinstance(one, int | float | list) for one in pair)
+        and _elements(pair) > 8 * most * count
+    ]
 
 
 def _links(archive: zipfile.ZipFile) -> list[str]:

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.export.scanning import allowed_operators as allowed
+from keras_attention.export.scanning import limits
+from keras_attention.export.scanning import onnx_sizes as sizes
 
+_STANDARD = ("", "ai.onnx")
+# Domains in which runtimes have operators of their own.
+_RESERVED = ("ai.onnx.", "com.microsoft", "com.ms.", "org.pytorch.", "onnxruntime")
 _MICROSOFT = "com.microsoft"
 _ADDRESS = "_ORT_MEM_ADDR_"  # onnxruntime reads memory there, not a file
 
 
-def inspect_onnx(file: Path, weights: Path | None = None) -> tuple[set[str], list[str]]:
+def inspect_onnx(
+    file: Path, weights: Path | None = None, most: int | None = None
+) -> tuple[set[str], list[str]]:
     """Reads an ONNX file; returns `(operators, problems)`.
 
     Operators of functions and nested graphs are included.
@@ -19,6 +26,7 @@ def inspect_onnx(file: Path, weights: Path | None = None) -> tuple[set[str], lis
     Args:
         file: The file.
         weights: The folder of the weights that are in other files; default: its own.
+        most: The largest tensor that the graph may make of constants, in bytes.
     """
     try:
         import onnx
@@ -33,10 +41,16 @@ def inspect_onnx(file: Path, weights: Path | None = None) -> tuple[set[str], lis
         model = onnx.ModelProto.FromString(file.read_bytes())
     except DecodeError as error:
         return set(), [f"it is not an ONNX file ({error})"]
-    standard = {schema.name for schema in onnx.defs.get_all_schemas()}
+    # Those of another domain, such as ai.onnx.ml, are not operators of the standard's.
+    schemas = onnx.defs.get_all_schemas()
+    standard = {schema.name for schema in schemas if schema.domain in _STANDARD}
     own = {(one.domain, one.name) for one in model.functions}
     operators: set[str] = set()
-    problems: list[str] = _recursive(model)
+    order, problems = _functions_in_order(model)
+    if not problems:
+        problems += sizes.size_problems(model, order, limits.max_bytes(most))
+    problems += sizes.sparse_problems(model, limits.max_bytes(most))
+    problems += ["information for training"] if model.training_info else []
     problems += [] if model.graph.node else ["its graph is empty"]
     for message in _messages(model):
         if isinstance(message, onnx.NodeProto):
@@ -75,13 +89,19 @@ def external_files(file: Path) -> list[str]:
     return sorted(found)
 
 
-def _recursive(model: Any) -> list[str]:
-    """Returns the functions of the model that call themselves."""
+def _functions_in_order(model: Any) -> tuple[list[tuple[str, str]], list[str]]:
+    """Returns the functions, each after those that it calls, and their problems."""
     import onnx
 
     own = {(one.domain, one.name): one for one in model.functions}
     if len(own) != len(model.functions):
-        return ["two functions with the same name"]
+        return [], ["two functions with the same name"]
+    # A runtime may run an operator of its own in the place of the function.
+    hidden = [
+        f"function {name} of the domain {domain or 'ai.onnx'}, which is a runtime's own"
+        for domain, name in own
+        if domain in _STANDARD or domain.startswith(_RESERVED)
+    ]
     calls = {
         key: {
             (node.domain, node.op_type)
@@ -91,18 +111,23 @@ def _recursive(model: Any) -> list[str]:
         for key, one in own.items()
     }
     try:
-        TopologicalSorter(calls).prepare()
+        return list(TopologicalSorter(calls).static_order()), hidden
     except CycleError as error:
-        return [f"function {error.args[1][0][1]} calls itself"]
-    return []
+        return [], [f"function {error.args[1][0][1]} calls itself"]
 
 
 def _messages(root: Any) -> Iterator[Any]:
     """Yields every message inside a message, in any field, without recursion."""
+    import onnx
+
+    # A weight contains no other message that matters, and its bytes would be copied.
+    whole = (onnx.TensorProto, onnx.ValueInfoProto)
     waiting = [root]
     while waiting:
         message = waiting.pop()
         yield message
+        if isinstance(message, whole):
+            continue
         for field, value in message.ListFields():
             if field.type == field.TYPE_MESSAGE:
                 single = hasattr(value, "ListFields")

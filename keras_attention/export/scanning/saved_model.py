@@ -12,18 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from keras_attention.export.scanning import allowed_operators as allowed
+from keras_attention.export.scanning import limits
 from keras_attention.export.scanning.graph_roles import (
     EXCHANGEABLE,
     Graph,
     operator_of,
     tensor_names,
 )
+from keras_attention.export.scanning.graph_sizes import (
+    LOOPS,
+    loop_problems,
+    size_problems,
+)
+
+_ASSETS_COLLECTION = "saved_model_assets"
 
 
-def inspect_saved_model(file: Path) -> tuple[set[str], list[str]]:
+def inspect_saved_model(
+    file: Path, most: int | None = None
+) -> tuple[set[str], list[str]]:
     """Reads a `saved_model.pb`; returns `(operators, problems)`.
 
     Operators of nested functions are included.
+
+    Args:
+        file: The file.
+        most: The largest tensor that the graph may make of constants, in bytes.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2  # pyright: ignore
@@ -35,7 +49,7 @@ def inspect_saved_model(file: Path) -> tuple[set[str], list[str]]:
     operators: set[str] = set()
     problems: list[str] = []
     for graph in saved.meta_graphs:
-        names, wrong = _inspect_graph(graph)
+        names, wrong = _inspect_graph(graph, limits.max_bytes(most))
         operators |= names
         problems += wrong
     if not saved.meta_graphs:
@@ -43,38 +57,57 @@ def inspect_saved_model(file: Path) -> tuple[set[str], list[str]]:
     return operators, problems
 
 
-def _inspect_graph(meta: Any) -> tuple[set[str], list[str]]:
-    library = meta.graph_def.library
-    functions = {one.signature.name: one.node_def for one in library.function}
-    operators = {node.op for node in meta.graph_def.node}
-    for nodes in functions.values():
-        operators |= {node.op for node in nodes}
+def _inspect_graph(meta: Any, most: int) -> tuple[set[str], list[str]]:
+    graph = Graph(meta)
+    functions = graph.functions.keys()
+    operators = {node.op for body in graph.bodies.values() for node in body}
     # A node may call a function by its name, as if it were an operator.
-    operators -= functions.keys()
+    operators -= functions
     saving = allowed.SAVING | allowed.RESTORING
     known = allowed.TENSORFLOW | allowed.TENSORFLOW_TEXT | saving
     problems = [f"operator {name}" for name in operators - known]
     problems += [f"{name} is an operator and a function" for name in _hidden(functions)]
     problems += [
-        f"function {one.signature.name} uses files and can be exchanged with another"
-        for one in library.function
-        if EXCHANGEABLE in one.attr and any(x.op in saving for x in one.node_def)
+        f"function {name} uses files and can be exchanged with another"
+        for name, one in graph.functions.items()
+        if EXCHANGEABLE in one.attr and any(x.op in saving for x in graph.bodies[name])
     ]
     saver = meta.saver_def
     save = operator_of(saver.save_tensor_name)
     load = operator_of(saver.restore_op_name)
     for kind, caller in ((allowed.SAVING, save), (allowed.RESTORING, load)):
-        if any(node.op in kind for node in meta.graph_def.node):
+        own = {
+            n for n, nodes in graph.bodies.items() if any(x.op in kind for x in nodes)
+        }
+        if "" in own:
             problems.append(f"one of {sorted(kind)} outside the saver's functions")
-        own = {n for n, nodes in functions.items() if any(x.op in kind for x in nodes)}
-        callers = _callers(meta.graph_def.node, functions, own)
+        own.discard("")
+        callers = _callers(graph, own)
         # Only the saver may call these functions: no initialiser and no signature.
         wrong = callers - {caller}
         wrong |= own & _python_functions(meta.object_graph_def)
         problems += [f"{name} uses the files of the saver" for name in wrong]
         if caller and _is_used(meta, caller) and own:
             problems.append(f"{caller}, of the saver, is used by another operator")
-    return operators, problems + _role_problems(Graph(meta)) + _asset_problems(meta)
+    problems += _role_problems(graph) + _asset_problems(meta) + _node_problems(graph)
+    if not graph.structure_problems():  # otherwise it has no order and no end
+        problems += size_problems(graph, most) + loop_problems(graph)
+    return operators, problems
+
+
+def _node_problems(graph: Graph) -> list[str]:
+    """Returns what single operators must not do, wherever they are."""
+    problems = set()
+    for body in graph.bodies.values():
+        for node in body:
+            if node.op == "Empty" and not node.attr["init"].b:
+                # It may hold what another client sent.
+                problems.add(
+                    f"operator Empty {node.name}, of memory that is not cleared"
+                )
+            if "/job:" in node.device and "/job:localhost/" not in node.device:
+                problems.add(f"operator {node.name} on another machine: {node.device}")
+    return sorted(problems)
 
 
 def _hidden(functions: Iterable[str]) -> set[str]:
@@ -92,8 +125,8 @@ def _role_problems(graph: Graph) -> list[str]:
         problems.append(f"{save} both saves and restores")
     files = allowed.SAVING | allowed.RESTORING
     for role, names, refused in (
-        ("restoring", [load], allowed.SAVING),
-        ("initialising", graph.initial(), files),
+        ("restoring", [load], allowed.SAVING | LOOPS),
+        ("initialising", graph.initial(), files | LOOPS),
     ):
         used = {node.op for node in graph.reached(names)}
         problems += [f"operator {name} in {role}" for name in used & refused]
@@ -124,6 +157,8 @@ def _changes_state(operator: str) -> bool:
 def _asset_problems(meta: Any) -> list[str]:
     """Returns the assets whose files are not in the folder `assets`."""
     names = [one.filename for one in meta.asset_file_def]
+    if _ASSETS_COLLECTION in meta.collection_def:
+        return ["assets in a collection, which are not scanned"]
     return [
         f"asset {name!r} is not a path inside the folder"
         for name in names
@@ -131,23 +166,14 @@ def _asset_problems(meta: Any) -> list[str]:
     ]
 
 
-def _callers(nodes: Iterable[Any], functions: dict[str, Any], own: set[str]):
+def _callers(graph: Graph, own: set[str]) -> set[str]:
     """Returns the nodes of the main graph and the functions that refer to `own`."""
-    found = {node.name for node in nodes if _refers(node, own)}
-    for name, body in functions.items():
-        if any(_refers(node, own) for node in body):
-            found.add(f"function {name}")
+    found = set()
+    for name, body in graph.bodies.items():
+        calling = [node.name for node in body if not own.isdisjoint(graph.called(node))]
+        if calling:
+            found |= {f"function {name}"} if name else set(calling)
     return found
-
-
-def _refers(node: Any, functions: set[str]) -> bool:
-    if node.op in functions:
-        return True
-    for value in node.attr.values():
-        named = [value.func, *value.list.func]
-        if any(one.name in functions for one in named):
-            return True
-    return False
 
 
 def _python_functions(objects: Any) -> set[str]:

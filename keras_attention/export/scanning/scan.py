@@ -9,7 +9,9 @@ The reading itself is in one file per format next to this one.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from keras_attention.export.artifact.private_copy import (
     add_to_copy,
     private_copy,
 )
-from keras_attention.untrusted import printable
+from keras_attention.untrusted import clip, printable
 
 _SINGLE_FILES = {".keras": "keras", ".onnx": "onnx", ".tflite": "litert"}
 
@@ -47,7 +49,7 @@ class Scan:
     operators: tuple[str, ...]
 
 
-def scan_artifact(path: str | Path) -> Scan:
+def scan_artifact(path: str | Path, *, max_tensor_bytes: int | None = None) -> Scan:
     """Refuses an artifact that was changed or could do more than compute.
 
     Nothing is loaded or run. A folder must have exactly the files of its manifest.json,
@@ -57,11 +59,15 @@ def scan_artifact(path: str | Path) -> Scan:
     and of onnxruntime, with weights inside the folder. A `.keras` file may use only
     classes of Keras, KerasHub and this library, without `Lambda`, and must not be a zip
     bomb. A LiteRT file may use only built-in operators without a state, with weights
-    inside the file.
+    inside the file. In every format, what the graph alone needs of memory is limited,
+    and a loop whose condition never changes is refused.
 
     Args:
         path: An artifact's folder, a base folder (its highest version is scanned), or
             a single `.onnx`, `.tflite` or `.keras` file.
+        max_tensor_bytes: The largest tensor that constants of a graph may determine, in
+            bytes. By default that of the environment variable
+            `KERAS_ATTENTION_MAX_TENSOR_BYTES`, or 2 GiB.
 
     Returns:
         The format and the operators that were found.
@@ -78,26 +84,62 @@ def scan_artifact(path: str | Path) -> Scan:
     path = Path(path)
     if path.is_file() and path.suffix in _SINGLE_FILES:
         kind = _SINGLE_FILES[path.suffix]
-        return Scan(path, kind, False, _checked(path))
+        found = _checked(path, max_tensor_bytes=max_tensor_bytes)
+        return Scan(path, kind, False, found)
     folder = artifact_folder(path)
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    graphs = [file for file in map(folder.joinpath, manifest.files) if _is_graph(file)]
+    graphs = {
+        folder / name: folder / name for name in manifest.files if _is_graph(Path(name))
+    }
+    found = _compared_and_scanned(folder, manifest, None, graphs, max_tensor_bytes)
     if not graphs:
         raise ValueError(
             "There is nothing to open in the artifact. Expected a saved_model.pb, "
             f".onnx or .tflite files. Received: {sorted(manifest.files)}, in "
             f"{printable(folder)}"
         )
+    return Scan(folder, manifest.format, True, found)
+
+
+def _compared_and_scanned(
+    folder: Path,
+    manifest: Manifest,
+    copies: dict[str, Path] | None,
+    graphs: dict[Path, Path],
+    most: int | None,
+) -> tuple[str, ...]:
+    """Compares the files with the manifest, and meanwhile scans the graphs.
+
+    Args:
+        folder: The artifact.
+        manifest: Its manifest.
+        copies: See `check_files`.
+        graphs: File to the path that errors show.
+        most: See `scan_artifact`.
+    """
     found: set[str] = set()
-    for graph in graphs:
-        found |= set(_checked(graph))
-    return Scan(folder, manifest.format, True, tuple(sorted(found)))
+    error = None
+    with ThreadPoolExecutor(1) as pool:  # to hash does not hold Python's lock
+        compared = pool.submit(check_files, folder, manifest, copies)
+        try:
+            for file, shown in graphs.items():
+                if file.is_file() and not file.is_symlink():
+                    more = _checked(file, folder, shown=shown, max_tensor_bytes=most)
+                    found |= set(more)
+        except Exception as raised:
+            error = raised
+        compared.result()  # that a file was changed is the first thing to know
+    if error is not None:
+        raise error
+    return tuple(sorted(found))
 
 
 @contextlib.contextmanager
 def checked_copy(
-    graph: Path, *, allow_unverified: bool = False
+    graph: Path,
+    *,
+    allow_unverified: bool = False,
+    max_tensor_bytes: int | None = None,
 ) -> Iterator[tuple[Path, Manifest | None]]:
     """Yields a private copy of an artifact that was found to be in order.
 
@@ -108,6 +150,7 @@ def checked_copy(
         graph: The folder of a SavedModel, or an `.onnx` or `.tflite` file.
         allow_unverified: Whether an artifact without a manifest is scanned and copied
             too, instead of refused.
+        max_tensor_bytes: See `scan_artifact`.
 
     Yields:
         The path of the copy, and the manifest or `None`.
@@ -124,22 +167,57 @@ def checked_copy(
             f"--allow-unverified). Received: {printable(graph)}"
         )
     names = _needed(folder) if graph.is_dir() else [graph.name]
+    with _checked_copies(folder, names, manifest, max_tensor_bytes) as copy:
+        yield copy if graph.is_dir() else copy / graph.name, manifest
+
+
+@contextlib.contextmanager
+def whole_copy(folder: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Yields a private copy of all files of an artifact that was found to be in order.
+
+    Whoever opens several signatures, or reads its cases too, copies and compares the
+    files once. The copy is removed at the end.
+
+    Args:
+        folder: The artifact.
+
+    Yields:
+        The path of the copy, and the manifest.
+    """
+    manifest = read_manifest(folder)
+    with _checked_copies(folder, list(manifest.files), manifest, None) as copy:
+        yield copy, manifest
+
+
+@contextlib.contextmanager
+def _checked_copies(
+    folder: Path, names: list[str], manifest: Manifest | None, most: int | None
+) -> Iterator[Path]:
+    """Yields a copy of files, scanned, and compared with a manifest if there is one."""
     if manifest is not None:  # another file is not copied: `check_files` refuses it
         names = [name for name in names if name in manifest.files]
+        if not all(os.path.lexists(folder / name) for name in names):
+            check_files(folder, manifest)  # its error names every missing file
     with private_copy(folder, names) as copy:
         copies = {name: copy / name for name in names}
         graphs = [one for one in copies.values() if _is_graph(one)]
-        is_onnx = graph.suffix == ".onnx" and graph.name in copies
-        weights = _weights_of(copy / graph.name) if is_onnx else []
-        if manifest is not None:
-            # Only names of the manifest: they are known to be inside the folder.
-            listed = [name for name in weights if name in manifest.files]
-            copies |= add_to_copy(folder, listed, copy)
-            check_files(folder, manifest, copies)
-        for one in graphs:
-            _checked(one, folder, shown=folder / one.relative_to(copy))
-        add_to_copy(folder, [name for name in weights if name not in copies], copy)
-        yield copy if graph.is_dir() else copy / graph.name, manifest
+        for file in [one for one in graphs if one.suffix == ".onnx"]:
+            # Only names of the manifest are copied before they are judged: they are
+            # known to be inside the folder.
+            if manifest is not None:
+                listed = [x for x in _weights_of(file) if x in manifest.files]
+                fresh = [name for name in listed if name not in copies]
+                copies |= add_to_copy(folder, fresh, copy)
+        shown = {one: folder / one.relative_to(copy) for one in graphs}
+        if manifest is None:
+            for one in graphs:
+                _checked(one, folder, shown=shown[one], max_tensor_bytes=most)
+        else:
+            _compared_and_scanned(folder, manifest, copies, shown, most)
+        for file in [one for one in graphs if one.suffix == ".onnx"]:
+            rest = [name for name in _weights_of(file) if name not in copies]
+            copies |= add_to_copy(folder, rest, copy)
+        yield copy
 
 
 def _needed(folder: Path) -> list[str]:
@@ -166,12 +244,15 @@ def _is_graph(file: Path) -> bool:
     return file.suffix in _SINGLE_FILES or file.name in GRAPH_NAMES
 
 
-def inspect_file(file: Path, weights: Path | None = None) -> tuple[set[str], list[str]]:
+def inspect_file(
+    file: Path, weights: Path | None = None, *, max_tensor_bytes: int | None = None
+) -> tuple[set[str], list[str]]:
     """Reads one file; returns `(operators or classes, problems)`.
 
     Args:
         file: A file of one of the formats that are known here.
         weights: The folder of an ONNX file's other files; default: that of the file.
+        max_tensor_bytes: See `scan_artifact`.
     """
     if file.suffix == ".keras":
         from keras_attention.export.scanning.keras_file import inspect_keras
@@ -180,27 +261,31 @@ def inspect_file(file: Path, weights: Path | None = None) -> tuple[set[str], lis
     if file.suffix == ".onnx":
         from keras_attention.export.scanning.onnx import inspect_onnx
 
-        return inspect_onnx(file, weights)
+        return inspect_onnx(file, weights, max_tensor_bytes)
     if file.suffix == ".tflite":
         from keras_attention.export.scanning.litert import inspect_litert
 
-        return inspect_litert(file)
+        return inspect_litert(file, max_tensor_bytes)
     if file.suffix in (".pbtxt", ".cpb"):
         return set(), [f"{file.name} is a form of SavedModel that is not scanned"]
     from keras_attention.export.scanning.saved_model import inspect_saved_model
 
-    return inspect_saved_model(file)
+    return inspect_saved_model(file, max_tensor_bytes)
 
 
 def _checked(
-    file: Path, weights: Path | None = None, *, shown: Path | None = None
+    file: Path,
+    weights: Path | None = None,
+    *,
+    shown: Path | None = None,
+    max_tensor_bytes: int | None = None,
 ) -> tuple[str, ...]:
-    operators, problems = inspect_file(file, weights)
+    operators, problems = inspect_file(file, weights, max_tensor_bytes=max_tensor_bytes)
     if problems:
         raise ValueError(
             "The artifact is refused: it could do more than compute, or cannot be "
             "read. Expected only operators and classes that are known to be harmless. "
-            f"Received: {printable('; '.join(sorted(set(problems))))}, in "
-            f"{printable(shown or file)}"
+            f"Received: {clip('; '.join(sorted(set(problems))), 1400)}, in "
+            f"{clip(shown or file)}"
         )
     return tuple(sorted(operators))
