@@ -12,6 +12,8 @@ from typing import Any
 from keras_attention.serving.checks import Limits
 from keras_attention.serving.faults import FaultLog
 
+_ENOUGH_FILES = 8192
+
 # Phases of a connection that may be closed to make room for a new one, the first first.
 _EVICTABLE = ("header", "idle", "body")
 
@@ -158,6 +160,23 @@ class _Limited:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def most_grpc_connections(limits: Limits) -> int:
+    """The number of gRPC connections: idle clients keep theirs, so it is larger."""
+    return max(1, min(4 * limits.max_connections, _most_files() // 4))
+
+
+def raise_file_limit() -> None:
+    """Let this process open more files: each connection is one, too."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else hard
+        if soft != resource.RLIM_INFINITY and soft < min(wanted, _ENOUGH_FILES):
+            most = min(wanted, _ENOUGH_FILES)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _most_files() -> int:

@@ -16,7 +16,7 @@ from keras_attention.serving.connections import Connections, limited_protocol
 from keras_attention.serving.engine import Engine, needs_serve
 from keras_attention.serving.errors import printable
 from keras_attention.serving.faults import FaultLog
-from keras_attention.serving.grpc_api import grpc_server
+from keras_attention.serving.grpc_api import GrpcServer
 from keras_attention.serving.models import VersionedModel, version_folders
 from keras_attention.serving.rest import rest_application
 
@@ -93,9 +93,11 @@ class DevelopmentServer:
         self.engine = Engine(model, limits, threads, self._faults)
         self._socket = _listening(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._grpc, self.grpc_port = None, None
+        self._grpc: GrpcServer | None = None
+        self.grpc_port: int | None = None
         if grpc_port is not None:
-            self._grpc, self.grpc_port = grpc_server(self.engine, f"{host}:{grpc_port}")
+            self._grpc = GrpcServer(self.engine, f"{host}:{grpc_port}")
+            self.grpc_port = self._grpc.port
         application = rest_application(self.engine)
         config = uvicorn.Config(
             GuardedApplication(application, self.engine, names),
@@ -160,7 +162,7 @@ class DevelopmentServer:
         self._stopped.set()
         self._rest.should_exit = True
         if self._grpc is not None:
-            self._grpc.stop(grace_seconds).wait()
+            self._grpc.stop(grace_seconds)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(grace_seconds)
