@@ -14,8 +14,9 @@ from keras_attention.serving.faults import FaultLog
 
 _ENOUGH_FILES = 8192
 
-# Phases of a connection that may be closed to make room for a new one, the first first.
+# Phases of a connection that may be closed to make room for a new one.
 _EVICTABLE = ("header", "idle", "body")
+_YOUNG_SECONDS = 1.0
 
 
 class Connections:
@@ -45,11 +46,8 @@ class Connections:
         """Count a new connection; return `False` if there is no room for it."""
         if len(self._open) >= self._most:
             waiting = [one for one in self._open if one.phase in _EVICTABLE]
-            oldest = min(
-                waiting,
-                key=lambda one: (_EVICTABLE.index(one.phase), one.since),
-                default=connection,
-            )
+            now = time.monotonic()
+            oldest = min(waiting, key=lambda one: _worth(one, now), default=connection)
             self.faults.report(
                 "connections",
                 oldest.peer,
@@ -80,6 +78,16 @@ class Connections:
     def closed(self, connection: Any) -> None:
         """Forget a connection."""
         self._open.discard(connection)
+
+
+def _worth(connection: Any, now: float) -> tuple[bool, bool, float]:
+    """What is compared to choose the connection to close: the smallest is closed.
+
+    A header takes no time, so old ones are closed first. An idle client that works, or
+    one that has just connected, is younger than a body that never ends.
+    """
+    young = now - connection.since < _YOUNG_SECONDS
+    return young, connection.phase != "header", connection.since
 
 
 def limited_protocol(connections: Connections) -> type:

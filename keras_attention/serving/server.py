@@ -15,7 +15,7 @@ from keras_attention.serving.checks import Limits
 from keras_attention.serving.connections import Connections, limited_protocol
 from keras_attention.serving.engine import Engine, needs_serve
 from keras_attention.serving.errors import printable
-from keras_attention.serving.faults import FaultLog
+from keras_attention.serving.faults import FaultLog, FreedMemory
 from keras_attention.serving.grpc_api import GrpcServer
 from keras_attention.serving.models import VersionedModel, version_folders
 from keras_attention.serving.rest import rest_application
@@ -28,6 +28,8 @@ NOTICE = (
 
 # asyncio accepts as many connections at once before it counts them.
 _BACKLOG = 128
+# As many wait in the system. If there is no room, a client tries again a second later.
+_MOST_WAITING = 1024
 
 
 class DevelopmentServer:
@@ -134,6 +136,7 @@ class DevelopmentServer:
             self._grpc.start()
         while not self._rest.started and self._threads[0].is_alive():
             self._stopped.wait(0.01)
+        self._socket.listen(_MOST_WAITING)
         self._on_event(
             "started",
             model=model.name,
@@ -178,8 +181,10 @@ class DevelopmentServer:
         self.stop()
 
     def _watch(self) -> None:
+        memory = FreedMemory(self._faults)
         while not self._stopped.wait(self._poll_seconds):
             self._faults.flush()
+            memory.give_back()
             # A folder that cannot be read now can be read later.
             with contextlib.suppress(OSError):
                 self.engine.model.poll()

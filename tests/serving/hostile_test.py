@@ -1,6 +1,7 @@
 """Hostile clients and folders: the server stays reachable, small and quiet."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -236,6 +237,26 @@ def test_the_oldest_connection_without_a_request_makes_room(base):
         time.sleep(0.2)
         assert ask(server.port, "GET", "/healthz")[0] == 200
         assert [is_open(one) for one in ones] == [False, True, True]
+
+
+def test_a_client_that_works_is_younger_than_bodies_that_never_end(base):
+    with (
+        serving(base, limits=Limits(max_connections=3)) as (server, _),
+        contextlib.ExitStack() as stack,
+    ):
+        bodies = [stack.enter_context(connected(server.port)) for _ in range(2)]
+        for one in bodies:
+            one.sendall(head(1000) + b"{")
+        time.sleep(1.1)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        stack.callback(client.close)
+        for _ in range(3):  # the oldest connection that waits makes room each time
+            client.request("GET", "/healthz")
+            assert client.getresponse().read() == b"ok\n"
+            new = stack.enter_context(connected(server.port))
+            new.sendall(head(1000) + b"{")
+            time.sleep(0.1)
+        assert [is_open(one) for one in bodies] == [False, False]
 
 
 # Bodies
