@@ -17,7 +17,6 @@ from keras_attention.export.artifact.folders import version_numbers
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
-    check_files,
     read_manifest,
 )
 from keras_attention.export.cases.grid import CASES_NAME, load_cases
@@ -38,13 +37,18 @@ class LoadedVersion:
 
     Args:
         number: The version's number.
-        folder: The artifact's folder. Its files are compared with the manifest first.
+        folder: The artifact's folder. `open_artifact` compares all its files with the
+            manifest before it loads one.
     """
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
         self.manifest: Manifest = read_manifest(folder)
-        check_files(folder, self.manifest)
+        if not self.manifest.signatures:
+            raise ValueError(
+                "The artifact has nothing to serve. Expected at least one signature in "
+                f"its {MANIFEST_NAME}. Received: {printable(folder, 300)}"
+            )
         self._runners: dict[str, Runner] = {}
         self.leases = 0
         try:
@@ -175,6 +179,16 @@ class VersionedModel:
     def versions(self) -> list[int]:
         """The versions that are served now."""
         return sorted(self._serving)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Name to reason, for what is in the folder and cannot be served."""
+        failed = {
+            str(number): state.message
+            for number in sorted(self._failed)
+            if (state := self.states.get(number)) and state.code != "OK"
+        }
+        return failed | {printable(name): why for name, why in self._ignored.items()}
 
     def status(self, name: str, version: int | None) -> dict[int, State]:
         """The states of all versions or of one, the highest first."""

@@ -1,6 +1,5 @@
 """The development server: REST and gRPC for one artifact."""
 
-import contextlib
 import json
 import signal
 import socket
@@ -137,9 +136,12 @@ class DevelopmentServer:
         while not self._rest.started and self._threads[0].is_alive():
             self._stopped.wait(0.01)
         self._socket.listen(_MOST_WAITING)
+        left_out = ", ".join(model.left_out)
         self._on_event(
             "started",
             model=model.name,
+            versions=", ".join(map(str, model.versions)) or "none",
+            **({"left_out": left_out} if left_out else {}),
             rest=self.port,
             grpc=self.grpc_port,
             notice=NOTICE,
@@ -185,9 +187,11 @@ class DevelopmentServer:
         while not self._stopped.wait(self._poll_seconds):
             self._faults.flush()
             memory.give_back()
-            # A folder that cannot be read now can be read later.
-            with contextlib.suppress(OSError):
+            try:
                 self.engine.model.poll()
+            except Exception as error:  # the folder may be readable later
+                reason = f"{type(error).__name__}: {error}"
+                self._faults.report("folder", "server", reason)
 
 
 def print_event(as_json: bool = False) -> Callable[..., None]:

@@ -453,32 +453,6 @@ def test_the_same_fault_is_logged_once_per_second_and_counted():
 # Folders
 
 
-@pytest.mark.filterwarnings("ignore:.* is ignored")
-def test_good_versions_are_served_where_something_else_is_bad(base, tmp_path):
-    folder = tmp_path / "small"
-    shutil.copytree(base / "1", folder / "1")
-    for name in ("0002", "９", "٣", str(2**63)):
-        shutil.copytree(base / "1", folder / name)
-    (folder / "7").write_text("a file")
-    (folder / "5").mkdir()  # without a manifest
-    shutil.copytree(base / "1", folder / "4")
-    (folder / "4" / "saved_model.pb").write_bytes(b"\x08\x01")
-    (folder / "4" / "evil\nstarted \x1b[2J").write_bytes(b"")
-    with serving(folder) as (server, events):
-        assert server.engine.model.versions == [1]
-        assert ask(server.port, "POST", PREDICT, GOOD)[0] == 200
-        status, answer = ask(server.port, "GET", "/v1/models/small")
-        assert status == 200
-        states = {s["version"]: s["state"] for s in answer["model_version_status"]}
-        assert states == {"5": "END", "4": "END", "1": "AVAILABLE"}
-        time.sleep(0.5)  # several polls
-    ignored = [event["name"] for event in events if event["event"] == "ignored"]
-    assert sorted(ignored) == sorted(["0002", "９", "٣", str(2**63), "7"])
-    failed = {e["version"]: e["reason"] for e in events if e["event"] == "failed"}
-    assert set(failed) == {4, 5}
-    assert all(reason.isprintable() for reason in failed.values())
-
-
 def test_the_error_of_a_folder_without_a_good_version_is_short(base, tmp_path):
     folder = tmp_path / "small"
     shutil.copytree(base / "1", folder / "1")
