@@ -147,7 +147,7 @@ def check(inputs, path, read, examples, most_seconds=1.0):
     check_call(inputs, load, examples, most_seconds)
 
 
-def check_call(inputs, call, examples, most_seconds=1.0):
+def check_call(inputs, call, examples, most_seconds=1.0, part="Received:"):
     """Requires that each input is taken, or refused with a short error of ours.
 
     Args:
@@ -156,6 +156,7 @@ def check_call(inputs, call, examples, most_seconds=1.0):
         examples: The number of inputs.
         most_seconds: The longest time of processor that one input may take; five times
             as long if it is taken.
+        part: A text that each error must hold.
     """
 
     @settings(
@@ -175,7 +176,7 @@ def check_call(inputs, call, examples, most_seconds=1.0):
         if text is None:
             assert seconds < 5 * most_seconds, seconds
         else:
-            assert "Received:" in text, text[:3000]
+            assert part in text, text[:3000]
             assert len(text) <= 2000, len(text)
             assert text.replace("\n", "").isprintable(), text
             assert seconds < most_seconds, (seconds, text)

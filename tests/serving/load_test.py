@@ -195,7 +195,10 @@ def test_64_clients_work_while_1200_connections_wait(
     process, port, grpc_port, log = served
     p99(port, 1)  # warms up
     target = 0 if protocols == "REST" else grpc_port
-    for attempt in (1, 2, 3):  # another process may have disturbed the first
+    attempts, before, during, memory, opened, written = 0, 0.0, 1.0, (), 0, 0
+    # Another process may disturb an attempt.
+    while attempts < 3 and during >= 2 * before:
+        attempts += 1
         written = log.stat().st_size
         before, during, memory, opened = under_attack(process, port, target)
         written = log.stat().st_size - written
@@ -203,13 +206,11 @@ def test_64_clients_work_while_1200_connections_wait(
         assert memory[-1] <= 1.1 * memory[0], memory
         assert written < 1_000_000
         assert ask(port, "GET", "/readyz")[0] == 200
-        if during < 2 * before:
-            break
     sizes = ", ".join(str(size >> 20) for size in memory)
     record_property(
         "summary",
         f"{protocols}: p99 {before * 1e3:.1f} ms, {during * 1e3:.1f} ms under attack "
-        f"({opened} connections, attempt {attempt}); memory before, during and "
+        f"({opened} connections, attempt {attempts}); memory before, during and "
         f"after {sizes} MiB; log {written} bytes",
     )
     assert during < 2 * before, (before, during)
