@@ -201,8 +201,14 @@ def inside(folder: Path, name: Any, source: str) -> Path:
         name: The path that was named, relative to the folder; "" is the folder.
         source: The file that names it, for the error.
     """
-    if isinstance(name, str) and name.isprintable() and len(name) < 1024:
-        parts = re.split(r"[/\\]", name)
+    parts = re.split(r"[/\\]", name) if isinstance(name, str) else []
+    if (
+        parts
+        and name.isprintable()
+        and len(name) < 1024
+        # The system has an error of its own for a longer name.
+        and all(len(part.encode()) < 256 for part in parts)
+    ):
         path, root = folder / name, Path(os.path.realpath(folder))
         roots = [root]
         if root.parent.name == "snapshots":

@@ -12,6 +12,7 @@ from keras_attention.cli.console import (
     print_json,
     shown,
 )
+from keras_attention.export.verification.child_process import TIME_LIMIT
 
 _Base = Annotated[Path, typer.Argument(help="The base folder with version folders.")]
 
@@ -22,6 +23,9 @@ def publish(
     version: Annotated[
         int | None, typer.Option(help="The version's number; default: the next one.")
     ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0, help="Seconds that the verification may take.")
+    ] = TIME_LIMIT,
     as_json: bool = json_option(),
 ) -> None:
     """Verify an artifact and put a copy in place as a version, whole or not at all.
@@ -31,7 +35,7 @@ def publish(
     from keras_attention.export.deployment.versions import publish as publish_version
 
     with failing_clearly(), console.status("Verifying in a fresh process …"):
-        final = publish_version(source, target, version=version)
+        final = publish_version(source, target, version=version, time_limit=time_limit)
     if as_json:
         print_json({"path": str(final), "version": int(final.name)})
     else:

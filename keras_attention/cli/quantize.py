@@ -13,9 +13,14 @@ from keras_attention.cli.console import (
     print_json,
     start_tensorflow,
 )
+from keras_attention.export.verification.child_process import (
+    TIME_LIMIT,
+    ending_in_time,
+)
 
 _TOKENIZER = typer.Option(help="A folder with the files of the tokenizer.")
 _TEXTS = typer.Option(help="A file of real texts, one per line.")
+_TIME_LIMIT = typer.Option(min=0, help="Seconds after which running is ended.")
 
 
 def quantize(
@@ -37,6 +42,7 @@ def quantize(
     tolerance: Annotated[
         float | None, typer.Option(help="Largest distance allowed on the cases.")
     ] = None,
+    time_limit: Annotated[float, _TIME_LIMIT] = TIME_LIMIT,
     as_json: bool = json_option(),
 ) -> None:
     """Write an ONNX artifact again with its weights in fewer bits."""
@@ -58,6 +64,7 @@ def quantize(
                 feeds=_feeds(source, texts, tokenizer) if min_cosine else None,
                 min_cosine=min_cosine,
                 tolerance=tolerance,
+                time_limit=time_limit,
                 on_progress=lambda stage: status.update(f"{stage} …"),
             )
         manifest = read_manifest(folder)
@@ -93,10 +100,11 @@ def compare(
         typer.Option("--allow-unverified", help="Open files without a manifest too."),
     ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 0,
+    time_limit: Annotated[float, _TIME_LIMIT] = TIME_LIMIT,
     as_json: bool = json_option(),
 ) -> None:
     """Compare artifacts on real texts: how exact, how fast, and which one to use."""
-    with failing_clearly():
+    with failing_clearly(), ending_in_time(time_limit, "the comparison"):
         with console.status("Loading …") as status:
             from keras_attention.export.verification.comparison import compare_artifacts
 

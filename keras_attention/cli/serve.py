@@ -58,6 +58,7 @@ def serve(
     answered.
     """
     from keras_attention.serving.checks import Limits
+    from keras_attention.serving.connections import raise_file_limit
     from keras_attention.serving.server import DevelopmentServer, print_event
 
     with failing_clearly():
@@ -69,6 +70,7 @@ def serve(
             max_connections=max_connections,
             max_waiting_bytes=max_waiting_bytes,
         )
+        raise_file_limit()
         start_tensorflow()
         server = DevelopmentServer(
             path,

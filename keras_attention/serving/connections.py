@@ -12,8 +12,11 @@ from typing import Any
 from keras_attention.serving.checks import Limits
 from keras_attention.serving.faults import FaultLog
 
-# Phases of a connection that may be closed to make room for a new one, the first first.
+_ENOUGH_FILES = 8192
+
+# Phases of a connection that may be closed to make room for a new one.
 _EVICTABLE = ("header", "idle", "body")
+_YOUNG_SECONDS = 1.0
 
 
 class Connections:
@@ -43,11 +46,8 @@ class Connections:
         """Count a new connection; return `False` if there is no room for it."""
         if len(self._open) >= self._most:
             waiting = [one for one in self._open if one.phase in _EVICTABLE]
-            oldest = min(
-                waiting,
-                key=lambda one: (_EVICTABLE.index(one.phase), one.since),
-                default=connection,
-            )
+            now = time.monotonic()
+            oldest = min(waiting, key=lambda one: _worth(one, now), default=connection)
             self.faults.report(
                 "connections",
                 oldest.peer,
@@ -78,6 +78,16 @@ class Connections:
     def closed(self, connection: Any) -> None:
         """Forget a connection."""
         self._open.discard(connection)
+
+
+def _worth(connection: Any, now: float) -> tuple[bool, bool, float]:
+    """What is compared to choose the connection to close: the smallest is closed.
+
+    A header takes no time, so old ones are closed first. An idle client that works, or
+    one that has just connected, is younger than a body that never ends.
+    """
+    young = now - connection.since < _YOUNG_SECONDS
+    return young, connection.phase != "header", connection.since
 
 
 def limited_protocol(connections: Connections) -> type:
@@ -158,6 +168,23 @@ class _Limited:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def most_grpc_connections(limits: Limits) -> int:
+    """The number of gRPC connections: idle clients keep theirs, so it is larger."""
+    return max(1, min(4 * limits.max_connections, _most_files() // 4))
+
+
+def raise_file_limit() -> None:
+    """Let this process open more files: each connection is one, too."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else hard
+        if soft != resource.RLIM_INFINITY and soft < min(wanted, _ENOUGH_FILES):
+            most = min(wanted, _ENOUGH_FILES)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _most_files() -> int:

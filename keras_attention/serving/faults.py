@@ -1,5 +1,6 @@
 """Reports the faults of clients: one line per fault, and a limit on their number."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,9 @@ class FaultLog:
     Args:
         on_event: Called with "fault" and the facts.
         seconds: The time in which the same fault is reported once.
+
+    Attributes:
+        total: The number of faults until now.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class FaultLog:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._recent: dict[tuple[str, str], _Recent] = {}
+        self.total = 0
 
     def report(self, kind: str, peer: str, reason: str) -> None:
         """Report one fault.
@@ -48,6 +53,7 @@ class FaultLog:
         """
         now = time.monotonic()
         with self._lock:
+            self.total += 1
             if (kind, peer) not in self._recent and len(self._recent) >= MAX_PEERS:
                 peer = OTHERS
             recent = self._recent.get((kind, peer))
@@ -77,3 +83,37 @@ class FaultLog:
     def _tell(self, kind: str, peer: str, count: int, reason: str) -> None:
         facts: dict[str, Any] = {"kind": kind, "peer": peer, "count": count}
         self._on_event("fault", **facts, reason=reason)
+
+
+class FreedMemory:
+    """Gives memory back to the system after an attack.
+
+    The C library keeps what large requests occupied, in an area per thread.
+
+    Args:
+        faults: The log of faults, which shows whether there was an attack.
+        seconds: The time between two attempts.
+    """
+
+    def __init__(self, faults: FaultLog, seconds: float = 5.0) -> None:
+        self._faults = faults
+        self._seconds = seconds
+        self._seen, self._attempts, self._next = 0, 0, 0.0
+
+    def give_back(self) -> None:
+        """Give memory back, if there were faults some seconds ago."""
+        now = time.monotonic()
+        if self._seen != self._faults.total:
+            self._seen, self._attempts = self._faults.total, 3
+        if self._attempts and now >= self._next:
+            self._attempts -= 1
+            self._next = now + self._seconds
+            trim_memory()
+
+
+def trim_memory() -> bool:
+    """Ask the C library to give free memory back; return whether it can."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError):  # not the GNU C library
+        return False

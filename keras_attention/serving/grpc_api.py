@@ -7,59 +7,89 @@ from typing import Any
 import numpy as np
 
 from keras_attention.export.artifact.description import TensorInfo
+from keras_attention.serving.checks import Limits
+from keras_attention.serving.connections import most_grpc_connections
 from keras_attention.serving.engine import Engine, needs_serve
 from keras_attention.serving.errors import ServingError, invalid
+from keras_attention.serving.grpc_calls import Calls
 from keras_attention.serving.json_format import no_signature
 from keras_attention.serving.models import LoadedVersion
 
+# Threads that wait for an answer of the engine, whose own threads compute it.
+_THREADS = 64
+# Calls on one connection; a client that begins more waits.
+_MOST_STREAMS = 256
+_IDLE_MS = 300_000
 
-def grpc_server(engine: Engine, address: str) -> tuple[Any, int]:
-    """Return a server that listens at `host:port`, not started, and its port.
+
+class GrpcServer:
+    """The gRPC server of an engine. It begins to listen at once, and answers later.
 
     Args:
         engine: The engine that answers requests.
-        address: The address. Port 0 takes a free port.
+        address: The `host:port` to listen at. Port 0 takes a free port.
+
+    Attributes:
+        port: The port.
     """
-    try:
-        import grpc
-        from tensorflow_serving.apis import (
-            model_service_pb2_grpc,
-            prediction_service_pb2_grpc,
+
+    def __init__(self, engine: Engine, address: str) -> None:
+        try:
+            import grpc
+            from tensorflow_serving.apis import (
+                model_service_pb2_grpc,
+                prediction_service_pb2_grpc,
+            )
+        except ImportError as error:
+            raise needs_serve(error) from error
+
+        limits = engine.limits
+        self._calls = Calls(limits, engine.faults)
+        threads = _THREADS + self._calls.most["request"]
+        self._server = grpc.server(
+            concurrent.futures.ThreadPoolExecutor(threads, "grpc"),
+            interceptors=[self._calls.interceptor()],
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.max_pending + threads,
         )
-    except ImportError as error:
-        raise needs_serve(error) from error
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            Prediction(engine), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            Models(engine), self._server
+        )
+        try:
+            self.port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            self.stop(0)
+            raise OSError(
+                "The gRPC port cannot be opened. Expected a free port: choose another "
+                f"with --grpc-port. Received: {address}"
+            ) from error
 
-    # The engine's threads compute the answers; these threads only wait for them.
-    waiting, limits = concurrent.futures.ThreadPoolExecutor(64, "grpc"), engine.limits
-    server = grpc.server(
-        waiting,
-        options=[
-            ("grpc.max_receive_message_length", limits.max_body_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error
-            # A connection that sends nothing is closed.
-            ("grpc.server_handshake_timeout_ms", round(limits.header_timeout * 1000)),
-        ],
-    )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        Prediction(engine), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(engine), server)
-    try:
-        return server, server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(
-            "The gRPC port cannot be opened. Expected a free port: choose another with "
-            f"--grpc-port. Received: {address}"
-        ) from error
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, wait for running ones, and close the port."""
+        self._server.stop(grace_seconds).wait()
+        self._calls.close()
 
 
-def _fail(context: Any, error: ServingError) -> None:
-    import grpc
-
-    # A status is sent in a header: gRPC closes the connection if it is too long, so
-    # `ServingError` limits the message.
-    context.abort(getattr(grpc.StatusCode, error.code), error.message)
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    header_ms = round(limits.header_timeout * 1000)
+    return [
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        # A connection that sends nothing is closed.
+        ("grpc.server_handshake_timeout_ms", header_ms),
+        # A client opens its connection again when it needs it.
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", most_grpc_connections(limits)),
+        ("grpc.max_concurrent_streams", _MOST_STREAMS),
+    ]
 
 
 class Prediction:
@@ -81,40 +111,32 @@ class Prediction:
             with engine.model.lease(*_wanted(request.model_spec)) as loaded:
                 return _predict(engine, loaded, request)
 
+        future = engine.submit("grpc", work)
         try:
-            future = engine.submit("grpc", work)
-            try:
-                return future.result(seconds)
-            except concurrent.futures.TimeoutError as error:
-                future.cancel()
-                raise engine.late(seconds) from error
-        except ServingError as error:
-            _fail(context, error)
+            return future.result(seconds)
+        except concurrent.futures.TimeoutError as error:
+            future.cancel()
+            raise engine.late(seconds) from error
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answer with the signatures."""
         from tensorflow_serving.apis import get_model_metadata_pb2
 
-        try:
-            if list(request.metadata_field) != ["signature_def"]:
-                raise invalid(
-                    "Metadata field must be 'signature_def'. "
-                    f"Received: {list(request.metadata_field)}"
-                )
-            with self._engine.model.lease(*_wanted(request.model_spec)) as loaded:
-                answer = get_model_metadata_pb2.GetModelMetadataResponse()
-                answer.model_spec.name = request.model_spec.name
-                answer.model_spec.version.value = loaded.number
-                answer.metadata["signature_def"].Pack(_signature_defs(loaded))
-                return answer
-        except ServingError as error:
-            _fail(context, error)
+        if list(request.metadata_field) != ["signature_def"]:
+            raise invalid(
+                "Metadata field must be 'signature_def'. "
+                f"Received: {list(request.metadata_field)}"
+            )
+        with self._engine.model.lease(*_wanted(request.model_spec)) as loaded:
+            answer = get_model_metadata_pb2.GetModelMetadataResponse()
+            answer.model_spec.name = request.model_spec.name
+            answer.model_spec.version.value = loaded.number
+            answer.metadata["signature_def"].Pack(_signature_defs(loaded))
+            return answer
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Refuse the call: this server answers only Predict."""
-        _fail(
-            context, ServingError("UNIMPLEMENTED", "This server answers only Predict")
-        )
+        raise ServingError("UNIMPLEMENTED", "This server answers only Predict")
 
     Regress = MultiInference = Classify
 
@@ -134,11 +156,7 @@ class Models:
         from tensorflow_serving.apis import get_model_status_pb2 as pb2
 
         answer = pb2.GetModelStatusResponse()
-        try:
-            states = self._engine.model.status(*_wanted(request.model_spec))
-        except ServingError as error:
-            _fail(context, error)
-            return None
+        states = self._engine.model.status(*_wanted(request.model_spec))
         for number, state in states.items():
             one = answer.model_version_status.add()
             one.version = number
@@ -149,12 +167,9 @@ class Models:
 
     def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Refuse the call: the folder is the configuration."""
-        _fail(
-            context,
-            ServingError(
-                "UNIMPLEMENTED",
-                "This server finds versions in its folder and takes no configuration",
-            ),
+        raise ServingError(
+            "UNIMPLEMENTED",
+            "This server finds versions in its folder and takes no configuration",
         )
 
 

@@ -37,13 +37,20 @@ class LoadedVersion:
 
     Args:
         number: The version's number.
-        folder: The artifact's folder. Its files are compared with the manifest first.
+        folder: The artifact's folder. `open_artifact` compares all its files with the
+            manifest before it loads one.
     """
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
         self.leases = 0
         with whole_copy(folder) as (copy, manifest):
+            if not manifest.signatures:
+                raise ValueError(
+                    "The artifact has nothing to serve. Expected at least one "
+                    f"signature in its {MANIFEST_NAME}. "
+                    f"Received: {printable(folder, 300)}"
+                )
             self.manifest: Manifest = manifest
             self._runners: dict[str, Runner] = open_signatures(copy, manifest)
             try:
@@ -170,6 +177,16 @@ class VersionedModel:
     def versions(self) -> list[int]:
         """The versions that are served now."""
         return sorted(self._serving)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Name to reason, for what is in the folder and cannot be served."""
+        failed = {
+            str(number): state.message
+            for number in sorted(self._failed)
+            if (state := self.states.get(number)) and state.code != "OK"
+        }
+        return failed | {printable(name): why for name, why in self._ignored.items()}
 
     def status(self, name: str, version: int | None) -> dict[int, State]:
         """The states of all versions or of one, the highest first."""

@@ -186,16 +186,20 @@ async def _fill(body: bytearray, engine: Engine, request: Any) -> None:
 
 
 def _status(engine: Engine, name: str, version: int | None) -> dict[str, Any]:
-    return {
+    states = engine.model.status(name, version)
+    answer: dict[str, Any] = {
         "model_version_status": [
             {
                 "version": str(number),
                 "state": state.state,
                 "status": {"error_code": state.code, "error_message": state.message},
             }
-            for number, state in engine.model.status(name, version).items()
+            for number, state in states.items()
         ]
     }
+    if version is None and (left_out := engine.model.left_out):
+        answer["left_out"] = left_out  # TF Serving has no such entry
+    return answer
 
 
 def _metadata(name: str, loaded: LoadedVersion) -> dict[str, Any]:

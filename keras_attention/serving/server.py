@@ -1,6 +1,5 @@
 """The development server: REST and gRPC for one artifact."""
 
-import contextlib
 import json
 import signal
 import socket
@@ -15,8 +14,8 @@ from keras_attention.serving.checks import Limits
 from keras_attention.serving.connections import Connections, limited_protocol
 from keras_attention.serving.engine import Engine, needs_serve
 from keras_attention.serving.errors import printable
-from keras_attention.serving.faults import FaultLog
-from keras_attention.serving.grpc_api import grpc_server
+from keras_attention.serving.faults import FaultLog, FreedMemory
+from keras_attention.serving.grpc_api import GrpcServer
 from keras_attention.serving.models import VersionedModel, version_folders
 from keras_attention.serving.rest import rest_application
 
@@ -28,6 +27,8 @@ NOTICE = (
 
 # asyncio accepts as many connections at once before it counts them.
 _BACKLOG = 128
+# As many wait in the system. If there is no room, a client tries again a second later.
+_MOST_WAITING = 1024
 
 
 class DevelopmentServer:
@@ -93,9 +94,11 @@ class DevelopmentServer:
         self.engine = Engine(model, limits, threads, self._faults)
         self._socket = _listening(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._grpc, self.grpc_port = None, None
+        self._grpc: GrpcServer | None = None
+        self.grpc_port: int | None = None
         if grpc_port is not None:
-            self._grpc, self.grpc_port = grpc_server(self.engine, f"{host}:{grpc_port}")
+            self._grpc = GrpcServer(self.engine, f"{host}:{grpc_port}")
+            self.grpc_port = self._grpc.port
         application = rest_application(self.engine)
         config = uvicorn.Config(
             GuardedApplication(application, self.engine, names),
@@ -132,9 +135,13 @@ class DevelopmentServer:
             self._grpc.start()
         while not self._rest.started and self._threads[0].is_alive():
             self._stopped.wait(0.01)
+        self._socket.listen(_MOST_WAITING)
+        left_out = ", ".join(model.left_out)
         self._on_event(
             "started",
             model=model.name,
+            versions=", ".join(map(str, model.versions)) or "none",
+            **({"left_out": left_out} if left_out else {}),
             rest=self.port,
             grpc=self.grpc_port,
             notice=NOTICE,
@@ -160,7 +167,7 @@ class DevelopmentServer:
         self._stopped.set()
         self._rest.should_exit = True
         if self._grpc is not None:
-            self._grpc.stop(grace_seconds).wait()
+            self._grpc.stop(grace_seconds)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(grace_seconds)
@@ -176,11 +183,15 @@ class DevelopmentServer:
         self.stop()
 
     def _watch(self) -> None:
+        memory = FreedMemory(self._faults)
         while not self._stopped.wait(self._poll_seconds):
             self._faults.flush()
-            # A folder that cannot be read now can be read later.
-            with contextlib.suppress(OSError):
+            memory.give_back()
+            try:
                 self.engine.model.poll()
+            except Exception as error:  # the folder may be readable later
+                reason = f"{type(error).__name__}: {error}"
+                self._faults.report("folder", "server", reason)
 
 
 def print_event(as_json: bool = False) -> Callable[..., None]:

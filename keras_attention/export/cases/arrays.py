@@ -8,7 +8,6 @@ are refused. This module needs neither TensorFlow nor Keras.
 import io
 import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,7 @@ def read_arrays(file: Path, max_bytes: int | None = None) -> dict[str, np.ndarra
             )
             with zipfile.ZipFile(opened) as archive:
                 return _read(archive, most)
-    except (
-        *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError),
-        *(zipfile.BadZipFile, zlib.error, SyntaxError, TypeError, MemoryError),
-    ) as error:
+    except Exception as error:  # zipfile, zlib and NumPy's tokenizer have their own
         raise ValueError(
             "The artifact's verification cases cannot be read: the file is damaged or "
             f"missing. Export again. Received: {untrusted.clip(file)}: "

@@ -16,6 +16,7 @@ from keras_attention.export.artifact.folders import (
     version_of,
 )
 from keras_attention.export.artifact.staging import rename_to_new, staging
+from keras_attention.export.verification.child_process import TIME_LIMIT
 from keras_attention.export.verification.verify import verify_artifact
 
 _WITHDRAWN = ".withdrawn"
@@ -38,7 +39,11 @@ class Rollback:
 
 
 def publish(
-    source: str | Path, target: str | Path, *, version: int | None = None
+    source: str | Path,
+    target: str | Path,
+    *,
+    version: int | None = None,
+    time_limit: float = TIME_LIMIT,
 ) -> Path:
     """Verifies an artifact and copies it into place as a version, whole or not at all.
 
@@ -51,13 +56,15 @@ def publish(
         target: The base folder that a model server watches.
         version: int, optional. The version's number. By default the highest number in
             the folder plus one; withdrawn versions count too.
+        time_limit: The seconds that the verification may take.
 
     Returns:
         The folder of the new version.
 
     Raises:
         FileExistsError: If the given version exists already or was withdrawn.
-        RuntimeError: If the artifact does not agree with its cases.
+        RuntimeError: If the artifact does not agree with its cases, or takes longer
+            than the limit.
         ValueError: If a file is missing, changed or not listed.
 
     Example:
@@ -75,7 +82,7 @@ def publish(
         number = _next(base) if version is None else version
         _refuse_withdrawn(base, number)
         try:
-            return _publish_as(folder, base / str(number))
+            return _publish_as(folder, base / str(number), time_limit)
         except FileExistsError:
             if version is not None:
                 raise
@@ -167,11 +174,11 @@ def _refuse_withdrawn(base: Path, number: int) -> None:
         )
 
 
-def _publish_as(folder: Path, final: Path) -> Path:
+def _publish_as(folder: Path, final: Path, time_limit: float) -> Path:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     with staging(final, needed_bytes=size) as copy:
         shutil.copytree(folder, copy, symlinks=True, dirs_exist_ok=True)
-        report = verify_artifact(copy)
+        report = verify_artifact(copy, time_limit=time_limit)
         if not report.passed:
             raise RuntimeError(
                 "The artifact does not agree with its verification cases, so it was "

@@ -25,9 +25,10 @@ from keras_attention.export.formats.onnx.graph import (
     EXTERNAL_WEIGHTS_BYTES,
     weights_bytes,
 )
-from keras_attention.export.runtimes.onnxruntime import open_session
+from keras_attention.export.runtimes.onnxruntime import open_session, run_in_time
 from keras_attention.export.scanning.scan import scan_artifact
 from keras_attention.export.verification.agreement import worst_cosine
+from keras_attention.export.verification.child_process import TIME_LIMIT
 from keras_attention.export.verification.verify import (
     Report,
     VerificationError,
@@ -46,6 +47,7 @@ def quantize_artifact(
     feeds: Sequence[Mapping[str, Any]] | None = None,
     min_cosine: float | None = None,
     tolerance: float | None = None,
+    time_limit: float = TIME_LIMIT,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes an ONNX artifact again with its weights in fewer bits.
@@ -69,6 +71,7 @@ def quantize_artifact(
             output over the feeds. The most sensitive weights are left in float32 until
             it is reached.
         tolerance: The largest distance of an output that is allowed on the cases.
+        time_limit: The seconds that running all cases may take, and one of the feeds.
         on_progress: A function that is called with a description of each step.
 
     Returns:
@@ -107,13 +110,14 @@ def quantize_artifact(
             progress(f"Quantising {file.stem}")
             search = None
             if feeds and min_cosine is not None:
-                search = _Search(kind, feeds, min_cosine, progress)
+                search = _Search(kind, feeds, min_cosine, time_limit, progress)
             model, names = _quantize(file, kind, keep, search)
             in_float32 += names
             size += _save(model, staged / file.name)
         _copy_the_rest(folder, staged)
         progress("Running the artifact in a fresh process")
-        report = _judged(verify_folder(staged, tolerance=math.inf), tolerance)
+        report = verify_folder(staged, tolerance=math.inf, time_limit=time_limit)
+        report = _judged(report, tolerance)
         about = {"kind": kind, "source": manifest.files, "float32": sorted(in_float32)}
         save_manifest(
             staged,
@@ -167,11 +171,12 @@ class _Search(NamedTuple):
     kind: str
     feeds: Sequence[Mapping[str, Any]]
     min_cosine: float
+    time_limit: float
     progress: Callable[[str], None]
 
     def tolerated(self, model, nodes):
         """Returns as many products as `min_cosine` allows, the least harmful ones."""
-        expected = _answers(model, self.feeds)
+        expected = _answers(model, self.feeds, self.time_limit)
         if self._cosine(model, nodes, expected) >= self.min_cosine:
             return nodes
         alone = {}
@@ -198,16 +203,18 @@ class _Search(NamedTuple):
 
         changed = type(model)()
         changed.CopyFrom(model)
-        answers = _answers(quantized(changed, self.kind, nodes), self.feeds)
+        model = quantized(changed, self.kind, nodes)
+        answers = _answers(model, self.feeds, self.time_limit)
         return worst_cosine(expected, answers)
 
 
-def _answers(model, feeds):
+def _answers(model, feeds, time_limit):
     """Returns all float outputs of a graph, one dict per feed."""
     session = open_session(model.SerializeToString())
     names = [one.name for one in session.get_outputs() if "float" in one.type]
     return [
-        dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds
+        dict(zip(names, run_in_time(session, names, feed, time_limit), strict=True))
+        for feed in feeds
     ]
 
 

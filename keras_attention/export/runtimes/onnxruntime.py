@@ -1,5 +1,7 @@
 """Runs ONNX files in ONNX Runtime."""
 
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,44 @@ def open_session(model: str | bytes, *, intra_op_threads: int = 0) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # it warns about shapes at every call
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_in_time(
+    session: Any, names: Sequence[str], arrays: Mapping[str, Any], time_limit: float
+) -> list[Any]:
+    """Run a session, and stop it if it takes too long: a loop may never end.
+
+    Args:
+        session: Of `open_session`.
+        names: The outputs.
+        arrays: The inputs by name.
+        time_limit: The seconds that it may take.
+
+    Raises:
+        TimeoutError: If it took longer.
+    """
+    import onnxruntime as ort
+
+    options, late = ort.RunOptions(), threading.Event()
+
+    def stop() -> None:
+        late.set()
+        options.terminate = True
+
+    timer = threading.Timer(time_limit, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        return session.run(list(names), dict(arrays), options)
+    except Exception as error:  # ONNX Runtime has a class per status
+        if not late.is_set():
+            raise
+        raise TimeoutError(
+            f"The graph was stopped: it took more than {time_limit:g} seconds. Raise "
+            f"`time_limit`, or send less at once. Received: time_limit={time_limit}"
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def _info(value: Any) -> TensorInfo:

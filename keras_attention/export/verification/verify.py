@@ -25,9 +25,10 @@ from keras_attention.export.verification.child_process import (
     CASE_TIME_LIMIT,
     TIME_LIMIT,
     Watchdog,
+    most_memory,
     run_child,
 )
-from keras_attention.untrusted import printable
+from keras_attention.untrusted import clip, printable
 
 TOLERANCE = 1e-5
 
@@ -118,6 +119,7 @@ class _Options:
     runtime: str | None
     time_limit: float
     case_time_limit: float
+    memory_limit: int
 
 
 def verify_artifact(
@@ -127,6 +129,7 @@ def verify_artifact(
     runtime: str | None = None,
     time_limit: float = TIME_LIMIT,
     case_time_limit: float = CASE_TIME_LIMIT,
+    memory_limit: int | None = None,
 ) -> Report:
     """Verifies an exported artifact again, on this machine.
 
@@ -140,6 +143,8 @@ def verify_artifact(
         runtime: See `open_artifact`.
         time_limit: The seconds after which the process is ended.
         case_time_limit: The seconds that opening the artifact, or one case, may take.
+        memory_limit: int or `None`. The bytes of memory that the process may use;
+            default: four fifths of the machine's. Only on Linux.
 
     Returns:
         The results; `report.passed` says whether all cases agree.
@@ -161,6 +166,7 @@ def verify_artifact(
         runtime=runtime,
         time_limit=time_limit,
         case_time_limit=case_time_limit,
+        memory_limit=memory_limit,
     )
 
 
@@ -187,6 +193,7 @@ def verify_folders(
     runtime: str | None = None,
     time_limit: float = TIME_LIMIT,
     case_time_limit: float = CASE_TIME_LIMIT,
+    memory_limit: int | None = None,
 ) -> list[Report]:
     """Verifies several artifacts in one fresh process.
 
@@ -198,12 +205,14 @@ def verify_folders(
         runtime: See `open_artifact`.
         time_limit: The seconds per artifact after which the process is ended.
         case_time_limit: See `verify_artifact`.
+        memory_limit: See `verify_artifact`.
 
     Returns:
         One report per folder, in order. `report.error` is the reason why an artifact
         could not be verified.
     """
-    options = _Options(tolerance, runtime, time_limit, case_time_limit)
+    most = most_memory() if memory_limit is None else memory_limit
+    options = _Options(tolerance, runtime, time_limit, case_time_limit, most)
     return _verify_folders(list(folders), options)
 
 
@@ -223,7 +232,7 @@ def _verify_folders(folders: list[Path], options: _Options) -> list[Report]:
             results = tuple(CaseResult(**result) for result in one["results"])
             error = one["error"] and (
                 "The artifact does not open in a fresh process, so it was not "
-                f"verified. Received: {folder}: {one['error']}"
+                f"verified. Received: {clip(folder)}: {clip(one['error'], 1000)}"
             )
             reports.append(Report(Path(folder), results, error))
     return reports
@@ -236,6 +245,7 @@ def _in_fresh_process(
     command = [sys.executable, "-m", "keras_attention.export.verification.verify"]
     command += [*map(str, folders), "--tolerance", str(options.tolerance)]
     command += ["--case-time-limit", str(options.case_time_limit)]
+    command += ["--memory-limit", str(options.memory_limit)]
     command += ["--parent", str(os.getpid())]
     command += ["--runtime", options.runtime] if options.runtime else []
     limit = options.time_limit * len(folders)
@@ -352,9 +362,12 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--runtime")
     parser.add_argument("--case-time-limit", type=float, default=CASE_TIME_LIMIT)
+    parser.add_argument("--memory-limit", type=int)
     parser.add_argument("--parent", type=int, default=os.getppid())
     arguments = parser.parse_args()
-    watchdog = Watchdog(arguments.case_time_limit, arguments.parent)
+    watchdog = Watchdog(
+        arguments.case_time_limit, arguments.parent, arguments.memory_limit
+    )
     options = {"tolerance": arguments.tolerance, "runtime": arguments.runtime}
     for folder in arguments.folders:
         found: dict[str, Any] = {"results": [], "error": ""}

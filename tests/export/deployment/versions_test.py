@@ -93,10 +93,10 @@ def test_a_publisher_that_loses_the_race_takes_the_next_number(
     base = tmp_path / "served"
     real = versions._publish_as
 
-    def late(folder, final):
+    def late(folder, final, *limits):
         if final.name == "1":
             artifact(final, "other")
-        return real(folder, final)
+        return real(folder, final, *limits)
 
     monkeypatch.setattr(versions, "_publish_as", late)
     assert ka.publish(source, base) == base / "2"
@@ -144,7 +144,7 @@ def test_racing_publishers_each_get_a_number(source, tmp_path):
     import sys
     from keras_attention.export.deployment import versions
     from keras_attention.export.verification.verify import CaseResult, Report
-    def verify(folder):
+    def verify(folder, **limits):
         return Report(folder, (CaseResult("s", "c", "r", 0.0, 0.0, 1e-5, True),))
     versions.verify_artifact = verify
     for _ in range(5):

@@ -138,6 +138,20 @@ def test_a_case_that_never_ends_is_ended(limit, good, endless):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_case_that_fills_the_memory_is_ended(good, endless, monkeypatch):
+    hungry = ENDLESS.replace(
+        "time.sleep(1000)",
+        "x = bytearray(1 << 32); x[::4096] = x[1::4096]; time.sleep(1000)",
+    )
+    monkeypatch.setattr(sys.modules[__name__], "ENDLESS", hungry)
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"MemoryError: case .* 2,000,000,000 bytes"):
+        ka.verify_artifact(good, memory_limit=2_000_000_000)
+    assert time.monotonic() - begin < 100
+    assert not is_running(endless.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_process_ends_with_its_parent(good, tmp_path, monkeypatch):
     started = tmp_path / "started"
     monkeypatch.setenv("STARTED", str(started))
