@@ -17,7 +17,7 @@ from keras_attention.export.artifact.description import TensorInfo
 from keras_attention.export.artifact.manifest import read_manifest, write_manifest
 from keras_attention.export.cases.grid import Case, load_cases, save_cases
 from keras_attention.export.signatures.signature import Signature
-from keras_attention.text.byte_pair.merges import byte_characters
+from keras_attention.text.patterns import byte_characters
 from keras_attention.weights import files
 
 EXAMPLES = [25, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(0)])]
