@@ -95,7 +95,7 @@ def _bert(section: Any) -> Step:
     if clean:
         spaces = np.flatnonzero(unicode_sets.whitespace()).tolist()
         gone = np.flatnonzero(unicode_sets.controls()).tolist()
-        targets = {**dict.fromkeys(gone, ()), **dict.fromkeys(spaces, (32,))}
+        targets = {**dict.fromkeys(spaces, (32,)), **dict.fromkeys(gone, ())}
     if chinese:
         found = np.flatnonzero(unicode_sets.chinese()).tolist()
         targets |= {code: (32, code, 32) for code in found}

@@ -93,14 +93,14 @@ class Pipeline:
         self._decode = decoders.Decoder(specification.get("decoder"), words)
         ids = [self.ids[token["content"]] for token in self._added]
         self._added_ids = tf.constant([*ids, 0], tf.int32)
-        space = "".join(map(chr, unicode_categories.members("space").nonzero()[0]))
-        space += byte_characters()[32]
+        spaces = unicode_categories.members("space")
+        self._is_space = pieces.CodeTable(spaces.astype("int32"))
+        space = "".join(map(chr, spaces.nonzero()[0])) + byte_characters()[32]
         self._leading = [len(t) - len(t.lstrip(space)) for t in self.vocabulary]
         self._trailing = [len(t) - len(t.rstrip(space)) for t in self.vocabulary]
 
-    def _split(self, texts: tf.Tensor) -> pieces.State:
+    def _split(self, state: pieces.State) -> pieces.State:
         """Returns texts as words and added tokens."""
-        state = pieces.decoded(texts)
         for find, step in zip(
             self._find, (self._normalize, self._pre_tokenize), strict=True
         ):
@@ -109,7 +109,8 @@ class Pipeline:
 
     def __call__(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         """Returns the tokens of each text `[B]`, not truncated."""
-        state = self._split(texts)
+        whole = pieces.decoded(texts)
+        state = self._split(whole)
         bounds = tf.cast(state.bounds, tf.int32)
         first = tf.gather(tf.concat([state.codes, [0]], 0), bounds[:-1])
         is_added = (first >= ADDED) & (bounds[1:] > bounds[:-1])  # [P]
@@ -139,18 +140,41 @@ class Pipeline:
             ends.append(tf.gather(values, at))
         starts, ends = ends
         if self._framing.trims:
-            starts, ends = self._trim(ids, starts, ends, row_splits)
+            spans = starts, ends, row_splits
+            spaces = self._spaces(whole, ids, spans, is_added)
+            starts, ends = self._trim(spans, *spaces)
         return framing.Pieces(ids, row_splits, {"starts": starts, "ends": ends})
 
-    def _trim(self, ids: Any, starts: Any, ends: Any, splits: Any) -> tuple[Any, Any]:
-        """Trims offsets exactly as the `ByteLevel` post-processor does."""
+    def _spaces(self, whole, ids, spans, is_added):
+        """Returns the numbers of spaces at the begin and end of each token, `[T]`."""
         leading = tf.gather(tf.constant(self._leading), ids)
         trailing = tf.gather(tf.constant(self._trailing), ids)
+        if not any(token["lstrip"] or token["rstrip"] for token in self._added):
+            return leading, trailing
+        # An added token has the white space that it takes, which is only in the text.
+        starts, ends, splits = spans
+        row = tf.searchsorted(splits, tf.range(tf.size(ids, splits.dtype)), "right")
+        base = tf.gather(tf.cast(whole.bounds, tf.int32), row - 1)
+        solid = tf.cast(tf.where(self._is_space(whole.codes) == 0)[:, 0], tf.int32)
+        solid = tf.concat([[-1], solid, [tf.size(whole.codes)]], 0)
+        after = tf.gather(solid, tf.searchsorted(solid, base + starts))
+        before = tf.gather(solid, tf.searchsorted(solid, base + ends) - 1)
+        size = ends - starts
+        left = tf.minimum(after - base - starts, size)
+        right = tf.minimum(base + ends - 1 - before, size)
+        return (
+            tf.where(is_added, left, leading),
+            tf.where(is_added, right, trailing),
+        )
+
+    def _trim(self, spans: Any, leading: Any, trailing: Any) -> tuple[Any, Any]:
+        """Trims offsets exactly as the `ByteLevel` post-processor does."""
+        starts, ends, splits = spans
         if self._framing.adds_space:
             ones = tf.ones_like(splits, tf.int32)
-            size = tf.size(ids, tf.int64) + 1
-            is_first = tf.scatter_nd(splits[:, None], ones, [size])[:-1] > 0
-            is_first |= starts == 0
+            size = tf.size(starts, tf.int64) + 1
+            is_first = tf.scatter_nd(tf.cast(splits, tf.int64)[:, None], ones, [size])
+            is_first = (is_first[:-1] > 0) | (starts == 0)
             leading = tf.where(is_first & (leading == 1), 0, leading)
         starts = tf.minimum(starts + leading, ends)
         ends = tf.where(ends >= trailing, tf.maximum(ends - trailing, starts), ends)

@@ -35,10 +35,13 @@ class CodeTable:
 
     def __init__(self, values: np.ndarray, other: int = 0) -> None:
         table = np.concatenate([values, np.full(_PAGE, other, values.dtype)])
-        rows, pages = np.unique(table.reshape(-1, _PAGE), axis=0, return_inverse=True)
+        rows = table.astype(np.int32).reshape(-1, _PAGE)
+        numbers: dict[bytes, int] = {}
+        pages = [numbers.setdefault(row.tobytes(), len(numbers)) for row in rows]
+        values = np.frombuffer(b"".join(numbers), np.int32)
         with tf.init_scope():  # constants of the program, not of one function
-            self._pages = tf.constant(pages.reshape(-1) * _PAGE, tf.int32)
-            self._values = tf.constant(rows.reshape(-1), tf.int32)
+            self._pages = tf.constant(np.array(pages) * _PAGE, tf.int32)
+            self._values = tf.constant(values)
 
     def __call__(self, codes: tf.Tensor) -> tf.Tensor:
         """Returns the number of each code."""

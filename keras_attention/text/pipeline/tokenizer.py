@@ -19,9 +19,9 @@ class PipelineTokenizer(Tokenizer):
 
     `load_tokenizer` returns it for folders that `WordPieceTokenizer` and
     `BytePairTokenizer` do not read: Unigram (T5, XLM-R, ALBERT), byte fallback
-    (Llama 2, Gemma), word level, and other patterns, normalizers and added tokens. Ids, offsets
-    and decoded texts are equal to those of Hugging Face's `tokenizers`. A component
-    that is not computed is refused by its name.
+    (Llama 2, Gemma), word level, and other patterns, normalizers and added tokens. Ids,
+    offsets and decoded texts are equal to those of Hugging Face's `tokenizers`. A
+    component that is not computed is refused by its name.
 
     Bytes that are not UTF-8 are read as U+FFFD.
 
