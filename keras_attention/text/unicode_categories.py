@@ -30,7 +30,7 @@ def members(name: str) -> np.ndarray:
     """
     if name == "space":
         return read_set(_SPACE)
-    table = dict(line.split(" ", 1) for line in _CATEGORIES.splitlines())
+    table = {line[:2]: line[3:] for line in _CATEGORIES.splitlines()}
     if name in {"C", "Cn"}:  # the ones that no line has
         assigned = read_set(" ".join(v for k, v in table.items() if k[0] != "C"))
         return ~assigned if name == "C" else ~read_set(" ".join(table.values()))

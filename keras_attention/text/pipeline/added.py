@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_attention.text import unicode_categories
-from keras_attention.text.pipeline import state as pieces
-from keras_attention.text.pipeline.state import ADDED, CodeTable, State
-from keras_attention.text.pipeline.trie import Trie
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.state import ADDED, CodeTable, State
+from keras_attention.text.codes.trie import Trie
 
 
 class AddedTokens:
@@ -114,9 +114,9 @@ class AddedTokens:
         )
         rest = tf.ragged.range(froms + 1, tos).values
         gone = tf.scatter_nd(rest[:, None], tf.ones_like(rest), [size]) > 0
-        state: Any = pieces.only(state._replace(codes=codes, ends=ends), ~gone)
-        is_token = state.codes >= ADDED
-        return pieces.cut(state, is_token | tf.concat([[False], is_token[:-1]], 0))
+        found: Any = pieces.only(state._replace(codes=codes, ends=ends), ~gone)
+        is_token = found.codes >= ADDED
+        return pieces.cut(found, is_token | tf.concat([[False], is_token[:-1]], 0))
 
 
 def _without_overlap(begins, stops, size):

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.text import unicode_categories
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.state import ADDED, CodeTable, State
+from keras_attention.text.codes.trie import Trie
 from keras_attention.text.json_files import refuse
-from keras_attention.text.pipeline import state as pieces
-from keras_attention.text.pipeline.state import ADDED, CodeTable, State
-from keras_attention.text.pipeline.trie import Trie
 
 _MOST_BYTES = 6  # of a cluster that is looked up as a whole
 _EXTEND, _CONTROL, _PREPEND = 1, 2, 3

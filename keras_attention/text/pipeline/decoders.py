@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_attention.text import sections
 from keras_attention.text.json_files import refuse
 from keras_attention.text.patterns import byte_characters
-from keras_attention.text.pipeline import sections
 
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 # What the crate's `cleanup` replaces, in its order.
@@ -122,10 +122,10 @@ class Decoder:
                 [*vocabulary],
             ]
         else:
-            tables = [[*vocabulary] for _ in range(4)]
+            tables: list[list[Any]] = [[*vocabulary] for _ in range(4)]
         known = {**_DECODERS, **dict.fromkeys(_OF_BYTES)}
         is_byte = [False] * len(vocabulary)
-        self._afterwards: list[TextOf] = []
+        self._afterwards: list[Callable[[tf.Tensor], tf.Tensor]] = []
         is_fused = False
         for step in steps:
             read = sections.one_of(step, "decoder", known)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from keras_attention.text import framing
+from keras_attention.text import framing, sections
 from keras_attention.text.json_files import refuse
-from keras_attention.text.pipeline import sections
 
 _PARTS = ("start", "middle", "end")
 

@@ -82,7 +82,9 @@ class PairMerges:
         state = ids, words, places, self._look_up(ids, words, tf.range(tf.size(ids)))
         ids, _, places, _ = tf.while_loop(
             lambda ids, words, places, ranks: tf.reduce_any(ranks < _NEVER),
-            lambda *state: self._round(*state, num_words),
+            lambda ids, words, places, ranks: self._round(
+                ids, words, places, ranks, num_words
+            ),
             state,
             shape_invariants=(tf.TensorShape([None]),) * 4,
         )

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.text import sections
+from keras_attention.text.codes.state import ADDED, CodeTable
 from keras_attention.text.json_files import refuse
-from keras_attention.text.pipeline import sections
 from keras_attention.text.pipeline.merges import PairMerges, WordTable
-from keras_attention.text.pipeline.state import ADDED, CodeTable
 from keras_attention.text.pipeline.tokens import (
     Model,
     Tokens,
@@ -133,7 +133,8 @@ def _with_whole(split, words, is_whole, ids):
         )
         for old, new in zip(split[:3], (ids, bounds[:-1], bounds[1:] - 1), strict=True)
     ]
-    return Tokens(*columns, splits)
+    ids, first, last = columns
+    return Tokens(ids, first, last, splits)
 
 
 def _letters(vocab, prefix, suffix):
@@ -146,14 +147,14 @@ def _letters(vocab, prefix, suffix):
     return CodeTable(found)
 
 
-def _pair(one, vocab, prefix_size):
+def _pair(one: Any, vocab: Mapping[str, int], prefix_size: int) -> Any:
     """Returns the ids of the left, the right and the merged token of a merge."""
     pair = one.split(" ") if isinstance(one, str) else one
     if isinstance(pair, list) and len(pair) == 2 and all(type(t) is str for t in pair):
         merged = pair[0] + pair[1][prefix_size:]
         found = [vocab.get(token) for token in (*pair, merged)]
         if None not in found:
-            return found
+            return tuple(found)
     return refuse("a merge", "two tokens of the vocab that join to a third", one)
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import unicode_categories, unicode_sets
-from keras_attention.text.pipeline import forms, sections
-from keras_attention.text.pipeline import state as pieces
+from keras_attention.text import sections, unicode_categories, unicode_sets
+from keras_attention.text.codes import forms
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.regex import Pattern
+from keras_attention.text.codes.state import ADDED, CodeTable, State
 from keras_attention.text.pipeline.charsmap import Charsmap
-from keras_attention.text.pipeline.regex import Pattern
-from keras_attention.text.pipeline.state import ADDED, CodeTable, State
 
 Step = Callable[[State], State]
 # Control characters that Nmt removes, and what it makes a space.

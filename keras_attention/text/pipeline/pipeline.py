@@ -6,13 +6,13 @@ from typing import Any
 import tensorflow as tf
 
 from keras_attention.text import arguments, framing, json_files, unicode_categories
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.state import ADDED
 from keras_attention.text.json_files import refuse
 from keras_attention.text.patterns import byte_characters
 from keras_attention.text.pipeline import decoders, models, normalizers, splitters
 from keras_attention.text.pipeline import framing as processors
-from keras_attention.text.pipeline import state as pieces
 from keras_attention.text.pipeline.added import AddedTokens
-from keras_attention.text.pipeline.state import ADDED
 from keras_attention.text.pipeline.tokens import Words
 
 _SECTIONS = (

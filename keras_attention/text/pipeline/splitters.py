@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import unicode_categories, unicode_sets
+from keras_attention.text import sections, unicode_categories, unicode_sets
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.regex import Matches, Pattern
+from keras_attention.text.codes.state import ADDED, CodeTable, State
 from keras_attention.text.json_files import refuse
 from keras_attention.text.patterns import GPT2_PATTERN, byte_characters
-from keras_attention.text.pipeline import sections
-from keras_attention.text.pipeline import state as pieces
 from keras_attention.text.pipeline.normalizers import CodeMap, Step, chain
-from keras_attention.text.pipeline.regex import Matches, Pattern
-from keras_attention.text.pipeline.state import ADDED, CodeTable, State
 
 BEHAVIORS = (
     "Removed",

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_attention.text.codes import state as pieces
 from keras_attention.text.json_files import refuse
-from keras_attention.text.pipeline import state as pieces
 
 
 class Words(NamedTuple):

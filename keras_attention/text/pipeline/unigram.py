@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_attention.text.codes.trie import Trie
 from keras_attention.text.json_files import refuse
 from keras_attention.text.pipeline import tokens as found
 from keras_attention.text.pipeline.tokens import Tokens, Words
-from keras_attention.text.pipeline.trie import Trie
 
 _PENALTY = 10.0  # of an unknown character, below the lowest score
 
@@ -155,5 +155,5 @@ class Unigram:
             tf.gather(self._bytes, byte),
             tf.gather(tokens.ids, token),
         )
-        columns = (tf.gather(values, token) for values in tokens[1:3])
-        return Tokens(ids, *columns, tf.searchsorted(token, tokens.splits))
+        first, last = (tf.gather(values, token) for values in tokens[1:3])
+        return Tokens(ids, first, last, tf.searchsorted(token, tokens.splits))

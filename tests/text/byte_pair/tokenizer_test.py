@@ -27,8 +27,8 @@ from tokenizers import pre_tokenizers as cutters
 
 import keras_attention as ka
 from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
+from keras_attention.text.codes import state as pieces
 from keras_attention.text.patterns import GPT2_PATTERN, byte_characters
-from keras_attention.text.pipeline import state as pieces
 
 END = "<|end|>"
 NEWER = (

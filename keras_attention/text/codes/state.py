@@ -98,11 +98,9 @@ def only(state: State, remains: tf.Tensor) -> State:
 
 def _only(state, remains):
     index = tf.where(remains)[:, 0]
-    return State(
-        *(tf.gather(values, index) for values in state[:3]),
-        tf.searchsorted(index, state.bounds, out_type=tf.int64),
-        state.rows,
-    )
+    codes, starts, ends = (tf.gather(values, index) for values in state[:3])
+    bounds = tf.searchsorted(index, state.bounds, out_type=tf.int64)
+    return State(codes, starts, ends, bounds, state.rows)
 
 
 def repeated(state: State, counts: tf.Tensor) -> tuple[State, Any, Any]:
@@ -113,9 +111,9 @@ def repeated(state: State, counts: tf.Tensor) -> tuple[State, Any, Any]:
     total = tf.concat([[0], tf.cumsum(counts)], 0)
     place = tf.repeat(tf.range(tf.size(counts)), counts)
     turn = tf.range(tf.size(place)) - tf.gather(total, place)
-    values = [tf.gather(values, place) for values in state[:3]]
+    codes, starts, ends = (tf.gather(values, place) for values in state[:3])
     bounds = tf.cast(tf.gather(total, state.bounds), tf.int64)
-    return State(*values, bounds, state.rows), place, turn
+    return State(codes, starts, ends, bounds, state.rows), place, turn
 
 
 def inserted(state: State, where: tf.Tensor, letters: str) -> State:

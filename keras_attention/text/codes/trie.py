@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text.pipeline.state import ADDED, CodeTable
+from keras_attention.text.codes.state import ADDED, CodeTable
 
 _CODE_BITS = 21
 

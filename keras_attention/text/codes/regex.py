@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention.text import unicode_categories
+from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes.state import CodeTable, State
 from keras_attention.text.json_files import refuse
-from keras_attention.text.pipeline import state as pieces
-from keras_attention.text.pipeline.state import CodeTable, State
 
 _BEGIN, _END, _FIRST_LETTER, _NO_LETTER = 1, 2, 3, 0x7F
 _NONE = r"[^\x00-\x7f]"
