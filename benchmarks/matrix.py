@@ -174,7 +174,7 @@ def _tokenizer():
 
 def _byte_pairs():
     import keras_attention as ka
-    from keras_attention.text.byte_pair.merges import byte_characters
+    from keras_attention.text.patterns import byte_characters
 
     tokens = [*byte_characters().values(), "th", "the", "<end>"]
     merges = [("t", "h"), ("th", "e")]

@@ -156,7 +156,7 @@ def main():
 
 def readable(tokens):
     """Converts byte-level tokens to readable text for the plot."""
-    from keras_attention.text.byte_pair.merges import byte_characters
+    from keras_attention.text.patterns import byte_characters
 
     of_character = {c: b for b, c in byte_characters().items()}
     texts = [bytes(of_character.get(c, 63) for c in token) for token in tokens]

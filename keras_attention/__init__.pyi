@@ -119,6 +119,9 @@ from keras_attention.text.byte_pair.tokenizer import (
     BytePairTokenizer as BytePairTokenizer,
 )
 from keras_attention.text.loading import load_tokenizer as load_tokenizer
+from keras_attention.text.pipeline.tokenizer import (
+    PipelineTokenizer as PipelineTokenizer,
+)
 from keras_attention.text.sentence_piece.tokenizer import (
     SentencePieceTokenizer as SentencePieceTokenizer,
 )

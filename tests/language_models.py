@@ -5,7 +5,7 @@ import numpy as np
 from small_models import LLAMA
 
 import keras_attention as ka
-from keras_attention.text.byte_pair.merges import byte_characters
+from keras_attention.text.patterns import byte_characters
 
 END = "<|end|>"
 GPT2: dict = {}

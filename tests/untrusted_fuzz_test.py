@@ -21,7 +21,7 @@ from keras_attention.export.artifact.manifest import read_manifest, write_manife
 from keras_attention.export.cases.arrays import read_arrays
 from keras_attention.export.cases.grid import Case, load_cases, save_cases
 from keras_attention.export.signatures.signature import Signature
-from keras_attention.text.byte_pair.merges import byte_characters
+from keras_attention.text.patterns import byte_characters
 from keras_attention.weights import files, llama2c
 from keras_attention.weights.sentence_hf import sentence_settings
 

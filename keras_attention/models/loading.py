@@ -31,7 +31,7 @@ def register_classes() -> None:
 @functools.cache
 def register_tokenizers() -> None:
     """Imports the tokenizers, which a task may hold. They need TensorFlow."""
-    for kind in ("byte_pair", "sentence_piece", "wordpiece"):
+    for kind in ("byte_pair", "pipeline", "sentence_piece", "wordpiece"):
         importlib.import_module(f"keras_attention.text.{kind}.tokenizer")
 
 

@@ -92,6 +92,10 @@ def tokens_by_id(ids: Mapping[str, int]) -> list[str]:
     return tokens
 
 
+class RefusedError(ValueError):
+    """A part of a file would change tokens, and is not computed."""
+
+
 def refuse(
     what: str,
     expected: str,
@@ -106,7 +110,7 @@ def refuse(
         received: The part's value.
         remedy: A sentence that says what to do.
     """
-    raise ValueError(
+    raise RefusedError(
         f"This tokenizer cannot be reproduced exactly because of "
         f"{untrusted.clip(what)}; supported: {untrusted.clip(expected, 600)}. {remedy} "
         f"Received: {untrusted.show(received)}"

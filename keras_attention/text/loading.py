@@ -15,15 +15,16 @@ def load_tokenizer(
     r"""Loads the tokenizer of a Hugging Face folder; its files decide the class.
 
     Args:
-        folder: The path of a folder that holds a `tokenizer.json` (WordPiece or
-            byte-level BPE), a `vocab.txt`, a `vocab.json` and a `merges.txt`, or a
-            `.model` or `.spm` file of SentencePiece; and usually a
-            `tokenizer_config.json`.
+        folder: The path of a folder that holds a `tokenizer.json`, a `vocab.txt`, a
+            `vocab.json` and a `merges.txt`, or a `.model` or `.spm` file of
+            SentencePiece; and usually a `tokenizer_config.json`. Of several, a
+            `tokenizer.json` is read.
         max_length: int or `None`. The most tokens in a row. By default
             `model_max_length` of `tokenizer_config.json`.
 
     Returns:
-        A `WordPieceTokenizer`, `BytePairTokenizer` or `SentencePieceTokenizer`.
+        A `WordPieceTokenizer`, `BytePairTokenizer`, `SentencePieceTokenizer` or
+        `PipelineTokenizer`.
 
     Example:
     >>> import pathlib, tempfile
@@ -40,21 +41,10 @@ def load_tokenizer(
     from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
 
     path = pathlib.Path(folder)
-    if model_file(path) is not None:  # a tokenizer.json next to it was made from it
+    if (path / "tokenizer.json").exists():  # it wins over a .model, as in transformers
+        return _from_tokenizer_json(path, max_length)
+    if model_file(path) is not None:
         return SentencePieceTokenizer.from_folder(path, max_length=max_length)
-    if (path / "tokenizer.json").exists():
-        model = json_files.read_json(path / "tokenizer.json").get("model") or {}
-        with untrusted.reading(path / "tokenizer.json"):
-            kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-        classes = {"WordPiece": WordPieceTokenizer, "BPE": BytePairTokenizer}
-        if not isinstance(kind, str) or kind not in classes:
-            raise ValueError(
-                "This tokenizer cannot be reproduced exactly because of its model; "
-                f"supported: {', '.join(classes)}, and SentencePiece by its .model "
-                "file. Add that file to the folder. Received: a tokenizer.json with "
-                f"the model {untrusted.show(kind)} in {untrusted.clip(path)}"
-            )
-        return classes[kind].from_folder(path, max_length=max_length)
     if (path / "vocab.txt").exists():
         return WordPieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "vocab.json").exists() and (path / "merges.txt").exists():
@@ -64,3 +54,21 @@ def load_tokenizer(
         f"merges.txt, or one of {', '.join(MODEL_FILES)}; this one holds none. Give "
         f"the folder of a downloaded model. Received: folder={str(folder)!r}"
     )
+
+
+def _from_tokenizer_json(path: pathlib.Path, max_length: Any) -> Any:
+    """Returns a tokenizer of its own class, or of the one that computes any file."""
+    from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
+    from keras_attention.text.pipeline.tokenizer import PipelineTokenizer
+    from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
+
+    model = json_files.read_json(path / "tokenizer.json").get("model") or {}
+    with untrusted.reading(path / "tokenizer.json"):
+        kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    classes = {"WordPiece": WordPieceTokenizer, "BPE": BytePairTokenizer}
+    if isinstance(kind, str) and kind in classes:
+        try:
+            return classes[kind].from_folder(path, max_length=max_length)
+        except json_files.RefusedError:
+            pass
+    return PipelineTokenizer.from_folder(path, max_length=max_length)

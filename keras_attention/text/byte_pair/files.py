@@ -61,18 +61,11 @@ def check_normalization(normalization: str | None) -> None:
         refuse("the normalization", "'NFC' or None", normalization)
 
 
-def check_offsets(trim_offsets: bool, added: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses untrimmed offsets where added tokens strip white space."""
-    stripping = [t for t, one in added.items() if one["lstrip"] or one["rstrip"]]
-    if stripping and not trim_offsets:
-        refuse("offsets that hold white space", "trim_offsets=True", stripping)
-
-
 def byte_ids(ids: Mapping[str, int], letters: Mapping[int, str]) -> list[int]:
     """Returns the id of each of the 256 bytes."""
     missing = [letter for letter in letters.values() if letter not in ids]
     if missing:
-        raise ValueError(
+        raise json_files.RefusedError(
             "A byte-level vocabulary has a token for each of the 256 bytes, so that "
             "every text has ids. Give the vocabulary of a byte-level tokenizer. "
             f"Received: a vocabulary without {missing[:5]}"

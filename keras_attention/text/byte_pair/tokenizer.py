@@ -1,6 +1,5 @@
 """Byte-level BPE as TensorFlow operations: from strings to ids of GPT-2 and others."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -11,12 +10,8 @@ from keras_attention import untrusted
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_pair import files
-from keras_attention.text.byte_pair.merges import ByteMerges, byte_characters
-from keras_attention.text.byte_pair.words import (
-    ByteSplitter,
-    check_pattern,
-)
-from keras_attention.text.patterns import GPT2_PATTERN
+from keras_attention.text.patterns import GPT2_PATTERN, byte_characters
+from keras_attention.text.pipeline.pipeline import Pipeline
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -67,7 +62,7 @@ class BytePairTokenizer(Tokenizer):
         `[B, T]`, where T is the length of the longest row.
 
     Example:
-    >>> from keras_attention.text.byte_pair.merges import byte_characters
+    >>> from keras_attention.text.patterns import byte_characters
     >>> letters = [*byte_characters().values()]
     >>> merges = [("t", "h"), ("th", "e"), ("Ġ", "the")]
     >>> tokens = [*letters, "th", "the", "Ġthe"]
@@ -97,7 +92,6 @@ class BytePairTokenizer(Tokenizer):
     ) -> None:
         self._vocabulary = tuple(vocabulary)
         self._ids = arguments.token_ids(self._vocabulary)
-        check_pattern(pattern)
         files.check_normalization(normalization)
         self._special_tokens = {
             role: token
@@ -108,7 +102,6 @@ class BytePairTokenizer(Tokenizer):
         if added_tokens is None:
             added_tokens = list(dict.fromkeys(self._special_tokens.values()))
         self._added = files.added_tokens(added_tokens, self._ids)
-        files.check_offsets(trim_offsets, self._added)
         template = {part: list((template or {}).get(part, ())) for part in _PARTS}
         start, middle, end = (
             [self.token_to_id(token) for token in template[part]] for part in _PARTS
@@ -138,26 +131,9 @@ class BytePairTokenizer(Tokenizer):
             "truncation_side": truncation_side,
             "truncation": truncation,
         }
-        self._build(merges)
-
-    def _build(self, merges: Sequence[Sequence[str]]) -> None:
-        letters = byte_characters()
-        ids = files.byte_ids(self._ids, letters)
-        triples = files.merge_ids(merges, self._ids)
-        self._splitter = ByteSplitter(
-            self._config["pattern"],
-            self._config["add_prefix_space"],
-            {
-                token: (settings["lstrip"], settings["rstrip"])
-                for token, settings in self._added.items()
-            },
-            self._config["normalization"],
-        )
-        codes = {letter: byte for byte, letter in letters.items()}
-        self._bytes = [_to_bytes(token, codes) for token in self._vocabulary]
-        self._merge = ByteMerges(ids, triples, self.vocabulary_size)
-        if self._config["ignore_merges"]:
-            self._merge.set_whole_words(self._bytes)
+        files.byte_ids(self._ids, byte_characters())
+        files.merge_ids(merges, self._ids)
+        self._pipeline = Pipeline(self.to_tokenizer_json())
 
     @classmethod
     def from_files(
@@ -205,69 +181,7 @@ class BytePairTokenizer(Tokenizer):
             return cls(**options)
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
-        words = self._splitter(texts)
-        is_added = words.added >= 0  # [W]
-        text = tf.where(is_added, "", words.strings)
-        unique, number = tf.unique(text)
-        rows: Any = self._merge(unique)  # [U, None]
-        if self._added:
-            ids = [self._ids[token] for token in self._splitter.added]
-            added = tf.gather(tf.constant(ids, tf.int32), tf.maximum(words.added, 0))
-            lengths = tf.gather(rows.row_lengths(), number)
-            lengths = tf.where(is_added, tf.ones_like(lengths), lengths)
-            begins = tf.gather(rows.row_starts(), number)
-            begins = tf.where(is_added, tf.size(rows.values, tf.int64), begins)
-            pool = tf.concat([rows.values, [0]], 0)
-            index = tf.ragged.range(begins, begins + lengths)
-            values = tf.gather(pool, index.values)
-            splits = index.row_splits
-            where = tf.where(is_added)[:, 0]
-            values = tf.tensor_scatter_nd_update(
-                values, tf.gather(splits, where)[:, None], tf.gather(added, where)
-            )
-        else:
-            gathered: Any = tf.gather(rows, number)
-            values, splits = gathered.values, gathered.row_splits
-        row_splits = tf.gather(splits, words.row_splits)
-        extras = self._offsets(words, values, splits) if with_offsets else {}
-        return framing.Pieces(values, row_splits, extras)
-
-    def _offsets(self, words: Any, ids: Any, splits: Any) -> dict[str, tf.Tensor]:
-        """Returns the characters from which the bytes of each token come."""
-        codes = words.codes
-        size = 1 + sum(tf.cast(codes >= least, tf.int64) for least in _BYTES_FROM)
-        size = tf.where(codes >= 0x110000, tf.constant(1, tf.int64), size)
-        byte_starts = tf.cumsum(size, exclusive=True)
-        lengths = tf.gather(tf.constant([*map(len, self._bytes)], tf.int64), ids)
-        if self._added:
-            where = tf.where(words.added >= 0)[:, 0]
-            lengths = tf.tensor_scatter_nd_update(
-                lengths,
-                tf.gather(splits, where)[:, None],
-                tf.ones_like(where),
-            )
-        stops = tf.cumsum(lengths)
-        first = tf.searchsorted(byte_starts, stops - lengths, side="right") - 1
-        last = tf.searchsorted(byte_starts, stops - 1, side="right") - 1
-        starts = tf.cast(tf.gather(words.starts, first), tf.int32)
-        ends = tf.cast(tf.gather(words.ends, last), tf.int32)
-        if self._config["trim_offsets"]:
-            starts, ends = self._trim(ids, starts, ends)
-        return {"starts": starts, "ends": ends}
-
-    def _trim(self, ids: Any, starts: Any, ends: Any) -> tuple[Any, Any]:
-        """Trims offsets exactly as the `ByteLevel` post-processor does."""
-        blank = byte_characters()[ord(" ")]
-        spaces = [token.replace(blank, " ") for token in self._vocabulary]
-        leading = [len(token) - len(token.lstrip()) for token in spaces]
-        trailing = [len(token) - len(token.rstrip()) for token in spaces]
-        leading = tf.gather(tf.constant(leading), ids)
-        trailing = tf.gather(tf.constant(trailing), ids)
-        if self._config["add_prefix_space"]:
-            leading = tf.where((starts == 0) & (leading == 1), 0, leading)
-        starts = tf.minimum(starts + leading, ends)
-        ends = tf.where(ends >= trailing, tf.maximum(ends - trailing, starts), ends)
-        return starts, ends
+        return self._pipeline(texts, with_offsets)
 
     def detokenize(self, ids: Any, skip_special_tokens: bool = True) -> tf.Tensor:
         """Returns the texts `[B]` of ids `[B, T]`, the inverse of `tokenize`.
@@ -278,13 +192,7 @@ class BytePairTokenizer(Tokenizer):
             ids: The token ids, integers `[B, T]`, dense or ragged.
             skip_special_tokens: bool. Whether to omit the special tokens.
         """
-        rows = arguments.id_rows(ids)
-        if skip_special_tokens:
-            special = {t for t, settings in self._added.items() if settings["special"]}
-            is_plain = [token not in special for token in self._vocabulary]
-            rows = tf.ragged.boolean_mask(rows, tf.gather(tf.constant(is_plain), rows))
-        joined = tf.strings.reduce_join(tf.gather(self._byte_strings, rows), axis=1)
-        return tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", errors="replace")
+        return self._pipeline.detokenize(ids, skip_special_tokens)
 
     def to_tokenizer_json(self) -> dict[str, Any]:
         """Returns the content of a `tokenizer.json` for Hugging Face's `tokenizers`."""
@@ -298,18 +206,5 @@ class BytePairTokenizer(Tokenizer):
             json_files.SETTINGS_FILE: settings,
         }
 
-    @functools.cached_property
-    def _byte_strings(self) -> tf.Tensor:
-        with tf.init_scope():
-            return tf.constant(self._bytes, tf.string)
-
 
 _PARTS = ("start", "middle", "end")
-_BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
-
-
-def _to_bytes(token: str, codes: Mapping[str, int]) -> bytes:
-    """Returns the bytes that a token represents; an added token represents its text."""
-    if all(letter in codes for letter in token):
-        return bytes(codes[letter] for letter in token)
-    return token.encode()

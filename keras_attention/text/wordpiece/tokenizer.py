@@ -11,14 +11,12 @@ from keras_attention import untrusted
 from keras_attention.text import arguments, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.wordpiece import files
-from keras_attention.text.wordpiece.words import BertWords
+from keras_attention.text.wordpiece.words import BertWords, fast_wordpiece
 
 # The files of the tensorflow_text wheel that register the operations used here. A
 # program that opens a SavedModel with this tokenizer and does not import
 # tensorflow_text must load them first (C: TF_LoadLibrary; TF Serving: a custom build).
 OP_LIBRARIES = ("_fast_wordpiece_tokenizer.so",)
-
-_MOST_BYTES_PER_WORD = 2**31 - 1  # the limit in characters is applied before
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -133,7 +131,7 @@ class WordPieceTokenizer(Tokenizer):
             clean_text=clean_text,
             added_tokens=arguments.added_tokens(added_tokens, self._ids),
         )
-        self._wordpiece = _fast_wordpiece(
+        self._wordpiece = fast_wordpiece(
             self._vocabulary, continuing_subword_prefix, self._special_tokens["unk"]
         )
 
@@ -269,22 +267,3 @@ class WordPieceTokenizer(Tokenizer):
 
 
 _BYTES_FROM = (0x80, 0x800, 0x10000)  # from here on UTF-8 takes 2, 3, 4 bytes
-
-
-def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:
-    """Returns the operation that splits words; it holds the vocabulary."""
-    try:
-        with tf.init_scope():
-            return arguments.tensorflow_text().FastWordpieceTokenizer(
-                list(vocabulary),
-                suffix_indicator=prefix,
-                max_bytes_per_word=_MOST_BYTES_PER_WORD,
-                token_out_type=tf.int32,
-                unknown_token=unknown,
-                no_pretokenization=True,
-            )
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"tensorflow_text cannot hold this vocabulary: {error} Change the token "
-            f"that it names. Received: {len(vocabulary)} tokens"
-        ) from error

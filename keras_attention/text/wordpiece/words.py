@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import unicode_sets
+from keras_attention.text import arguments, unicode_sets
 
 # The kinds of code points. The word splitter sees those from _SPACE on.
 _DROP, _DROP_STARTER, _SPACE, _ALONE, _LETTER, _SEVERAL = range(6)
@@ -29,6 +29,7 @@ _PAGE = 1 << _PAGE_BITS
 # Added tokens found in the text are replaced by code points from here on, which no
 # text contains.
 _FIRST_ADDED = unicode_sets.NUM_CODE_POINTS
+_MOST_BYTES_PER_WORD = 2**31 - 1  # the limit in characters is applied before
 
 
 class Words(NamedTuple):
@@ -343,3 +344,22 @@ def _targets(lowercase: bool, strip_accents: bool) -> dict[int, tuple[int, ...]]
             new for letter in letters for new in lower.get(letter, (letter,))
         )
     return {**lower, **targets}
+
+
+def fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:
+    """Returns the operation that splits words; it holds the vocabulary."""
+    try:
+        with tf.init_scope():
+            return arguments.tensorflow_text().FastWordpieceTokenizer(
+                list(vocabulary),
+                suffix_indicator=prefix,
+                max_bytes_per_word=_MOST_BYTES_PER_WORD,
+                token_out_type=tf.int32,
+                unknown_token=unknown,
+                no_pretokenization=True,
+            )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"tensorflow_text cannot hold this vocabulary: {error} Change the token "
+            f"that it names. Received: {len(vocabulary)} tokens"
+        ) from error

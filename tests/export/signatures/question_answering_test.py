@@ -29,7 +29,7 @@ QUESTIONS = ["Who was tired?", "", "animal street cross the street because it"]
 
 
 def byte_pair():
-    from keras_attention.text.byte_pair.merges import byte_characters
+    from keras_attention.text.patterns import byte_characters
 
     pieces = [*byte_characters().values(), "Ġt", "ir", "<pad>", "<s>", "</s>"]
     merges = [("Ġ", "t"), ("i", "r")]

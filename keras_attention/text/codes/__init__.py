@@ -1,0 +1,1 @@
+"""Texts as code points: tables, tries, patterns and normal forms."""
