@@ -92,6 +92,7 @@ WIDE_CONSTRUCTORS = {
     "GPTDecoder": (18, _FLAT),
     "Seq2SeqTransformer": (18, _FLAT),
     "T5EncoderDecoder": (15, _FLAT),
+    "T5Encoder": (12, _FLAT),
     "VisionTransformer": (12, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),

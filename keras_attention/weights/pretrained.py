@@ -107,7 +107,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     if isinstance(model, SentenceEncoder):
         backbone = model.encoder
     elif head is not None:
-        backbone = model.backbone
+        backbone = families.bare(model.backbone)
     family = families.family_of_model(backbone)
     if family is None:
         raise ValueError(

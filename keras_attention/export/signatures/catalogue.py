@@ -22,7 +22,9 @@ from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.models.seq2seq import Seq2SeqTransformer
+from keras_attention.models.seq2seq_features import Seq2SeqFeatures
 from keras_attention.models.t5 import T5EncoderDecoder
+from keras_attention.models.t5_encoder import T5Encoder
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks.causal_lm import CausalLM
 from keras_attention.tasks.common import probabilities
@@ -110,11 +112,12 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     ]
 
 
-def _bert_encoder(model: BertEncoder) -> list[Signature]:
+def _encoder(model: BertEncoder | T5Encoder | Seq2SeqFeatures) -> list[Signature]:
     outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
-    if model.pooler is not None:
+    if getattr(model, "pooler", None) is not None:
         outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
-    return _from_ids(model, outputs, segments=model.num_segments > 0)
+    segments = getattr(model, "num_segments", 0) > 0
+    return _from_ids(model, outputs, segments=segments)
 
 
 def _text_classifier(model: TextClassifier) -> list[Signature]:
@@ -188,6 +191,9 @@ def _with_text(
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
     outputs = {"logits": TensorInfo("float32", (*SEQUENCE, model.vocabulary_size))}
+    if model.head is None:
+        shape = (*SEQUENCE, model.hidden_dim)
+        outputs = {"sequence_output": TensorInfo("float32", shape)}
     return _from_ids(model, outputs, segments=False)
 
 
@@ -285,7 +291,9 @@ CATALOGUE = {
     NextSentence: _next_sentence,
     QuestionAnswerer: _question_answerer,
     SentenceEncoder: _sentence_encoder,
-    BertEncoder: _bert_encoder,
+    BertEncoder: _encoder,
+    T5Encoder: _encoder,
+    Seq2SeqFeatures: _encoder,
     CausalLM: _causal_lm,
     GPTDecoder: _gpt_decoder,
     VisionTransformer: _vision_transformer,
