@@ -96,6 +96,7 @@ WIDE_CONSTRUCTORS = {
     "VisionTransformer": (12, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
+    "Seq2SeqLM": (9, "its ids of tokens, and the settings of a checkpoint"),
     "DevelopmentServer": (11, "one keyword per option of the command `serve`"),
 }
 

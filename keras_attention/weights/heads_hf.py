@@ -19,7 +19,7 @@ from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
 from keras_attention.tasks.text_scorer import TextScorer
 from keras_attention.tasks.token_classifier import TokenClassifier
-from keras_attention.weights import classifiers_hf, configs, families
+from keras_attention.weights import classifiers_hf, configs, families, generation_hf
 from keras_attention.weights.parts_hf import linear
 from keras_attention.weights.rules import SAME, Rule
 
@@ -128,16 +128,29 @@ _TOKENS: dict[str, dict[str, int]] = {
 }
 
 
+def _defaults(config):
+    entries = config.get("generation", {})
+    ends = config.get("eos_token_id")
+    return generation_hf.defaults_of({**entries, "eos_token_id": ends})
+
+
+def _causal_lm(backbone, tokenizer, config, names):
+    return CausalLM(backbone, tokenizer, defaults=_defaults(config))
+
+
 def _seq2seq_lm(backbone, tokenizer, config, names):
     config = {**_TOKENS.get(config["model_type"], {}), **config}
     ends = config.get("eos_token_id")
     words = config.get("bad_words_ids") or []
-    if any(len(word) != 1 for word in words):
-        raise ValueError(
-            "config.json must not have bad_words_ids of several tokens; remove them "
-            "and pass them as `GenerationSettings(bad_words=…)`. "
-            f"Received: bad_words_ids={words}"
-        )
+    single = [word[0] for word in words if len(word) == 1]
+    defaults = _defaults(config)
+    # Tokens that no answer has, with any settings: Marian's padding.
+    longer = [word for word in words if len(word) > 1]
+    if longer:
+        defaults["bad_words"] = longer
+    else:
+        defaults.pop("bad_words", None)
+    single += defaults.pop("suppress_tokens", [])
     return Seq2SeqLM(
         backbone,
         tokenizer,
@@ -145,7 +158,8 @@ def _seq2seq_lm(backbone, tokenizer, config, names):
         end_token_id=ends[0] if isinstance(ends, list) else ends,
         forced_first_token=config.get("forced_bos_token_id"),
         forced_last_token=config.get("forced_eos_token_id"),
-        suppress_tokens=[token for (token,) in words],
+        suppress_tokens=single,
+        defaults=defaults,
     )
 
 
@@ -169,6 +183,24 @@ def _seq2seq_lm_config(model):
     return {**entries, "architectures": [families.stem(architecture) + kind]}
 
 
+def generation_config_of(model: Any) -> dict[str, Any]:
+    """Returns the generation_config.json of a task; empty for one that writes none.
+
+    Args:
+        model: A task model.
+    """
+    if isinstance(model, CausalLM):
+        return generation_hf.entries_of(model)
+    if not isinstance(model, Seq2SeqLM):
+        return {}
+    entries = {**_seq2seq_lm_config(model), **generation_hf.entries_of(model)}
+    words = entries.get("bad_words_ids") or []
+    single = [[token] for token in model.suppress_tokens]
+    entries["bad_words_ids"] = [*single, *(w for w in words if w not in single)] or None
+    del entries["architectures"]
+    return {name: value for name, value in entries.items() if value is not None}
+
+
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda model: isinstance(model, kind)
 
@@ -179,7 +211,7 @@ def _last(name: str) -> Callable[[Any], Iterator[Rule]]:
 
 _CAUSAL_LM = {
     "task": "causal_lm",
-    "build": lambda backbone, tokenizer, config, names: CausalLM(backbone, tokenizer),
+    "build": _causal_lm,
     "matches": _is(CausalLM),
     "rules": lambda model: iter(()),
     "config_of": lambda model: {},
