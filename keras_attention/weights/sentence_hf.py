@@ -297,7 +297,10 @@ def files_of(model: SentenceEncoder) -> dict[str, Any]:
     ]
     poolings = [model.pooling] if isinstance(model.pooling, str) else model.pooling
     size = model.encoder.hidden_dim
-    flags = {entry: OURS[mode] in poolings for entry, mode in POOLINGS.items()}
+    theirs = [mode for name in poolings for mode in OURS if OURS[mode] == name]
+    modes: dict[str, Any] = {"pooling_mode": theirs}
+    if theirs == [mode for mode in POOLINGS.values() if mode in theirs]:
+        modes = {entry: mode in theirs for entry, mode in POOLINGS.items()}
     inverse = {ours: path for path, ours in ACTIVATIONS.items()}
     found: dict[str, Any] = {
         MODULES: modules,
@@ -312,7 +315,7 @@ def files_of(model: SentenceEncoder) -> dict[str, Any]:
         },
         f"{places[1]}/config.json": {
             "word_embedding_dimension": size,
-            **flags,
+            **modes,
             "include_prompt": model.include_prompt,
         },
     }

@@ -80,7 +80,8 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     limits = _limits(model.encoder, segments=False)
     size = model.encoder.hidden_dim
     tokens = {"sequence_output": TensorInfo("float32", (*SEQUENCE, size))}
-    embedding = {"sentence_embedding": TensorInfo("float32", ("batch", size))}
+    shape = ("batch", model.embedding_dim)
+    embedding = {"sentence_embedding": TensorInfo("float32", shape)}
     maps = _maps_outputs(model.encoder)
 
     def embed(**ids):
@@ -104,10 +105,22 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     if model.tokenizer is None:
         return signatures
     embed_ids, encode_ids, attention_ids = signatures
+    prompt = model.prompt_of(model.default_prompt_name)
+    if prompt and not model.include_prompt:
+        raise ValueError(
+            "A signature from text cannot leave the default prompt out of the pooling. "
+            "Export the signatures from ids, of a model with tokenizer=None; or use "
+            "no default prompt. Received: include_prompt=False, "
+            f"default_prompt_name={model.default_prompt_name!r}"
+        )
+
+    def tokenizer(texts, texts_pair=None):
+        return model.tokenizer(prompt + texts if prompt else texts, texts_pair)
+
     return [
-        from_text("serving_default", embed_ids, model.tokenizer, tokens=False),
-        from_text("encode_text", encode_ids, model.tokenizer),
-        from_text("attention_text", attention_ids, model.tokenizer),
+        from_text("serving_default", embed_ids, tokenizer, tokens=False),
+        from_text("encode_text", encode_ids, tokenizer),
+        from_text("attention_text", attention_ids, tokenizer),
         *signatures,
     ]
 

@@ -171,7 +171,8 @@ def test_a_classifier_that_transformers_cannot_compute_is_not_written(tmp_path):
 
 def test_a_backbone_with_a_new_head(tmp_path):
     reference = random_model("Bert", "Model", **SIZES)
-    model = loaded(reference, tmp_path / "theirs", task="text_classifier")
+    with pytest.warns(UserWarning, match="no SequenceClassification head.*train it"):
+        model = loaded(reference, tmp_path / "theirs", task="text_classifier")
     assert model.labels == ("LABEL_0", "LABEL_1")
     assert tuple(model(inputs_of(None)).shape) == (3, 2)
 
