@@ -92,7 +92,9 @@ from keras_attention.models.recurrent_seq2seq import (
     RecurrentSeq2Seq as RecurrentSeq2Seq,
 )
 from keras_attention.models.seq2seq import Seq2SeqTransformer as Seq2SeqTransformer
+from keras_attention.models.seq2seq_features import Seq2SeqFeatures as Seq2SeqFeatures
 from keras_attention.models.t5 import T5EncoderDecoder as T5EncoderDecoder
+from keras_attention.models.t5_encoder import T5Encoder as T5Encoder
 from keras_attention.models.vit import VisionTransformer as VisionTransformer
 from keras_attention.ops import masks as masks
 from keras_attention.ops.caches.fixed import FixedKVCache as FixedKVCache

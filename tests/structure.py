@@ -93,9 +93,11 @@ WIDE_CONSTRUCTORS = {
     "GPTDecoder": (18, _FLAT),
     "Seq2SeqTransformer": (18, _FLAT),
     "T5EncoderDecoder": (15, _FLAT),
+    "T5Encoder": (12, _FLAT),
     "VisionTransformer": (12, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
+    "Seq2SeqLM": (9, "its ids of tokens, and the settings of a checkpoint"),
     "DevelopmentServer": (11, "one keyword per option of the command `serve`"),
 }
 

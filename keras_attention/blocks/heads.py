@@ -64,6 +64,7 @@ class ClassificationHead(keras.layers.Layer):
         hidden_activation: The activation of a hidden layer that is as wide as the
             input; there is no hidden layer when `None`.
         dropout: Rate of dropout before the last linear map.
+        use_bias: Whether the last linear map has a bias.
         kernel_initializer: The initializer of the matrices.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
@@ -81,11 +82,13 @@ class ClassificationHead(keras.layers.Layer):
         *,
         hidden_activation: Any = None,
         dropout: float = 0.0,
+        use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.use_bias = use_bias
         self.hidden_activation = hidden_activation
         self.dropout_rate = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -95,19 +98,20 @@ class ClassificationHead(keras.layers.Layer):
         self.hidden = None
         if self.hidden_activation is not None:
             self.hidden = self._projection(
-                features_shape[-1], get_activation(self.hidden_activation), "hidden"
+                features_shape[-1], "hidden", get_activation(self.hidden_activation)
             )
             self.hidden.build(features_shape)
         self.output_projection = self._projection(
-            self.num_classes, None, "output_projection"
+            self.num_classes, "output_projection", use_bias=self.use_bias
         )
         self.output_projection.build(features_shape)
         self.built = True
 
-    def _projection(self, size, activation, name):
+    def _projection(self, size, name, activation=None, use_bias=True):
         return Projection(
             (size,),
             activation=activation,
+            use_bias=use_bias,
             kernel_initializer=fresh_initializer(self.kernel_initializer),
             name=name,
             dtype=self.dtype_policy,
@@ -125,6 +129,7 @@ class ClassificationHead(keras.layers.Layer):
             "num_classes": self.num_classes,
             "hidden_activation": self.hidden_activation,
             "dropout": self.dropout_rate,
+            "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 

@@ -26,6 +26,7 @@ __all__ = [
     "ForcedLastToken",
     "FrequencyPenalty",
     "History",
+    "LogSoftmax",
     "LogitBias",
     "MinNewTokens",
     "MinP",
@@ -159,6 +160,14 @@ class LogitBias:
             for key, value in self.bias.items()
         }
         return logits + _sequence_bias(bias, history, logits)
+
+
+@dataclass(frozen=True)
+class LogSoftmax:
+    """Makes log-probabilities of logits, whose probabilities have the sum 1."""
+
+    def __call__(self, history: History, logits: Any) -> Any:
+        return ops.log_softmax(logits, axis=-1)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class GenerationSettings:
             an earlier group that chose it in the same step.
         length_penalty: The exponent of the length by which beam scores are divided.
         early_stopping: `True`, `False` or `"never"`, as in Hugging Face.
+        renormalize_logits: Whether beam search makes probabilities of the sum 1 again
+            after the processors.
         penalty_alpha: The weight, from 0 to 1, that contrastive search gives to the
             similarity of a token's vector with those before, against its probability,
             among the `top_k` most likely tokens.
@@ -89,6 +91,7 @@ class GenerationSettings:
     diversity_penalty: float = 0.0
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    renormalize_logits: bool = False
     penalty_alpha: float | None = None
     seed: int = 0
 
@@ -224,7 +227,8 @@ class GenerationSettings:
             (len(self.suppress_tokens), lambda: p.SuppressTokens(self.suppress_tokens)),
         ]
         chain = [make() for is_wanted, make in wanted if is_wanted]
-        return [*chain, *self.processors, *self._filters()]
+        last = [p.LogSoftmax()] if self.renormalize_logits else []
+        return [*chain, *self.processors, *self._filters(), *last]
 
     def _filters(self):
         if not self.do_sample:

@@ -131,15 +131,16 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
             name="token_embedding",
             dtype=self.dtype_policy,
         )
-        self.encoder_position = self._position("encoder")
-        self.decoder_position = self._position("decoder")
+        self.encoder_position = relative_position(self, "encoder")
+        self.decoder_position = relative_position(self, "decoder")
         self.encoder_blocks = [
-            EncoderBlock(**self._parts("encoder", index)) for index in range(num_layers)
+            EncoderBlock(**parts_of_block(self, "encoder", index))
+            for index in range(num_layers)
         ]
         self.decoder_blocks = [
             DecoderBlock(
-                cross_attention=self._attention("cross_attention", None),
-                **self._parts("decoder", index),
+                cross_attention=_attention(self, "cross_attention", None),
+                **parts_of_block(self, "decoder", index),
             )
             for index in range(self.num_decoder_layers)
         ]
@@ -152,51 +153,6 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
         )
         self.outer_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self.build()
-
-    def _position(self, side):
-        return RelativePositionBias(
-            self.num_buckets,
-            self.max_distance,
-            bidirectional=side == "encoder",
-            initializer=initializer(),
-            name=f"{side}_relative_position",
-            dtype=self.dtype_policy,
-        )
-
-    def _attention(self, name, position):
-        return MultiHeadAttention(
-            self.num_heads,
-            self.head_dim,
-            position=position,
-            scale=1.0,
-            use_bias=False,
-            dropout=self.dropout,
-            kernel_initializer=initializer(),
-            name=name,
-            dtype=self.dtype_policy,
-        )
-
-    def _parts(self, side, index):
-        position = getattr(self, f"{side}_position")
-        return {
-            "attention": self._attention("attention", position),
-            "feed_forward": FeedForward(
-                self.intermediate_dim,
-                self.activation,
-                gated=self.gated,
-                use_bias=False,
-                dropout=self.dropout,
-                kernel_initializer=initializer(),
-                name="feed_forward",
-                dtype=self.dtype_policy,
-            ),
-            "norm": "pre",
-            "normalization": "rms",
-            "epsilon": self.layer_norm_epsilon,
-            "dropout": self.dropout,
-            "name": f"{side}_block_{index}",
-            "dtype": self.dtype_policy,
-        }
 
     def build(self, input_shape=None):
         shape = (None, None, self.hidden_dim)
@@ -249,3 +205,64 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
             "layer_norm_epsilon",
         )
         return {**base_config(self), **{name: getattr(self, name) for name in names}}
+
+
+def relative_position(model: Any, side: str) -> RelativePositionBias:
+    """Returns the table of relative positions that the blocks of a side share.
+
+    Args:
+        model: A model with T5's attributes.
+        side: `"encoder"` or `"decoder"`.
+    """
+    return RelativePositionBias(
+        model.num_buckets,
+        model.max_distance,
+        bidirectional=side == "encoder",
+        initializer=initializer(),
+        name=f"{side}_relative_position",
+        dtype=model.dtype_policy,
+    )
+
+
+def parts_of_block(model: Any, side: str, index: int) -> dict[str, Any]:
+    """Returns the arguments of a block of T5 that both sides have.
+
+    Args:
+        model: A model with T5's attributes and `{side}_position`.
+        side: `"encoder"` or `"decoder"`.
+        index: The number of the block.
+    """
+    position = getattr(model, f"{side}_position")
+    return {
+        "attention": _attention(model, "attention", position),
+        "feed_forward": FeedForward(
+            model.intermediate_dim,
+            model.activation,
+            gated=model.gated,
+            use_bias=False,
+            dropout=model.dropout,
+            kernel_initializer=initializer(),
+            name="feed_forward",
+            dtype=model.dtype_policy,
+        ),
+        "norm": "pre",
+        "normalization": "rms",
+        "epsilon": model.layer_norm_epsilon,
+        "dropout": model.dropout,
+        "name": f"{side}_block_{index}",
+        "dtype": model.dtype_policy,
+    }
+
+
+def _attention(model: Any, name: str, position: Any) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        model.num_heads,
+        model.head_dim,
+        position=position,
+        scale=1.0,
+        use_bias=False,
+        dropout=model.dropout,
+        kernel_initializer=initializer(),
+        name=name,
+        dtype=model.dtype_policy,
+    )

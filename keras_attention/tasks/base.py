@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_attention.blocks.heads import mean_of_tokens
+from keras_attention.blocks.pooling import last_token
 from keras_attention.models.common import initializer
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.tasks.batches import PaddedBatches, padded_rows
@@ -36,8 +37,8 @@ class BackboneTask(keras.Model):
         SETTINGS: The names of its other arguments, for the config. A setting is stored
             in an attribute of the same name.
         pooling: The vector of a row that the head reads: `"pooled"` (the backbone's
-            pooler), `"first"` (the first token's) or `"mean"` (of all tokens); `None`
-            for a head that reads every token's vector.
+            pooler), `"first"` or `"last"` (that token's) or `"mean"` (of all tokens);
+            `None` for a head that reads every token's vector.
 
     Args:
         backbone: A model of this library that returns a dict with `sequence_output`.
@@ -102,7 +103,8 @@ class BackboneTask(keras.Model):
             return sequence[:, 0]  # [B, E]
         mask = inputs.get("padding_mask")
         mask = None if mask is None else ops.cast(mask, "bool")
-        return mean_of_tokens(sequence, mask)  # [B, E]
+        pool = last_token if self.pooling == "last" else mean_of_tokens
+        return pool(sequence, mask)  # [B, E]
 
     def scores(self, logits: Any) -> Any:
         """Returns logits as the probabilities of the classes.

@@ -1,6 +1,5 @@
 """Text generation with a causal decoder."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
+from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
 from keras_attention.tasks.common import cross_entropy, padding_of
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
@@ -37,6 +37,10 @@ class CausalLM(keras.Model):
             `None`. The answers stay the same, with fewer steps of `decoder` (see
             `Speculative`). The draft is not trained here.
         compiled: Whether generation is compiled.
+        defaults: The settings of `generate` and `stream` for calls that pass none: a
+            dict of arguments of `GenerationSettings`, and of `max_length` and
+            `min_length`, which count the prompt too; greedy search when `None`. The
+            `stop_token_ids` end rows for passed settings too that name none.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -67,6 +71,7 @@ class CausalLM(keras.Model):
         *,
         draft: keras.Model | None = None,
         compiled: bool = True,
+        defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -76,6 +81,7 @@ class CausalLM(keras.Model):
         if draft is not None:
             draft.trainable = False
         self.compiled = compiled
+        self.defaults = generation_defaults.checked(defaults)
         self.built = True
         self._generator = None
 
@@ -112,7 +118,7 @@ class CausalLM(keras.Model):
         Args:
             prompts: A list of texts, or of lists of token ids; or ids `[B, T]`, alone
                 or in a dict with a `padding_mask`.
-            settings: The settings of the generation; greedy search when omitted.
+            settings: The settings of the generation; `defaults` when omitted.
             max_new_tokens: The limit that replaces the one of the settings.
             callback: A function that is called after each token with the new ids of
                 each row.
@@ -124,7 +130,7 @@ class CausalLM(keras.Model):
             The new text of each row if the prompts are texts, else its new ids.
         """
         prompts, from_text = rows_of_ids(self, prompts, "prompts")
-        settings = self._settings(settings, max_new_tokens)
+        settings = self._settings(settings, max_new_tokens, map(len, prompts))
         found = generated(self, prompts, settings, callback=callback, verbose=verbose)
         if return_details:
             return found
@@ -143,15 +149,15 @@ class CausalLM(keras.Model):
 
         Args:
             prompt: A text, or a list of token ids.
-            settings: The settings of the generation; greedy search when omitted.
+            settings: The settings of the generation; `defaults` when omitted.
             max_new_tokens: The limit that replaces the one of the settings.
 
         Returns:
             An iterator over pieces of text, which have whole characters only, or over
             ids.
         """
-        settings = self._settings(settings, max_new_tokens)
         (ids,), from_text = rows_of_ids(self, [prompt], "prompts")
+        settings = self._settings(settings, max_new_tokens, [len(ids)])
         yield from streamed(self, ids, settings, as_text=from_text)
 
     def score(
@@ -274,15 +280,11 @@ class CausalLM(keras.Model):
         """Returns the loss for `compile`; padding does not count."""
         return {"loss": cross_entropy(IGNORED)}
 
-    def _settings(self, settings, max_new_tokens):
-        settings = settings or GenerationSettings()
-        changes = {}
-        if max_new_tokens is not None:
-            changes["max_new_tokens"] = max_new_tokens
-        if settings.stop_token_ids is None:
-            end = getattr(self.tokenizer, "eos_token_id", None)
-            changes["stop_token_ids"] = () if end is None else (int(end),)
-        return dataclasses.replace(settings, **changes)
+    def _settings(self, settings, max_new_tokens, lengths=()):
+        end = getattr(self.tokenizer, "eos_token_id", None)
+        return generation_defaults.of_call(
+            self, settings, max_new_tokens, lengths=lengths, end_token_id=end
+        )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -292,6 +294,7 @@ class CausalLM(keras.Model):
             "draft": serialize(self.draft),
             "tokenizer": serialize(self.tokenizer),
             "compiled": self.compiled,
+            "defaults": dict(self.defaults),
         }
 
     @classmethod

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_attention.ops.attend import attention_weights, score_dtype
 
-POOLINGS = ("pooled", "first", "mean")  # see `BackboneTask.pooling`
+POOLINGS = ("pooled", "first", "last", "mean")  # see `BackboneTask.pooling`
 # Inputs that a backbone may take in addition to its ids.
 OPTIONAL_INPUTS = ("segment_ids", "padding_mask")
 

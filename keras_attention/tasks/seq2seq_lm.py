@@ -16,6 +16,7 @@ from keras_attention.layers.base import observing
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.caches.fixed import AmpleKVCache
+from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PairBatches
 from keras_attention.tasks.common import (
     batches_by_length,
@@ -50,6 +51,7 @@ class Seq2SeqLM(keras.Model):
         suppress_tokens: The tokens that no answer has, unless the settings name
             others.
         compiled: Whether generation is compiled.
+        defaults: As in `ka.CausalLM`; the start token counts as the prompt.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -81,6 +83,7 @@ class Seq2SeqLM(keras.Model):
         forced_last_token: int | None = None,
         suppress_tokens: Sequence[int] = (),
         compiled: bool = True,
+        defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -99,6 +102,7 @@ class Seq2SeqLM(keras.Model):
         self.forced_last_token = forced_last_token
         self.suppress_tokens = tuple(suppress_tokens)
         self.compiled = compiled
+        self.defaults = generation_defaults.checked(defaults)
         self.built = True
         self._generator = None
 
@@ -143,7 +147,7 @@ class Seq2SeqLM(keras.Model):
         Args:
             sources: A list of texts, or of lists of token ids; or ids `[B, S]`, alone
                 or in a dict with a `padding_mask`.
-            settings: The settings of the generation; greedy search when omitted.
+            settings: The settings of the generation; `defaults` when omitted.
             max_new_tokens: The limit that replaces the one of the settings.
             prefixes: The token ids that each target begins with; they are not
                 returned.
@@ -157,9 +161,9 @@ class Seq2SeqLM(keras.Model):
             The text of each target if the sources are texts, else its ids.
         """
         rows, from_text = rows_of_ids(self, sources, "sources")
-        settings = self._settings(settings, max_new_tokens)
         prefixes = [()] * len(rows) if prefixes is None else prefixes
         prompts = [[self.start_token_id, *prefix] for prefix in prefixes]
+        settings = self._settings(settings, max_new_tokens, map(len, prompts))
         found = generated(
             self, prompts, settings, callback=callback, verbose=verbose, sources=rows
         )
@@ -180,14 +184,14 @@ class Seq2SeqLM(keras.Model):
 
         Args:
             source: A text, or a list of token ids.
-            settings: The settings of the generation; greedy search when omitted.
+            settings: The settings of the generation; `defaults` when omitted.
             max_new_tokens: The limit that replaces the one of the settings.
 
         Returns:
             An iterator over pieces of text, which have whole characters only, or over
             ids.
         """
-        settings = self._settings(settings, max_new_tokens)
+        settings = self._settings(settings, max_new_tokens, [1])
         (row,), from_text = rows_of_ids(self, [source], "source")
         prompt = [self.start_token_id]
         yield from streamed(self, prompt, settings, as_text=from_text, source=row)
@@ -296,20 +300,14 @@ class Seq2SeqLM(keras.Model):
             label = [*label, self.end_token_id]
         return label
 
-    def _settings(self, settings, max_new_tokens):
-        settings = settings or GenerationSettings()
-        changes: dict[str, Any] = {}
-        if max_new_tokens is not None:
-            changes["max_new_tokens"] = max_new_tokens
-        if settings.stop_token_ids is None:
-            end = self.end_token_id
-            changes["stop_token_ids"] = () if end is None else (int(end),)
-        for name in ("forced_first_token", "forced_last_token"):
-            if getattr(settings, name) is None:
-                changes[name] = getattr(self, name)
+    def _settings(self, settings, max_new_tokens, lengths=(1,)):
+        ends = {"lengths": lengths, "end_token_id": self.end_token_id}
+        settings = generation_defaults.of_call(self, settings, max_new_tokens, **ends)
+        forced = ("forced_first_token", "forced_last_token")
+        names = [name for name in forced if getattr(settings, name) is None]
         if not len(settings.suppress_tokens):
-            changes["suppress_tokens"] = self.suppress_tokens
-        return dataclasses.replace(settings, **changes)
+            names.append("suppress_tokens")
+        return dataclasses.replace(settings, **{n: getattr(self, n) for n in names})
 
     def get_config(self):
         names = (
@@ -319,6 +317,7 @@ class Seq2SeqLM(keras.Model):
             "forced_last_token",
             "suppress_tokens",
             "compiled",
+            "defaults",
         )
         settings = {name: getattr(self, name) for name in names}
         return {**parts_config(self, PARTS), **settings}

@@ -36,11 +36,13 @@ class TextClassifier(BackboneTask):
             exports that take text need it.
         multi_label: Whether a text may have any number of the labels.
         pooling: The vector of the text: `"pooled"` (the backbone's pooler), `"first"`
-            (the first token's) or `"mean"` (of all tokens). By default the pooler, or
-            the first token if there is no pooler.
+            (the first token's), `"last"` (the last token's, for causal decoders) or
+            `"mean"` (of all tokens). By default the pooler, or the first token if
+            there is no pooler.
         hidden_activation: The activation of a hidden layer of the head; no such layer
             when `None`.
         dropout: The dropout rate in the head.
+        use_bias: Whether the head's last linear map has a bias.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -65,7 +67,14 @@ class TextClassifier(BackboneTask):
     (1, 2)
     """
 
-    SETTINGS = ("labels", "multi_label", "pooling", "hidden_activation", "dropout")
+    SETTINGS = (
+        "labels",
+        "multi_label",
+        "pooling",
+        "hidden_activation",
+        "dropout",
+        "use_bias",
+    )
 
     def __init__(
         self,
@@ -77,6 +86,7 @@ class TextClassifier(BackboneTask):
         pooling: str | None = None,
         hidden_activation: Any = None,
         dropout: float = 0.1,
+        use_bias: bool = True,
         **kwargs: Any,
     ):
         super().__init__(backbone, tokenizer, **kwargs)
@@ -84,12 +94,13 @@ class TextClassifier(BackboneTask):
         self.multi_label = multi_label
         self.pooling = pooling_of(pooling, backbone)
         self.hidden_activation = hidden_activation
-        self.dropout = dropout
+        self.dropout, self.use_bias = dropout, use_bias
         self._add_head(
             ClassificationHead,
             len(self.labels),
             hidden_activation=hidden_activation,
             dropout=dropout,
+            use_bias=use_bias,
         )
 
     def scores(self, logits: Any) -> Any:

@@ -43,11 +43,13 @@ class TextScorer(BackboneTask):
             squared error; `"sigmoid"` for scores from 0 to 1, which are trained with
             the binary cross-entropy.
         pooling: The vector of the text: `"pooled"` (the backbone's pooler), `"first"`
-            (the first token's) or `"mean"` (of all tokens). By default the pooler, or
-            the first token if there is no pooler.
+            (the first token's), `"last"` (the last token's, for causal decoders) or
+            `"mean"` (of all tokens). By default the pooler, or the first token if
+            there is no pooler.
         hidden_activation: The activation of a hidden layer of the head; no such layer
             when `None`.
         dropout: The dropout rate in the head.
+        use_bias: Whether the head's last linear map has a bias.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -72,7 +74,13 @@ class TextScorer(BackboneTask):
     (1, 1)
     """
 
-    SETTINGS = ("activation", "pooling", "hidden_activation", "dropout")
+    SETTINGS = (
+        "activation",
+        "pooling",
+        "hidden_activation",
+        "dropout",
+        "use_bias",
+    )
 
     def __init__(
         self,
@@ -83,6 +91,7 @@ class TextScorer(BackboneTask):
         pooling: str | None = None,
         hidden_activation: Any = None,
         dropout: float = 0.1,
+        use_bias: bool = True,
         **kwargs: Any,
     ):
         super().__init__(backbone, tokenizer, **kwargs)
@@ -94,9 +103,13 @@ class TextScorer(BackboneTask):
         self.activation = activation
         self.pooling = pooling_of(pooling, backbone)
         self.hidden_activation = hidden_activation
-        self.dropout = dropout
+        self.dropout, self.use_bias = dropout, use_bias
         self._add_head(
-            ClassificationHead, 1, hidden_activation=hidden_activation, dropout=dropout
+            ClassificationHead,
+            1,
+            hidden_activation=hidden_activation,
+            dropout=dropout,
+            use_bias=use_bias,
         )
 
     def scores(self, logits: Any) -> Any:

@@ -1,5 +1,6 @@
 """Reads entries of a config.json, or refuses them by name. Does not import Keras."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -93,8 +94,10 @@ def head_of(
         names: The names of the tensors.
         tied: Whether the head is tied if a config has no "tie_word_embeddings".
     """
+    architectures = config.get("architectures") or [""]
+    if re.search("For(Sequence|Token)Classification$", architectures[0]):
+        return None
     if config.get("tie_word_embeddings", tied):
         return "tied"
-    architectures = config.get("architectures") or [""]
     causal = architectures[0].endswith(("ForCausalLM", "LMHeadModel"))
     return "own" if causal or "lm_head.weight" in names else None

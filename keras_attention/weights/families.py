@@ -50,6 +50,7 @@ WRITERS = {
     "BertEncoder": ("roberta_hf", "distilbert_hf", "bert_hf"),
     "GPTDecoder": ("gpt2_hf", "llama_hf"),
     "Seq2SeqTransformer": ("bart_hf", "marian_hf"),
+    "T5Encoder": ("t5_hf",),
     "T5EncoderDecoder": ("t5_hf",),
     "VisionTransformer": ("vit_hf",),
 }
@@ -72,14 +73,60 @@ def family_of_config(config: Mapping[str, Any], source: Any) -> ModuleType:
     return _module(MODULES[name])
 
 
+def family_in(model: Any, table: Mapping[str, Any]) -> str:
+    """Returns the key of a table of heads for the family of a task's backbone.
+
+    Args:
+        model: A task model.
+        table: A dict of the first `MODEL_TYPES` of each family to its head.
+    """
+    family = family_of_model(model.backbone)
+    for name in family.MODEL_TYPES if family else ():
+        if name in table:
+            return name
+    raise ValueError(
+        "transformers has no such head on this backbone. Supported families: "
+        f"{', '.join(table)}. Received: {type(model).__name__} on "
+        f"{type(model.backbone).__name__}"
+    )
+
+
+def of_family(config: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
+    """Returns a table's head for the family of a config.json.
+
+    Args:
+        config: The parsed config.json.
+        table: A dict of the first `MODEL_TYPES` of each family to its head.
+    """
+    name = config.get("model_type", "")
+    if name in MODULES:
+        for one in _module(MODULES[name]).MODEL_TYPES:
+            if one in table:
+                return table[one]
+    raise ValueError(
+        f"This family has no such head here. Supported: {', '.join(table)}. "
+        f"Received: model_type={untrusted.show(name)}"
+    )
+
+
 def family_of_model(model: Any) -> ModuleType | None:
     """Returns the family that writes a backbone, or `None` if there is none."""
+    model = bare(model)
     for kind in type(model).__mro__:
         for name in WRITERS.get(kind.__name__, ()):
             module = _module(name)
             if getattr(module, "writes", lambda model: True)(model):
                 return module
     return None
+
+
+def bare(backbone: Any) -> Any:
+    """Returns the backbone that checkpoints hold, of one that a task may wrap.
+
+    Args:
+        backbone: A task's backbone.
+    """
+    return getattr(backbone, "seq2seq", backbone)
 
 
 def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
@@ -93,7 +140,7 @@ def without_prefix(family: ModuleType, names: Iterable[str]) -> dict[str, str]:
 
 def stem(architecture: str) -> str:
     """Returns `"Bert"` for `"BertModel"`, `"BertForMaskedLM"`, `"BertLMHeadModel"`."""
-    return re.sub(r"(For[A-Z]\w*|(LMHead|MT)?Model)$", "", architecture)
+    return re.sub(r"(For[A-Z]\w*|(LMHead|MT|Encoder)?Model)$", "", architecture)
 
 
 def prefixed(family: ModuleType, rule: Rule) -> Rule:

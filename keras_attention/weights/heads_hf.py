@@ -17,9 +17,11 @@ from keras_attention.tasks.next_sentence import NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
+from keras_attention.tasks.text_scorer import TextScorer
 from keras_attention.tasks.token_classifier import TokenClassifier
-from keras_attention.weights import configs, families
-from keras_attention.weights.rules import FLAT, LINEAR, SAME, Rule
+from keras_attention.weights import classifiers_hf, configs, families, generation_hf
+from keras_attention.weights.parts_hf import linear
+from keras_attention.weights.rules import SAME, Rule
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,6 @@ class Head:
     in_backbone: bool = False
 
 
-# Family -> (the hidden layer's activation, its tensors, the last layer's tensors).
-CLASSIFIERS = {
-    "bert": (None, None, "classifier"),
-    "roberta": ("tanh", "classifier.dense", "classifier.out_proj"),
-    "distilbert": ("relu", "pre_classifier", "classifier"),
-}
 # Family -> tensors of the masked-token head: layer, normalization, bias.
 MASKED = {
     "bert": (
@@ -68,129 +64,57 @@ MASKED = {
     "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
 }
+# Family -> tensors of the token classifier.
+TOKEN_CLASSIFIERS = {
+    "bert": "classifier",
+    "roberta": "classifier",
+    "distilbert": "classifier",
+    "gpt2": "classifier",
+    "llama": "score",
+}
 TIED = "a copy of the token table or of its bias"
 
 
-def _labels(config: Mapping[str, Any]) -> list[str]:
-    names = config.get("id2label") or {}
-    number = len(names) or config.get("num_labels", 2)
-    by_id = {int(index): name for index, name in names.items()}
-    return [by_id.get(index, f"LABEL_{index}") for index in range(number)]
-
-
-def _label_config(model: Any) -> dict[str, Any]:
-    return {
-        "id2label": {str(index): name for index, name in enumerate(model.labels)},
-        "label2id": {name: index for index, name in enumerate(model.labels)},
-    }
-
-
-def _dropout(config: Mapping[str, Any]) -> float:
-    entries = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob")
-    rates = [config[name] for name in entries if config.get(name) is not None]
-    return rates[0] if rates else 0.0
-
-
-def _family(model: Any, table: Mapping[str, Any]) -> str:
-    family = families.family_of_model(model.backbone)
-    for name in family.MODEL_TYPES if family else ():
-        if name in table:
-            return name
-    raise ValueError(
-        "transformers has no such head on this backbone. Supported families: "
-        f"{', '.join(table)}. Received: {type(model).__name__} on "
-        f"{type(model.backbone).__name__}"
-    )
-
-
-def _of_family(config: Mapping[str, Any], table: Mapping[str, Any]) -> Any:
-    name = config.get("model_type", "")
-    if name not in table:
-        raise ValueError(
-            f"This family has no such head here. Supported: {', '.join(table)}. "
-            f"Received: model_type={name!r}"
-        )
-    return table[name]
-
-
-def _linear(name: str, projection: Any) -> Iterator[Rule]:
-    yield Rule(f"{name}.weight", projection.kernel, LINEAR)
-    yield Rule(f"{name}.bias", projection.bias, FLAT)
-
-
-def _text_classifier(backbone, tokenizer, config, names):
-    activation, _, _ = _of_family(config, CLASSIFIERS)
-    problem, labels = config.get("problem_type"), _labels(config)
-    one = len(labels) == 1 and problem is None
-    if problem == "regression" or one:
-        raise ValueError(
-            "A model that predicts one number is not a classifier; load it with "
-            "task='backbone'. Supported: 'single_label_classification', "
-            "'multi_label_classification'. "
-            f"Received: problem_type={problem!r}, {len(labels)} labels"
-        )
-    return TextClassifier(
-        backbone,
-        labels,
-        tokenizer,
-        multi_label=problem == "multi_label_classification",
-        pooling="first" if activation else None,
-        hidden_activation=activation,
-        dropout=_dropout(config),
-    )
-
-
-def _text_classifier_rules(model):
-    activation, hidden, last = CLASSIFIERS[_family(model, CLASSIFIERS)]
-    pooling = "first" if activation else "pooled"
-    if (model.hidden_activation, model.pooling) != (activation, pooling):
-        raise ValueError(
-            "transformers computes this family's classifier with "
-            f"pooling={pooling!r}, hidden_activation={activation!r}. Save the model "
-            f"as .keras. Received: pooling={model.pooling!r}, "
-            f"hidden_activation={model.hidden_activation!r}"
-        )
-    if hidden:
-        yield from _linear(hidden, model.head.hidden)
-    yield from _linear(last, model.head.output_projection)
-
-
-def _text_classifier_config(model):
-    single = "single_label_classification"
-    problem = "multi_label_classification" if model.multi_label else single
-    rate = "classifier_dropout"
-    if _family(model, CLASSIFIERS) == "distilbert":
-        rate = "seq_classif_dropout"
-    return {**_label_config(model), "problem_type": problem, rate: model.dropout}
-
-
 def _token_classifier(backbone, tokenizer, config, names):
-    labels, dropout = _labels(config), _dropout(config)
+    families.of_family(config, TOKEN_CLASSIFIERS)
+    labels = classifiers_hf.labels_of(config)
+    dropout = classifiers_hf.dropout_of(config)
     return TokenClassifier(backbone, labels, tokenizer, dropout=dropout)
+
+
+def _token_classifier_rules(model):
+    name = TOKEN_CLASSIFIERS[families.family_in(model, TOKEN_CLASSIFIERS)]
+    return linear(name, model.head.output_projection)
+
+
+def _token_classifier_config(model):
+    entries = classifiers_hf.entries_of_labels(model.labels)
+    return {**entries, "classifier_dropout": model.dropout}
 
 
 def _question_answerer(backbone, tokenizer, config, names):
     dropout = config.get("qa_dropout", 0.0)
+    backbone = classifiers_hf.reader_of(backbone, config)
     return QuestionAnswerer(backbone, tokenizer, dropout=dropout)
 
 
 def _masked_lm(backbone, tokenizer, config, names):
-    _of_family(config, MASKED)
+    form = families.of_family(config, MASKED)
     configs.refuse_others(config, {"tie_word_embeddings": True})
-    activation = "gelu" if config["model_type"] == "roberta" else None
+    activation = "gelu" if form is MASKED["roberta"] else None
     return MaskedLM(backbone, tokenizer, activation=activation)
 
 
 def _masked_lm_rules(model):
-    layer, norm, bias = MASKED[_family(model, MASKED)]
-    yield from _linear(layer, model.head.transform)
+    layer, norm, bias = MASKED[families.family_in(model, MASKED)]
+    yield from linear(layer, model.head.transform)
     yield Rule(f"{norm}.weight", model.head.normalization.gamma, SAME)
     yield Rule(f"{norm}.bias", model.head.normalization.beta, SAME)
     yield Rule(bias, model.head.bias, SAME)
 
 
 def _image_classifier(backbone, tokenizer, config, names):
-    return ImageClassifier(backbone, _labels(config))
+    return ImageClassifier(backbone, classifiers_hf.labels_of(config))
 
 
 # The defaults of transformers for entries that a config lacks.
@@ -204,16 +128,29 @@ _TOKENS: dict[str, dict[str, int]] = {
 }
 
 
+def _defaults(config):
+    entries = config.get("generation", {})
+    ends = config.get("eos_token_id")
+    return generation_hf.defaults_of({**entries, "eos_token_id": ends})
+
+
+def _causal_lm(backbone, tokenizer, config, names):
+    return CausalLM(backbone, tokenizer, defaults=_defaults(config))
+
+
 def _seq2seq_lm(backbone, tokenizer, config, names):
     config = {**_TOKENS.get(config["model_type"], {}), **config}
     ends = config.get("eos_token_id")
     words = config.get("bad_words_ids") or []
-    if any(len(word) != 1 for word in words):
-        raise ValueError(
-            "config.json must not have bad_words_ids of several tokens; remove them "
-            "and pass them as `GenerationSettings(bad_words=…)`. "
-            f"Received: bad_words_ids={words}"
-        )
+    single = [word[0] for word in words if len(word) == 1]
+    defaults = _defaults(config)
+    # Tokens that no answer has, with any settings: Marian's padding.
+    longer = [word for word in words if len(word) > 1]
+    if longer:
+        defaults["bad_words"] = longer
+    else:
+        defaults.pop("bad_words", None)
+    single += defaults.pop("suppress_tokens", [])
     return Seq2SeqLM(
         backbone,
         tokenizer,
@@ -221,7 +158,8 @@ def _seq2seq_lm(backbone, tokenizer, config, names):
         end_token_id=ends[0] if isinstance(ends, list) else ends,
         forced_first_token=config.get("forced_bos_token_id"),
         forced_last_token=config.get("forced_eos_token_id"),
-        suppress_tokens=[token for (token,) in words],
+        suppress_tokens=single,
+        defaults=defaults,
     )
 
 
@@ -245,17 +183,35 @@ def _seq2seq_lm_config(model):
     return {**entries, "architectures": [families.stem(architecture) + kind]}
 
 
+def generation_config_of(model: Any) -> dict[str, Any]:
+    """Returns the generation_config.json of a task; empty for one that writes none.
+
+    Args:
+        model: A task model.
+    """
+    if isinstance(model, CausalLM):
+        return generation_hf.entries_of(model)
+    if not isinstance(model, Seq2SeqLM):
+        return {}
+    entries = {**_seq2seq_lm_config(model), **generation_hf.entries_of(model)}
+    words = entries.get("bad_words_ids") or []
+    single = [[token] for token in model.suppress_tokens]
+    entries["bad_words_ids"] = [*single, *(w for w in words if w not in single)] or None
+    del entries["architectures"]
+    return {name: value for name, value in entries.items() if value is not None}
+
+
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda model: isinstance(model, kind)
 
 
 def _last(name: str) -> Callable[[Any], Iterator[Rule]]:
-    return lambda model: _linear(name, model.head.output_projection)
+    return lambda model: linear(name, model.head.output_projection)
 
 
 _CAUSAL_LM = {
     "task": "causal_lm",
-    "build": lambda backbone, tokenizer, config, names: CausalLM(backbone, tokenizer),
+    "build": _causal_lm,
     "matches": _is(CausalLM),
     "rules": lambda model: iter(()),
     "config_of": lambda model: {},
@@ -292,18 +248,26 @@ HEADS: tuple[Head, ...] = (
     Head(
         "ForSequenceClassification",
         "text_classifier",
-        _text_classifier,
+        classifiers_hf.text_classifier,
         _is(TextClassifier),
-        _text_classifier_rules,
-        _text_classifier_config,
+        classifiers_hf.rules,
+        classifiers_hf.config_of,
+    ),
+    Head(
+        "ForSequenceClassification",
+        "text_scorer",
+        classifiers_hf.text_scorer,
+        _is(TextScorer),
+        classifiers_hf.rules,
+        classifiers_hf.config_of,
     ),
     Head(
         "ForTokenClassification",
         "token_classifier",
         _token_classifier,
         _is(TokenClassifier),
-        _last("classifier"),
-        lambda model: {**_label_config(model), "classifier_dropout": model.dropout},
+        _token_classifier_rules,
+        _token_classifier_config,
     ),
     Head(
         "ForQuestionAnswering",
@@ -311,7 +275,7 @@ HEADS: tuple[Head, ...] = (
         _question_answerer,
         _is(QuestionAnswerer),
         _last("qa_outputs"),
-        lambda model: {"qa_dropout": model.dropout},
+        lambda model: {"qa_dropout": model.dropout, **classifiers_hf.tokens_of(model)},
     ),
     Head("ForMaskedLM", **_MASKED_LM, ignored=_TIED),
     Head(
@@ -337,7 +301,7 @@ HEADS: tuple[Head, ...] = (
         _image_classifier,
         _is(ImageClassifier),
         _last("classifier"),
-        _label_config,
+        lambda model: classifiers_hf.entries_of_labels(model.labels),
     ),
 )
 
@@ -347,7 +311,8 @@ def of_config(config: Mapping[str, Any]) -> Head | None:
     architectures = config.get("architectures") or [""]
     for head in HEADS:
         if architectures[0].endswith(head.suffix):
-            return head
+            is_one = head.task == "text_classifier" and classifiers_hf.is_scorer(config)
+            return of_task("text_scorer") if is_one else head
     return None
 
 

@@ -138,8 +138,9 @@ def _kind(model: GPTDecoder) -> tuple[str, dict[str, Any]]:
         types = [kinds[window is None] for window in windows]
         own = {"use_sliding_window": bool(sizes), "layer_types": types}
         return "qwen2", {**own, "sliding_window": max(sizes, default=None)}
-    if not model.use_bias and len(sizes) == 1 and None not in windows:
-        return "mistral", {"sliding_window": max(sizes)}
+    is_mistral = model.name == "mistral" and not sizes  # one without windows
+    if not model.use_bias and (is_mistral or (len(sizes) == 1 and None not in windows)):
+        return "mistral", {"sliding_window": max(sizes, default=None)}
     attention, mlp = BIASES[1] in model.use_bias, BIASES[2] in model.use_bias
     if sizes or (BIASES[0] in model.use_bias) != attention:
         raise ValueError(

@@ -1,16 +1,17 @@
 """Loads and saves Hugging Face folders: config.json, safetensors, tokenizer files."""
 
 import contextlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_attention import untrusted
 from keras_attention.tasks.sentence_encoder import SentenceEncoder
-from keras_attention.weights import families, header_check, heads_hf
+from keras_attention.weights import families, header_check, heads_hf, sentence_hf
 from keras_attention.weights.hub import local_folder
-from keras_attention.weights.rules import load
-from keras_attention.weights.sentence_hf import sentence_settings
+from keras_attention.weights.rules import Rule, load
 from keras_attention.weights.sources import open_source
 from keras_attention.weights.tokenizers_hf import has_tokenizer, load_tokenizer
 from keras_attention.weights.writing import write_folder
@@ -61,9 +62,11 @@ def from_pretrained(
     ```
     """
     folder = local_folder(folder, revision)
-    source = open_source(folder)
+    sentence = sentence_hf.open_sentence(folder) if task is None else None
+    source = open_source(folder if sentence is None else sentence.folder)
     config, family, stored = source.config, source.family, source.tensors
-    sentence = sentence_settings(folder) if task is None else None
+    if (encoder := sentence_hf.cross_encoder(folder)) is not None:
+        config["sentence_transformers"] = encoder
     head = None
     if sentence is None and task != "backbone":
         head = heads_hf.of_config(config) if task is None else heads_hf.of_task(task)
@@ -72,9 +75,13 @@ def from_pretrained(
     with _policy(dtype):
         model = backbone = family.build(config, names)
         if sentence is not None:
-            tokenizer = load_tokenizer(folder, backbone, sentence["max_length"])
-            settings = {name: sentence[name] for name in ("normalize", "pooling")}
-            model = SentenceEncoder(backbone, tokenizer, **settings)
+            tokenizer = load_tokenizer(
+                sentence.folder,
+                backbone,
+                sentence.max_length,
+                lowercase=sentence.lowercase,
+            )
+            model = SentenceEncoder(backbone, tokenizer, **sentence.arguments)
         elif head is not None:
             there = has_tokenizer(folder)
             tokenizer = load_tokenizer(folder, backbone) if there else None
@@ -83,14 +90,34 @@ def from_pretrained(
     rules, ignored = list(family.rules(backbone)), families.ignored(family, names)
     variables = backbone.weights
     if head is not None:
-        of_head = list(head.rules(model))
+        of_head = [_named(family, rule) for rule in head.rules(model)]
         # A part of a head is an error; with `task`, a file without one gets a new head.
         if task is None or any(rule.tensor in names for rule in of_head):
             rules, variables = rules + of_head, model.weights
             ignored = families.matching({**family.IGNORED, **head.ignored}, names)
+        elif of_head:
+            _tell_new(head, of_head, folder)
+    elif sentence is not None:
+        rules += sentence_hf.rules(model)
+        tensors, variables = {**tensors, **sentence.tensors}, model.weights
     report = load(rules, tensors, variables, ignored=ignored, source=str(folder))
     model.load_report = report
     return model
+
+
+def _named(family: Any, rule: Rule) -> Rule:
+    """Returns the rule of a head with the names that a family has for its tensors."""
+    return getattr(family, "named", lambda rule: rule)(rule)
+
+
+def _tell_new(head: heads_hf.Head, rules: list[Rule], folder: Path) -> None:
+    warnings.warn(
+        f"The files have no {head.suffix.removeprefix('For')} head, so that "
+        f"task={head.task!r} has a new one ({len(rules)} variables drawn at random, "
+        f"such as {rules[0].variables[0].path}): train it before use. "
+        f"Received: {untrusted.clip(folder)}",
+        stacklevel=3,
+    )
 
 
 def save_pretrained(model: keras.Model, folder: str | Path) -> None:
@@ -98,7 +125,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
 
     Args:
         model: A backbone of a supported family, a task with one, or a
-            `SentenceEncoder`, of which only the encoder is written.
+            `SentenceEncoder`, which is written as a folder of sentence-transformers.
         folder: The path of a folder, which must not hold a model.safetensors. Weights
             of more than 5 GB are written to several files.
     """
@@ -107,7 +134,7 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
     if isinstance(model, SentenceEncoder):
         backbone = model.encoder
     elif head is not None:
-        backbone = model.backbone
+        backbone = families.bare(model.backbone)
     family = families.family_of_model(backbone)
     if family is None:
         raise ValueError(
@@ -128,7 +155,13 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
         rules = [families.prefixed(family, rule) for rule in rules]
     if head is not None:
         rules += head.rules(model)
-    write_folder(Path(folder), config, rules, getattr(model, "tokenizer", None))
+    others = {"generation_config.json": heads_hf.generation_config_of(model)}
+    parts: dict[str, list[Rule]] = {}
+    if isinstance(model, SentenceEncoder):
+        others |= sentence_hf.files_of(model)
+        parts = sentence_hf.parts_of(model)
+    tokenizer = getattr(model, "tokenizer", None)
+    write_folder(Path(folder), config, rules, tokenizer, others=others, parts=parts)
 
 
 @contextlib.contextmanager

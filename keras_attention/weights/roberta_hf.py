@@ -15,6 +15,9 @@ ARGUMENTS = {
     if ours != "max_sequence_length"
 }
 
+# The families have one structure, so the name of a model decides how it is written.
+STEMS = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+
 header = bert_hf.header
 rules = bert_hf.rules
 
@@ -42,17 +45,18 @@ def build(config: dict, names: Collection[str]) -> BertEncoder:
         position_offset=offset,
         activation=configs.activation(config, "hidden_act"),
         pooler="pooler.dense.weight" in names,
-        name="roberta",
+        name=config["model_type"],
     )
 
 
 def config_of(model: BertEncoder) -> dict[str, Any]:
     """Returns the config.json of an encoder, the inverse of `build`."""
     offset = model.position_offset or 0
+    kind = model.name if model.name in STEMS else "roberta"
     return {
         **bert_hf.config_of(model),
-        "architectures": ["RobertaModel"],
-        "model_type": "roberta",
+        "architectures": [f"{STEMS[kind]}Model"],
+        "model_type": kind,
         "max_position_embeddings": model.max_sequence_length + offset,
         "pad_token_id": offset - 1,
     }

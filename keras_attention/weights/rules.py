@@ -145,8 +145,21 @@ class LoadReport:
             f"{total} tensors in the checkpoint: {len(self.loaded)} read into "
             f"{len(self.loaded)} variables ({self.num_parameters:,} parameters)"
         )
-        reasons = [f"{name} ({reason})" for name, reason in self.ignored.items()]
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.ignored.items():
+            by_reason.setdefault(reason, []).append(untrusted.clip(name, 80))
+        reasons = [_summary(*each) for each in by_reason.items()]
         return f"{text}, not needed: {', '.join(reasons)}" if reasons else text
+
+
+_NAMED = 3  # the most tensors of one reason that a report names
+
+
+def _summary(reason: str, names: list[str]) -> str:
+    """Returns one line on the tensors that are not needed for one reason."""
+    if len(names) <= _NAMED:
+        return ", ".join(f"{name} ({reason})" for name in names)
+    return f"{len(names)} such as {', '.join(names[:_NAMED])} ({reason})"
 
 
 def load(

@@ -9,6 +9,7 @@ from keras_attention import untrusted
 from keras_attention.weights import config_types, families
 from keras_attention.weights.files import open_tensors, require_file
 
+GENERATION = "generation"  # the entry of a source's config with these settings
 _GENERATION = "generation_config.json"
 _OF_GENERATION = (
     "bad_words_ids",
@@ -56,11 +57,13 @@ def open_source(path: Path) -> Source:
                 return Source(config, form, tf_checkpoint.open_checkpoint(path))
     file = require_file(path, "config.json")
     config = untrusted.read_object(file)
+    found = config
     if (path / _GENERATION).exists():
         # New versions of transformers write the start and end tokens to this file.
         found = untrusted.read_object(path / _GENERATION)
         known = {name: found[name] for name in _OF_GENERATION if name in found}
         config = {**config, **known}
+    config = {**config, GENERATION: found}
     config_types.check(config, file)
     family = families.family_of_config(config, file)
     return Source(config, family, open_tensors(path))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from keras_attention.models.t5 import T5EncoderDecoder
+from keras_attention.models.t5_encoder import T5Encoder
 from keras_attention.weights import configs
 from keras_attention.weights.parts_hf import attention, linear
 from keras_attention.weights.rules import LINEAR, Rule
@@ -31,7 +32,7 @@ ARGUMENTS = {
 }
 
 
-def build(config: dict, names: Collection[str]) -> T5EncoderDecoder:
+def build(config: dict, names: Collection[str]) -> T5EncoderDecoder | T5Encoder:
     """Builds the model of a config.json, with an untied head if there is one."""
     configs.refuse_others(config, {"is_decoder": False})
     # In an old config an untied head means that the head's input is not scaled.
@@ -39,16 +40,26 @@ def build(config: dict, names: Collection[str]) -> T5EncoderDecoder:
     kind = config.get("feed_forward_proj", "relu")
     gate, _, name = kind.rpartition("-")
     configs.refuse_others({"feed_forward_proj": gate}, {"feed_forward_proj": _GATES})
-    return T5EncoderDecoder(
+    both = {
         **configs.take(config, ARGUMENTS),
+        "max_distance": config.get("relative_attention_max_distance", 128),
+        "activation": _activation(kind, name),
+        "gated": gate == "gated",
+    }
+    if _is_encoder(config):
+        return T5Encoder(**both, name="t5")
+    return T5EncoderDecoder(
+        **both,
         num_decoder_layers=config.get("num_decoder_layers"),
-        max_distance=config.get("relative_attention_max_distance", 128),
-        activation=_activation(kind, name),
-        gated=gate == "gated",
         tied_head="lm_head.weight" not in names,
         scale_output=config.get("scale_decoder_outputs", scaled),
         name="t5",
     )
+
+
+def _is_encoder(config: dict) -> bool:
+    architectures = config.get("architectures") or [""]
+    return architectures[0].endswith("EncoderModel")
 
 
 def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
@@ -58,7 +69,8 @@ def header(config: dict) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     layers, shapes = {}, {"shared.weight": (config["vocab_size"], width)}
     gated = config.get("feed_forward_proj", "relu").startswith("gated")
     table = (config["relative_attention_num_buckets"], heads)
-    for side, last in (("encoder", 1), ("decoder", 2)):
+    sides = {"encoder": 1} if _is_encoder(config) else {"encoder": 1, "decoder": 2}
+    for side, last in sides.items():
         count = config.get(f"num_{side}_layers") if side == "decoder" else None
         layers[f"{side}.block."] = count or config["num_layers"]
         block, first = f"{side}.block.{{}}.layer", f"{side}.block.0.layer.0"
@@ -79,7 +91,7 @@ def _activation(kind: str, name: str) -> str:
     return configs.activation(entry, "feed_forward_proj")
 
 
-def config_of(model: T5EncoderDecoder) -> dict[str, Any]:
+def config_of(model: T5EncoderDecoder | T5Encoder) -> dict[str, Any]:
     """Returns the config.json of a model, the inverse of `build`."""
     ours = model.get_config()
     kind = configs.activation_name(model.activation)
@@ -91,32 +103,41 @@ def config_of(model: T5EncoderDecoder) -> dict[str, Any]:
             "the exact one has no name. Save the model as .keras. "
             "Received: activation='gelu', gated=True"
         )
-    return {
-        "architectures": ["T5ForConditionalGeneration"],
+    both = {
         "model_type": "t5",
-        "is_encoder_decoder": True,
         "feed_forward_proj": kind,
-        "num_decoder_layers": model.num_decoder_layers,
         "relative_attention_max_distance": model.max_distance,
-        "tie_word_embeddings": model.tied_head or model.scale_output,
-        "scale_decoder_outputs": model.scale_output,
         "pad_token_id": 0,
         "eos_token_id": 1,
-        "decoder_start_token_id": 0,
         **{theirs: ours[name] for theirs, name in ARGUMENTS.items()},
+    }
+    if isinstance(model, T5Encoder):
+        own = {"is_encoder_decoder": False, "use_cache": False}
+        return {"architectures": ["T5EncoderModel"], **both, **own}
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        **both,
+        "is_encoder_decoder": True,
+        "num_decoder_layers": model.num_decoder_layers,
+        "tie_word_embeddings": model.tied_head or model.scale_output,
+        "scale_decoder_outputs": model.scale_output,
+        "decoder_start_token_id": 0,
     }
 
 
-def rules(model: T5EncoderDecoder) -> Iterator[Rule]:
+def rules(model: T5EncoderDecoder | T5Encoder) -> Iterator[Rule]:
     """Yields a rule for every tensor of the checkpoint and every variable."""
     yield Rule("shared.weight", model.token_embedding.embeddings)
-    for side in ("encoder", "decoder"):
+    alone = isinstance(model, T5Encoder)
+    for side in ("encoder",) if alone else ("encoder", "decoder"):
         name = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         yield Rule(name, getattr(model, f"{side}_position").embeddings)
         norm = getattr(model, f"{side}_normalization")
         yield Rule(f"{side}.final_layer_norm.weight", norm.gamma)
     for index, block in enumerate(model.encoder_blocks):
         yield from _block(f"encoder.block.{index}.layer", block, last=1)
+    if alone:
+        return
     for index, block in enumerate(model.decoder_blocks):
         prefix = f"decoder.block.{index}.layer"
         yield from _block(prefix, block, last=2)

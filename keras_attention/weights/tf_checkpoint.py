@@ -4,7 +4,7 @@ This is the only module of `weights` that imports TensorFlow, which reads the fo
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,8 +130,28 @@ class GoogleBert:
                 name = stem
             else:
                 name = f"{stem}/{'kernel' if last == 'weight' else 'bias'}"
-            layout = _NOT_TRANSPOSED.get(rule.layout.name, lambda layout: layout)
+            layout = _NOT_TRANSPOSED.get(rule.layout.name, _same)
             yield Rule(name, rule.variable, layout(rule.layout))
+
+    @staticmethod
+    def named(rule: Rule) -> Rule:
+        """Returns the rule of a head with Google's name of the tensor, and its axes.
+
+        Args:
+            rule: The rule with Hugging Face's name.
+        """
+        stem, _, last = rule.tensor.replace(".", "/").rpartition("/")
+        if stem == "cls/predictions":
+            return replace(rule, tensor=f"{stem}/output_bias")
+        if stem == "cls/seq_relationship":  # transposed there too
+            name = "output_weights" if last == "weight" else "output_bias"
+            return replace(rule, tensor=f"{stem}/{name}")
+        if stem.endswith("LayerNorm"):
+            name = "gamma" if last == "weight" else "beta"
+            return replace(rule, tensor=f"{stem}/{name}")
+        name = "kernel" if last == "weight" else "bias"
+        layout = _NOT_TRANSPOSED.get(rule.layout.name, _same)(rule.layout)
+        return replace(rule, tensor=f"{stem}/{name}", layout=layout)
 
 
 class OpenAiGpt2:
@@ -183,6 +203,10 @@ class OpenAiGpt2:
                 yield Rule(f"{stem}/b", rule.variable, rule.layout)
             else:
                 yield Rule(f"{stem}/w", rule.variable, _stacked(rule.layout))
+
+
+def _same(layout: Layout) -> Layout:
+    return layout
 
 
 def _not_transposed(layout: Layout) -> Layout:

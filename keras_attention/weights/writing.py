@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from keras_attention.weights.rules import Rule, dump
 
 
 def write_folder(
-    folder: Path, config: dict, rules: list[Rule], tokenizer: Any = None
+    folder: Path,
+    config: dict,
+    rules: list[Rule],
+    tokenizer: Any = None,
+    *,
+    others: Mapping[str, Any] | None = None,
+    parts: Mapping[str, list[Rule]] | None = None,
 ) -> None:
     """Writes all files; the weights come last, and appear only when complete.
 
@@ -20,6 +27,9 @@ def write_folder(
         config: The content of config.json.
         rules: The rules of the model, with the names to write.
         tokenizer: The tokenizer, which is written if it has a method `save`.
+        others: The content of other JSON files by their names; an empty one is not
+            written.
+        parts: The rules of other files of weights by their names.
     """
     for name in (files.WEIGHTS, files.INDEX):
         if (folder / name).exists():
@@ -28,10 +38,16 @@ def write_folder(
                 f"or remove it first. Received: folder={folder}"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", "utf-8")
+    for name, content in {"config.json": config, **(others or {})}.items():
+        if content:
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text + "\n", "utf-8")
     if hasattr(tokenizer, "save"):
         tokenizer.save(folder)
+    for name, own in (parts or {}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        _write(folder / name, own)
     by_name = {rule.tensor: rule for rule in rules}
     sizes = {name: _bytes(rule) for name, rule in by_name.items()}
     shards = files.plan_shards(sizes.items(), files.MAX_SHARD_BYTES)

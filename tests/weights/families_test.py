@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 import keras_attention as ka
-from keras_attention.weights import families, heads_hf, llama2c, tf_checkpoint
+from keras_attention.weights import (
+    classifiers_hf,
+    families,
+    heads_hf,
+    llama2c,
+    tf_checkpoint,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "weights.md").read_text("utf-8")
 
@@ -33,11 +39,37 @@ def test_the_page_lists_every_family_once():
 
 @pytest.mark.parametrize("row", rows_of("family"), ids=lambda row: row[0])
 def test_a_row_of_a_family_is_that_of_the_code(row):
-    (name,), (backbone,), (saved,) = map(quoted, row[1:])
+    (name,), (backbone, *_), (saved,) = map(quoted, row[1:])
     family = families.family_of_config({"model_type": name}, "docs/weights.md")
     assert {name, saved} <= {*family.MODEL_TYPES}
     assert families.MODULES[name] in families.WRITERS[backbone]
     assert hasattr(ka, backbone)
+
+
+TABLES = {
+    "ForSequenceClassification": classifiers_hf.FORMS,
+    "ForTokenClassification": heads_hf.TOKEN_CLASSIFIERS,
+    "ForMaskedLM": heads_hf.MASKED,
+}
+
+
+@pytest.mark.parametrize("row", rows_of("head"), ids=lambda row: row[0])
+def test_a_row_of_a_head_is_that_of_the_code(row):
+    (suffix,), listed = map(quoted, row)
+    table = TABLES[suffix.removeprefix("…")]
+    models = [name for name in families.MODULES if _has(name, table)]
+    assert sorted(listed) == sorted(models)
+
+
+def _has(model_type, table):
+    try:
+        return families.of_family({"model_type": model_type}, table) is not None
+    except ValueError:
+        return False
+
+
+def test_the_page_lists_every_head_of_a_family():
+    assert {row[0].strip("`…") for row in rows_of("head")} == set(TABLES)
 
 
 def test_the_page_lists_every_other_format():

@@ -209,8 +209,8 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder):
 
 
 def test_another_pooling_is_refused_by_name(folder):
-    as_sentence_model(folder, pooling_mode_lasttoken=True)
-    refused(folder, "pooling_mode_lasttoken")
+    as_sentence_model(folder, pooling_mode_median_token=True)
+    refused(folder, "pooling_mode_median_token")
 
 
 def test_the_pooling_of_a_sentence_folder_is_read(folder):

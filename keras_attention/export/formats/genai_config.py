@@ -27,6 +27,12 @@ def write_genai(model: CausalLM, folder: Path) -> None:
         (folder / "tokenizer_config.json").write_text(settings + "\n")
 
 
+def _ends(model: CausalLM, end: int | None) -> int | list[int]:
+    """Returns the tokens that end an answer: a number if there is one."""
+    ends = model.defaults.get("stop_token_ids", [] if end is None else [end])
+    return ends[0] if len(ends) == 1 else list(ends)
+
+
 def _config(model: CausalLM) -> dict[str, Any]:
     decoder = model.decoder
     length = decoder.max_sequence_length
@@ -45,7 +51,7 @@ def _config(model: CausalLM) -> dict[str, Any]:
             "vocab_size": decoder.vocabulary_size,
             "context_length": length,
             "bos_token_id": others[0],
-            "eos_token_id": [] if end is None else end,
+            "eos_token_id": _ends(model, end),
             "pad_token_id": others[1],
             "decoder": {
                 "filename": "decoder.onnx",

@@ -22,7 +22,9 @@ from keras_attention.models.bert import BertEncoder
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.models.seq2seq import Seq2SeqTransformer
+from keras_attention.models.seq2seq_features import Seq2SeqFeatures
 from keras_attention.models.t5 import T5EncoderDecoder
+from keras_attention.models.t5_encoder import T5Encoder
 from keras_attention.models.vit import VisionTransformer
 from keras_attention.tasks.causal_lm import CausalLM
 from keras_attention.tasks.common import probabilities
@@ -78,7 +80,8 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     limits = _limits(model.encoder, segments=False)
     size = model.encoder.hidden_dim
     tokens = {"sequence_output": TensorInfo("float32", (*SEQUENCE, size))}
-    embedding = {"sentence_embedding": TensorInfo("float32", ("batch", size))}
+    shape = ("batch", model.embedding_dim)
+    embedding = {"sentence_embedding": TensorInfo("float32", shape)}
     maps = _maps_outputs(model.encoder)
 
     def embed(**ids):
@@ -102,19 +105,32 @@ def _sentence_encoder(model: SentenceEncoder) -> list[Signature]:
     if model.tokenizer is None:
         return signatures
     embed_ids, encode_ids, attention_ids = signatures
+    prompt = model.prompt_of(model.default_prompt_name)
+    if prompt and not model.include_prompt:
+        raise ValueError(
+            "A signature from text cannot leave the default prompt out of the pooling. "
+            "Export the signatures from ids, of a model with tokenizer=None; or use "
+            "no default prompt. Received: include_prompt=False, "
+            f"default_prompt_name={model.default_prompt_name!r}"
+        )
+
+    def tokenizer(texts, texts_pair=None):
+        return model.tokenizer(prompt + texts if prompt else texts, texts_pair)
+
     return [
-        from_text("serving_default", embed_ids, model.tokenizer, tokens=False),
-        from_text("encode_text", encode_ids, model.tokenizer),
-        from_text("attention_text", attention_ids, model.tokenizer),
+        from_text("serving_default", embed_ids, tokenizer, tokens=False),
+        from_text("encode_text", encode_ids, tokenizer),
+        from_text("attention_text", attention_ids, tokenizer),
         *signatures,
     ]
 
 
-def _bert_encoder(model: BertEncoder) -> list[Signature]:
+def _encoder(model: BertEncoder | T5Encoder | Seq2SeqFeatures) -> list[Signature]:
     outputs = {"sequence_output": TensorInfo("float32", (*SEQUENCE, model.hidden_dim))}
-    if model.pooler is not None:
+    if getattr(model, "pooler", None) is not None:
         outputs["pooled_output"] = TensorInfo("float32", ("batch", model.hidden_dim))
-    return _from_ids(model, outputs, segments=model.num_segments > 0)
+    segments = getattr(model, "num_segments", 0) > 0
+    return _from_ids(model, outputs, segments=segments)
 
 
 def _text_classifier(model: TextClassifier) -> list[Signature]:
@@ -188,6 +204,9 @@ def _with_text(
 
 def _gpt_decoder(model: GPTDecoder) -> list[Signature]:
     outputs = {"logits": TensorInfo("float32", (*SEQUENCE, model.vocabulary_size))}
+    if model.head is None:
+        shape = (*SEQUENCE, model.hidden_dim)
+        outputs = {"sequence_output": TensorInfo("float32", shape)}
     return _from_ids(model, outputs, segments=False)
 
 
@@ -285,7 +304,9 @@ CATALOGUE = {
     NextSentence: _next_sentence,
     QuestionAnswerer: _question_answerer,
     SentenceEncoder: _sentence_encoder,
-    BertEncoder: _bert_encoder,
+    BertEncoder: _encoder,
+    T5Encoder: _encoder,
+    Seq2SeqFeatures: _encoder,
     CausalLM: _causal_lm,
     GPTDecoder: _gpt_decoder,
     VisionTransformer: _vision_transformer,

@@ -49,12 +49,13 @@ def generation_signature(
     `padding_mask` and returns `generated_ids` `[B, N]` and `generated_mask`, which is
     possible in ONNX too, as one file. Inputs are prompts, or the sources of an encoder.
     Each row gets the tokens that `model.generate` returns for this prompt alone, with
-    the same `seed`.
+    these settings and the same `seed`.
 
     Args:
         model: The model that generates, a `CausalLM` or a `Seq2SeqLM`.
         settings: The settings that are fixed at export: penalties, beams, tokens that
             end a row. Functions on the host and `stop_strings` cannot be in a graph.
+            When `None` they are the defaults of `GenerationSettings`, not the model's.
         name: The signature's name.
         from_text: Whether prompts are texts. By default they are if the model has a
             tokenizer.

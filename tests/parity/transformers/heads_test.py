@@ -147,10 +147,18 @@ def test_a_pre_training_file_gives_either_task(tmp_path):
         compare_head(model, reference, inputs, mask, expected=operator.attrgetter(name))
 
 
-def test_a_model_of_one_number_is_refused_by_name(tmp_path):
-    reference = bert("SequenceClassification", num_labels=1)
-    with pytest.raises(ValueError, match="problem_type"):
+def test_a_model_of_several_numbers_is_refused_by_name(tmp_path):
+    entries = {"num_labels": 3, "problem_type": "regression"}
+    reference = bert("SequenceClassification", **entries)
+    with pytest.raises(ValueError, match=r"problem_type='regression', 3 labels"):
         loaded(reference, tmp_path / "theirs")
+
+
+def test_a_scorer_is_no_classifier(tmp_path):
+    reference = bert("SequenceClassification", num_labels=1)
+    assert isinstance(loaded(reference, tmp_path / "theirs"), ka.TextScorer)
+    with pytest.raises(ValueError, match="task='text_scorer'"):
+        ka.from_pretrained(tmp_path / "theirs", task="text_classifier")
 
 
 def test_a_classifier_that_transformers_cannot_compute_is_not_written(tmp_path):
@@ -163,7 +171,8 @@ def test_a_classifier_that_transformers_cannot_compute_is_not_written(tmp_path):
 
 def test_a_backbone_with_a_new_head(tmp_path):
     reference = random_model("Bert", "Model", **SIZES)
-    model = loaded(reference, tmp_path / "theirs", task="text_classifier")
+    with pytest.warns(UserWarning, match="no SequenceClassification head.*train it"):
+        model = loaded(reference, tmp_path / "theirs", task="text_classifier")
     assert model.labels == ("LABEL_0", "LABEL_1")
     assert tuple(model(inputs_of(None)).shape) == (3, 2)
 
