@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_attention.blocks.common import (
+    attend,
     build_once,
     padding_mask_of,
     with_layers,
@@ -47,9 +48,13 @@ class DecoderBlock(keras.layers.Layer):
             `EncoderDecoderCache`, which contains the encoder's keys and values too.
         positions: Int `[T]` or `[B, T]`; they continue the cache when not given.
         training: Whether dropout is active.
+        return_attention_scores: Whether the attention weights are returned too.
 
     Returns:
-        `[B, T, E]`; with a `cache` also the new cache.
+        `[B, T, E]`. With `return_attention_scores=True` also the weights of
+        `attention`, `[B, N, T, T]` (past and new keys with a cache), and those of
+        `cross_attention`, `[B, N, T, S]`, if there is one; kinds without heads have no
+        N. With a `cache` also the new cache, as the last.
 
     Example:
     >>> block = ka.DecoderBlock(
@@ -113,34 +118,42 @@ class DecoderBlock(keras.layers.Layer):
         cache=None,
         positions=None,
         training=None,
+        return_attention_scores=False,
     ):
         past, memory = self._parts(cache)
         self._check_encoder(encoder_sequence if memory is None else memory)
         padding_mask = padding_mask_of(x, padding_mask)
-        x, past = self._attend_to_self(
+        scored = {"return_attention_scores": return_attention_scores}
+        x, weights, past = self._attend_to_self(
             x,
             padding_mask,
             attention_mask=attention_mask,
             cache=past,
             positions=positions,
             training=training,
+            **scored,
         )
         if self.cross_attention is not None and self.cross_residual is not None:
             entered = self.cross_residual.enter(x)
             value_mask = padding_mask_of(encoder_sequence, encoder_padding_mask)
             source = {"value": encoder_sequence, "value_mask": value_mask}
-            attended = self.cross_attention(
+            attended, *of_encoder = attend(
+                self.cross_attention,
                 query=entered,
                 query_mask=padding_mask,
                 training=training,
+                **scored,
                 **(source if memory is None else {"memory": memory}),
             )
             x = self.cross_residual.leave(x, attended, training)
+            weights = [*weights, *of_encoder]
         fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
         x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
-        if cache is None:
-            return x
-        return x, past if memory is None else EncoderDecoderCache(past, memory)
+        results = [x, *weights]
+        if cache is not None:
+            new = past if memory is None else EncoderDecoderCache(past, memory)
+            results.append(new)
+        return tuple(results) if len(results) > 1 else x
 
     def _parts(self, cache):
         """Returns the past of self-attention and the memory of cross-attention."""
@@ -148,25 +161,24 @@ class DecoderBlock(keras.layers.Layer):
             return cache
         return cache, None
 
-    def _attend_to_self(
-        self, x, padding_mask, *, attention_mask, cache, positions, training
-    ):
+    def _attend_to_self(self, x, padding_mask, *, cache, positions, training, **call):
         entered = self.attention_residual.enter(x)
         # Only multi-head attention has these two arguments.
         steps = {"cache": cache, "positions": positions}
-        attended = self.attention(
+        attended, *others = attend(
+            self.attention,
             query=entered,
             value=entered,
             query_mask=padding_mask,
             value_mask=padding_mask,
-            attention_mask=attention_mask,
             use_causal_mask=True,
             training=training,
+            **call,
             **{name: step for name, step in steps.items() if step is not None},
         )
         if cache is not None:
-            attended, cache = attended
-        return self.attention_residual.leave(x, attended, training), cache
+            *others, cache = others
+        return self.attention_residual.leave(x, attended, training), others, cache
 
     def _check_encoder(self, given):
         if (self.cross_attention is None) == (given is None):

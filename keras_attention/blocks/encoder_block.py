@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_attention.blocks.common import (
+    attend,
     build_once,
     padding_mask_of,
     with_layers,
@@ -41,9 +42,11 @@ class EncoderBlock(keras.layers.Layer):
             a mask of `ka.masks`.
         attention_bias: Float `[B, T, T]`, added to the scores.
         training: Whether dropout is active.
+        return_attention_scores: Whether the attention weights are returned too.
 
     Returns:
-        `[B, T, E]`.
+        `[B, T, E]`; with `return_attention_scores=True` also the weights of
+        `attention`, `[B, N, T, T]`, or `[B, T, T]` for a kind without heads.
 
     Example:
     >>> block = ka.EncoderBlock(
@@ -92,10 +95,14 @@ class EncoderBlock(keras.layers.Layer):
         attention_mask=None,
         attention_bias=None,
         training=None,
+        *,
+        return_attention_scores=False,
     ):
         padding_mask = padding_mask_of(x, padding_mask)
         entered = self.attention_residual.enter(x)
-        attended = self.attention(
+        attended, *weights = attend(
+            self.attention,
+            return_attention_scores,
             query=entered,
             value=entered,
             query_mask=padding_mask,
@@ -106,10 +113,15 @@ class EncoderBlock(keras.layers.Layer):
         )
         x = self.attention_residual.leave(x, attended, training)
         fed = self.feed_forward(self.feed_forward_residual.enter(x), training=training)
-        return self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
+        x = self.feed_forward_residual.leave(x, fed, training)  # [B, T, E]
+        return (x, *weights) if weights else x
 
     def compute_output_shape(self, x_shape):
         return x_shape
+
+    def compute_output_spec(self, *args, **kwargs):
+        # The weights are an output too, which a shape alone does not tell.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

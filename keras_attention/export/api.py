@@ -303,9 +303,10 @@ def _by_name(
 ) -> list[Signature]:
     known = {name: one for name, one in known.items() if format in one.formats}
     if wanted is None:
+        offered = [one for one in known.values() if not one.on_request]
         if format == "saved_model":
-            return list(known.values())
-        return [one for one in known.values() if not one.takes_text][:1]
+            return offered
+        return [one for one in offered if not one.takes_text][:1]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ValueError(

@@ -161,7 +161,7 @@ class Generator:
         return Generated(rows, None, scores.reshape(-1))
 
     def _speculative(self, prompts, settings):
-        self._check_prompts(prompts, settings.max_new_tokens)
+        self._check_prompts(prompts, settings, self.draft)
         parts = self._parts(settings)
         rows = []
         for index, prompt in enumerate(prompts):
@@ -173,7 +173,7 @@ class Generator:
 
     def _start(self, prompts, settings, count, sources):
         """Returns the state after the prompts, each of them repeated `count` times."""
-        self._check_prompts(prompts, settings.max_new_tokens)
+        self._check_prompts(prompts, settings)
         self._check_sources(prompts, sources)
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         size = bucket(int(lengths.max()) + settings.max_new_tokens, least=32)
@@ -186,7 +186,10 @@ class Generator:
         loop, *_ = self._parts(settings)
         source = None
         if sources is not None:
-            source = _padded(sources, bucket(max(map(len, sources))))
+            wide = bucket(max(map(len, sources)))
+            # Learned positions end where the encoder's table does.
+            longest = self.model.max_sequence_length or wide
+            source = _padded(sources, min(wide, longest))
         cache = loop.prefill(history, ops.zeros((width,)), source)
         none = ops.zeros((len(prompts),), dtype="bool")
         start = State(
@@ -241,7 +244,7 @@ class Generator:
         )
         return loop, search
 
-    def _check_prompts(self, prompts, max_new_tokens):
+    def _check_prompts(self, prompts, settings, draft=None):
         lengths = [len(prompt) for prompt in prompts]
         if not lengths or min(lengths) == 0:
             raise ValueError(
@@ -249,13 +252,17 @@ class Generator:
                 "the model's start token. Received: "
                 + (f"prompt {lengths.index(0)} without any" if lengths else "no prompt")
             )
-        limit = self.model.max_sequence_length
-        if limit is not None and max(lengths) + max_new_tokens > limit:
-            raise ValueError(
-                f"The model has {limit} positions, too few for a prompt and "
-                "`max_new_tokens`. Shorten the prompt or generate less. Received: a "
-                f"prompt of {max(lengths)} tokens, max_new_tokens={max_new_tokens}"
-            )
+        count = settings.max_new_tokens
+        # The last new token is read by contrastive search only.
+        read = max(lengths) + count - (settings.penalty_alpha is None)
+        for name, model in (("model", self.model), ("draft model", draft)):
+            limit = None if model is None else model.max_sequence_length
+            if limit is not None and read > limit:
+                raise ValueError(
+                    f"The {name} has {limit} positions, too few for a prompt and "
+                    "`max_new_tokens`. Shorten the prompt or generate less. Received: "
+                    f"a prompt of {max(lengths)} tokens, max_new_tokens={count}"
+                )
         self._check_ids(prompts)
 
     def _check_sources(self, prompts, sources):

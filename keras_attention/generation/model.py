@@ -15,7 +15,8 @@ class LanguageModel(NamedTuple):
             caches.
         variables: The Keras variables that `forward` reads.
         vocabulary_size: The number of tokens V.
-        max_sequence_length: The largest number of tokens of a row, or `None`.
+        max_sequence_length: The largest number of tokens of a row that the model reads,
+            or `None`. The last new token is not read, except by contrastive search.
         cache_of_source: For a model with an encoder, used instead of `empty_cache`: a
             function of source ids `[B, S]`, a bool mask `[B, S]` and a capacity. It
             returns caches with all that the decoder needs of the source, so that the

@@ -23,7 +23,36 @@ def standardize_shapes(query_shape, value_shape, key_shape):
         key_shape = rest[0] if rest else None
     if value_shape is None:
         raise ValueError(_VALUE_MISSING.format("value_shape=None"))
-    return query_shape, value_shape, key_shape or value_shape
+    key_shape = value_shape if key_shape is None else key_shape
+    _check_shapes(query=query_shape, value=value_shape, key=key_shape)
+    return query_shape, value_shape, key_shape
+
+
+def _check_shapes(**shapes):
+    """Refuses shapes that no call could have, in the words of the call."""
+    received = ", ".join(f"{name}={shape}" for name, shape in shapes.items())
+    for name, shape in shapes.items():
+        if not hasattr(shape, "__len__") or len(shape) < 3:
+            raise ValueError(
+                f"`{name}` must have shape [batch, length, features], or more axes "
+                f"before the features. Received: {name}={shape}, of {received}"
+            )
+    query, value, key = shapes.values()
+    if len({*map(len, shapes.values())}) > 1:
+        raise ValueError(
+            "`query`, `key` and `value` must have the same number of axes. "
+            f"Received: {received}"
+        )
+    if differ(query[0], value[0]) or differ(query[0], key[0]):
+        raise ValueError(
+            "`query`, `key` and `value` must have the same batch size. "
+            f"Received: {received}"
+        )
+    if any(map(differ, value[1:-1], key[1:-1])):
+        raise ValueError(
+            "`key` and `value` must have the same length: they describe the same "
+            f"positions. Received: {received}"
+        )
 
 
 _VALUE_MISSING = (

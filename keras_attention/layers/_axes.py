@@ -55,12 +55,13 @@ class Axes:
         """Returns inputs `[B, T, E]` and their padding masks `[B, T]`, see `unpack`."""
         return unpack(query, value, key, **arguments)
 
-    def fold_mask(self, mask: Any, name: str) -> Any:
+    def fold_mask(self, mask: Any, name: str, *, heads: bool = True) -> Any:
         """Returns a mask or bias `[B, T, S]` or `[B, N, T, S]`; or a mask of rules.
 
         Args:
             mask: The argument of the call.
             name: The argument's name, for error messages.
+            heads: Whether the layer has heads.
         """
         return mask
 
@@ -73,7 +74,10 @@ class Axes:
         return output
 
     def unfold_weights(self, weights: Any) -> Any:
-        """Returns `[B, <other axes>, N, <axes of the query>, <axes of the key>]`."""
+        """Returns `[B, <other axes>, N, <axes of the query>, <axes of the key>]`.
+
+        Weights without heads have no N.
+        """
         return weights
 
     def check(self, *, cache: Any, positions: Any) -> None:
@@ -112,7 +116,7 @@ class FoldedAxes(Axes):
         inputs = (folded[id(tensor)] for tensor in tensors)
         return unpack(*inputs, **padding_masks, name=name)
 
-    def fold_mask(self, mask, name):
+    def fold_mask(self, mask, name, *, heads=True):
         if isinstance(mask, masks.Mask) and self.others and not mask.of_positions:
             raise ValueError(
                 "A mask of `ka.masks` that holds tensors has one row for each row of "
@@ -125,7 +129,7 @@ class FoldedAxes(Axes):
         mask = ops.convert_to_tensor(mask)
         received, outer = describe(mask), 1 + len(self.others)
         given = len(mask.shape) - 2 * len(self.attention)
-        if not 1 <= given <= outer + 1:
+        if not 1 <= given <= outer + heads:
             raise self._misfit(name, received)
         for _ in range(given, outer + 1):
             mask = ops.expand_dims(mask, given)  # [B, <others>, N, <T>, <S>]
@@ -134,7 +138,8 @@ class FoldedAxes(Axes):
         for size, wanted in zip(mask.shape, chain(*groups), strict=True):
             if size != 1 and isinstance(wanted, int) and differ(size, wanted):
                 raise self._misfit(name, received)
-        return _broadcast_and_merge(mask, groups)  # [B', N, T, S]
+        merged = _broadcast_and_merge(mask, groups)  # [B', N, T, S]
+        return merged if heads else merged[:, 0]
 
     def fold_head_mask(self, head_mask):
         if head_mask is None:
@@ -159,7 +164,8 @@ class FoldedAxes(Axes):
         if weights is None:
             return None
         outer, rows, columns = self._sizes()
-        return ops.reshape(weights, (*outer, weights.shape[1], *rows, *columns))
+        heads = weights.shape[1:-2]
+        return ops.reshape(weights, (*outer, *heads, *rows, *columns))
 
     def check(self, *, cache, positions):
         if cache is not None:

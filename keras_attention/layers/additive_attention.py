@@ -32,7 +32,8 @@ class AdditiveAttention(AttentionLayer):
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`.
+        query: `[B, T, E]`, or a list `[query, value]` or `[query, value, key]`. In
+            images and videos `[B, ..., T, E]` each row attends to its own keys.
         value: `[B, S, V]`.
         key: `[B, S, E']`; `value` when not given.
         query_mask, value_mask, key_mask: Bool `[B, T]` / `[B, S]`, `True` at

@@ -17,8 +17,8 @@ from keras_attention.layers._arguments import (
     check_bias,
     clear_padding,
     standardize_shapes,
-    unpack,
 )
+from keras_attention.layers._axes import axes_of
 from keras_attention.layers._visibility import join_masks, visibility
 from keras_attention.layers.projection import dtype_config
 
@@ -262,7 +262,9 @@ class AttentionLayer(keras.layers.Layer):
         mask=None,
         training=None,
     ):
-        query, value, key, query_mask, value_mask, key_mask = unpack(
+        # As in Keras, images [B, ..., T, E] are attended over their last axis alone.
+        axes = axes_of((-2,), query, value, key)
+        query, value, key, query_mask, value_mask, key_mask = axes.unpack(
             query,
             value,
             key,
@@ -277,17 +279,20 @@ class AttentionLayer(keras.layers.Layer):
             key,
             query_mask=query_mask,
             key_mask=key_mask,
-            attention_mask=attention_mask,
+            attention_mask=axes.fold_mask(
+                attention_mask, "attention_mask", heads=False
+            ),
             use_causal_mask=use_causal_mask,
             max_rank=3,
         )
+        bias = axes.fold_mask(attention_bias, "attention_bias", heads=False)
         output, weights = self.attend_to(
             AttentionInputs(
                 query=clear_padding(query, query_mask),
                 key=clear_padding(key, key_mask),
                 value=clear_padding(value, key_mask),
                 mask=visible.tensor(query, key),
-                bias=check_bias(attention_bias, query, key, max_rank=3),
+                bias=check_bias(bias, query, key, max_rank=3),
                 query_mask=query_mask,
                 key_mask=key_mask,
                 training=training,
@@ -295,6 +300,7 @@ class AttentionLayer(keras.layers.Layer):
                 soft_cap=self.logits_soft_cap,
             )
         )
+        output, weights = axes.unfold(output), axes.unfold_weights(weights)
         self.report(weights)
         return (output, weights) if return_attention_scores else output
 

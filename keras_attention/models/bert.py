@@ -64,10 +64,13 @@ class BertEncoder(keras.Model):
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens. When it is
             omitted, no token is padding.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `sequence_output` `[B, T, hidden_dim]` and, with a pooler,
-        `pooled_output` `[B, hidden_dim]`.
+        `pooled_output` `[B, hidden_dim]`. With `return_hidden_states=True` also
+        `hidden_states`, a tuple of the vectors `[B, T, hidden_dim]` before the first
+        block and after each block.
 
     Example:
     >>> encoder = ka.BertEncoder(
@@ -201,16 +204,26 @@ class BertEncoder(keras.Model):
             self.pooler.build(shape)
         self.built = True
 
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
+    def call(
+        self,
+        token_ids,
+        segment_ids=None,
+        padding_mask=None,
+        training=None,
+        *,
+        return_hidden_states=False,
+    ):
         inputs = standardize_ids(
             token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
         )
         x = self._embed(inputs, training)
         mask = inputs["padding_mask"]
-        x = run_encoder(self.blocks, x, padding_mask=mask, training=training)
-        outputs = {"sequence_output": x}  # [B, T, E]
+        states = run_encoder(self.blocks, x, padding_mask=mask, training=training)
+        outputs: dict[str, Any] = {"sequence_output": states[-1]}  # [B, T, E]
         if self.pooler is not None:
-            outputs["pooled_output"] = self.pooler(x)  # [B, E]
+            outputs["pooled_output"] = self.pooler(states[-1])  # [B, E]
+        if return_hidden_states:
+            outputs["hidden_states"] = tuple(states)
         return outputs
 
     def _embed(self, inputs, training):

@@ -34,7 +34,7 @@ def check_divisible(hidden_dim: int, num_heads: int) -> None:
 
 def run_encoder(
     blocks: Sequence[Any], x: Any, *, padding_mask: Any, training: bool | None
-) -> Any:
+) -> list[Any]:
     """Runs encoder blocks one after the other.
 
     Args:
@@ -44,11 +44,12 @@ def run_encoder(
         training: Whether dropout is active.
 
     Returns:
-        The vectors `[B, S, E]` after the last block.
+        The vectors `[B, S, E]` before the first block and after each block.
     """
+    states = [x]
     for block in blocks:
-        x = block(x, padding_mask=padding_mask, training=training)
-    return x
+        states.append(block(states[-1], padding_mask=padding_mask, training=training))
+    return states
 
 
 def token_positions(token_ids: Any, padding_mask: Any, cache: Any = None) -> Any:

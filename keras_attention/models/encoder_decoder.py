@@ -58,19 +58,26 @@ class EncoderDecoder(keras.Model):
         decoder_padding_mask=None,
         *,
         cache=None,
+        return_hidden_states=False,
         training=None,
     ):
         given = encoder_padding_mask, decoder_token_ids, decoder_padding_mask
         source, source_mask, target, mask = inputs_of_both(encoder_token_ids, *given)
+        how = {"return_hidden_states": return_hidden_states, "training": training}
         if cache is not None:
-            return self.decode(target, mask, cache=cache, training=training)
-        encoded = self.encode(source, source_mask, training=training)
-        decoded = self.decode(target, mask, encoded=encoded, training=training)
-        sequence = encoded["encoder_sequence_output"]
-        return {"encoder_sequence_output": sequence, **decoded}
+            return self.decode(target, mask, cache=cache, **how)
+        encoded = self.encode(source, source_mask, **how)
+        decoded = self.decode(target, mask, encoded=encoded, **how)
+        names = ("encoder_sequence_output", "encoder_hidden_states")
+        return {name: encoded[name] for name in names if name in encoded} | decoded
 
     def encode(
-        self, token_ids: Any, padding_mask: Any = None, training: bool | None = None
+        self,
+        token_ids: Any,
+        padding_mask: Any = None,
+        training: bool | None = None,
+        *,
+        return_hidden_states: bool = False,
     ) -> dict[str, Any]:
         """Runs the encoder alone; once per source is enough.
 
@@ -78,16 +85,23 @@ class EncoderDecoder(keras.Model):
             token_ids: Int `[B, S]`.
             padding_mask: Bool or 0 / 1 `[B, S]`, `True` at non-padding tokens.
             training: Whether dropout is active.
+            return_hidden_states: Whether `encoder_hidden_states` are returned too.
 
         Returns:
             A dict for `empty_cache` and `decode`: `encoder_sequence_output`
             `[B, S, hidden_dim]` and `encoder_padding_mask` (bool, or `None`). A
             recurrent encoder also returns `encoder_states`, the last states of both
-            directions.
+            directions. `encoder_hidden_states` is a tuple of the vectors `[B, S, E]`
+            before the first layer and after each layer; the last one is the
+            `encoder_sequence_output`.
         """
         token_ids, padding_mask = ids_and_mask(token_ids, padding_mask, "encoder")
-        outputs = self._encode(token_ids, padding_mask, training)
-        return {**outputs, "encoder_padding_mask": padding_mask}
+        outputs, states = self._encode(token_ids, padding_mask, training)
+        outputs["encoder_padding_mask"] = padding_mask
+        if return_hidden_states:
+            states = *states, outputs["encoder_sequence_output"]
+            outputs["encoder_hidden_states"] = states
+        return outputs
 
     def decode(
         self,
@@ -97,6 +111,7 @@ class EncoderDecoder(keras.Model):
         encoded: dict[str, Any] | None = None,
         cache: list[Any] | None = None,
         training: bool | None = None,
+        return_hidden_states: bool = False,
     ) -> dict[str, Any]:
         """Runs the decoder alone: on a whole target, a prompt, or one more token.
 
@@ -106,10 +121,13 @@ class EncoderDecoder(keras.Model):
             encoded: What `encode` returned; not needed with a cache.
             cache: The cache that `empty_cache` or the last call returned.
             training: Whether dropout is active.
+            return_hidden_states: Whether `decoder_hidden_states` are returned too.
 
         Returns:
             A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
             `[B, T, vocabulary_size]` and, if a `cache` was passed, the new `cache`.
+            `decoder_hidden_states` is a tuple of the vectors `[B, T, E]` before the
+            first layer and after each layer; the last one is the `sequence_output`.
         """
         token_ids, padding_mask = ids_and_mask(token_ids, padding_mask, "decoder")
         if cache is None and encoded is None:
@@ -117,16 +135,26 @@ class EncoderDecoder(keras.Model):
                 "The decoder needs `encoded`, which `encode` returns, or a `cache`, "
                 "which `empty_cache` returns. Received: encoded=None, cache=None"
             )
-        x, new = self._decode(token_ids, padding_mask, encoded, cache, training)
+        *states, x, new = self._decode(
+            token_ids, padding_mask, encoded, cache, training
+        )
         outputs = {"sequence_output": x, "logits": self._logits(x)}
+        if return_hidden_states:
+            outputs["decoder_hidden_states"] = (*states, x)
         return outputs if cache is None else {**outputs, "cache": new}
 
     def _encode(self, token_ids, padding_mask, training):
-        """Returns a dict with `encoder_sequence_output` `[B, S, E]`."""
+        """Returns a dict with `encoder_sequence_output` `[B, S, E]`, and a list.
+
+        The list has the vectors before the first layer and after all but the last.
+        """
         raise NotImplementedError
 
     def _decode(self, token_ids, padding_mask, encoded, cache, training):
-        """Returns the sequence `[B, T, E]`, and the new cache if there was one."""
+        """Returns the vectors `[B, T, E]` before the first layer and after each.
+
+        After them comes the new cache, or what is not used if there was none.
+        """
         raise NotImplementedError
 
     def _logits(self, x):
@@ -165,14 +193,17 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
     def _encode(self, token_ids, padding_mask, training):
         x = self._before("encoder", token_ids, None, training)
         blocks = self.encoder_blocks
-        x = run_encoder(blocks, x, padding_mask=padding_mask, training=training)
-        return {"encoder_sequence_output": self._after("encoder", x, training)}
+        *states, x = run_encoder(
+            blocks, x, padding_mask=padding_mask, training=training
+        )
+        return {"encoder_sequence_output": self._after("encoder", x, training)}, states
 
     def _decode(self, token_ids, padding_mask, encoded, cache, training):
         positions = token_positions(token_ids, padding_mask, cache)
         x = self._before("decoder", token_ids, table_rows(positions), training)
-        new = []
+        states, new = [], []
         for index, block in enumerate(self.decoder_blocks):
+            states.append(x)
             own = {
                 "padding_mask": padding_mask,
                 "positions": positions,
@@ -185,7 +216,7 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
             sequence = encoded["encoder_sequence_output"]
             mask = encoded["encoder_padding_mask"]
             x = block(x, sequence, encoder_padding_mask=mask, **own)
-        return self._after("decoder", x, training), new
+        return *states, self._after("decoder", x, training), new
 
     def _before(self, side, token_ids, positions, training):
         raise NotImplementedError

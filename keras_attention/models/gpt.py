@@ -81,11 +81,14 @@ class GPTDecoder(keras.Model):
         cache: A list of one cache per layer, from `empty_cache` or from the last
             call.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `sequence_output` `[B, T, hidden_dim]`, `logits`
         `[B, T, vocabulary_size]` if the model has a head, and the new `cache` if one
-        was passed.
+        was passed. With `return_hidden_states=True` also `hidden_states`, a tuple of
+        the vectors `[B, T, hidden_dim]` before the first block and after each block;
+        the last one is the `sequence_output`.
 
     Example:
     >>> decoder = ka.GPTDecoder(
@@ -250,7 +253,15 @@ class GPTDecoder(keras.Model):
         sizes = {"batch_size": batch_size, "key_size": size, "value_size": size}
         return [kind.empty(**sizes, **settings) for _ in self.blocks]
 
-    def call(self, token_ids, padding_mask=None, cache=None, training=None):
+    def call(
+        self,
+        token_ids,
+        padding_mask=None,
+        cache=None,
+        training=None,
+        *,
+        return_hidden_states=False,
+    ):
         inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
         token_ids, padding_mask = inputs["token_ids"], inputs["padding_mask"]
         positions = token_positions(token_ids, padding_mask, cache)
@@ -259,8 +270,9 @@ class GPTDecoder(keras.Model):
             x = self.position_embedding(x, positions=table_rows(positions))
         x = self.embedding_dropout(x, training=training)
         caches = [None] * self.num_layers if cache is None else cache
-        new_caches = []
+        states, new_caches = [], []
         for block, past in zip(self.blocks, caches, strict=True):
+            states.append(x)
             x = block(
                 x,
                 padding_mask=padding_mask,
@@ -273,6 +285,8 @@ class GPTDecoder(keras.Model):
             new_caches.append(past)
         x = self.final_normalization(x)  # [B, T, E]
         outputs = {"sequence_output": x, **self._logits(x)}
+        if return_hidden_states:
+            outputs["hidden_states"] = (*states, x)
         return outputs if cache is None else {**outputs, "cache": new_caches}
 
     def _logits(self, x):

@@ -50,11 +50,14 @@ class RecurrentSeq2Seq(EncoderDecoder):
         cache: The cache that `empty_cache` or the last call returned. With a cache,
             the encoder is not run.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
         `[B, T, E]` and `logits` `[B, T, vocabulary_size]`. If a `cache` was passed,
-        the new `cache` takes the place of the first.
+        the new `cache` takes the place of the encoder's. With
+        `return_hidden_states=True` also `encoder_hidden_states` and
+        `decoder_hidden_states`, each the embedded tokens and the sequence.
 
     Example:
     >>> model = ka.RecurrentSeq2Seq(100, embedding_dim=8, hidden_dim=16)
@@ -155,16 +158,17 @@ class RecurrentSeq2Seq(EncoderDecoder):
             ops.concatenate([forward, backward], axis=-1)  # [B, hidden_dim]
             for forward, backward in zip(states[:half], states[half:], strict=True)
         ]
-        return {"encoder_sequence_output": sequence, "encoder_states": joined}
+        outputs = {"encoder_sequence_output": sequence, "encoder_states": joined}
+        return outputs, [x]
 
     def _decode(self, token_ids, padding_mask, encoded, cache, training):
         states = self.empty_cache(encoded) if cache is None else cache
         x = self.token_embedding(token_ids)  # [B, T, E]
-        x = self.embedding_dropout(x, training=training)
+        embedded = self.embedding_dropout(x, training=training)
         x, _, *states = self.decoder(
-            x, initial_state=list(states), mask=padding_mask, training=training
+            embedded, initial_state=list(states), mask=padding_mask, training=training
         )
-        return self.head_dropout(x, training=training), states
+        return embedded, self.head_dropout(x, training=training), states
 
     def _logits(self, x):
         return self.head(x)  # [B, T, V]

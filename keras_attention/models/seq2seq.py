@@ -69,11 +69,15 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         cache: The cache that `empty_cache` or the last call returned. With a cache,
             the encoder is not run.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `encoder_sequence_output` `[B, S, hidden_dim]`, `sequence_output`
         `[B, T, hidden_dim]` and `logits` `[B, T, vocabulary_size]`. If a `cache` was
-        passed, the new `cache` takes the place of the first.
+        passed, the new `cache` takes the place of the encoder's. With
+        `return_hidden_states=True` also `encoder_hidden_states` and
+        `decoder_hidden_states`, tuples of the vectors before the first block and after
+        each block; the last ones are normalised.
 
     Example:
     >>> model = ka.Seq2SeqTransformer(

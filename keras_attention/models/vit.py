@@ -50,10 +50,14 @@ class VisionTransformer(keras.Model):
         images: `[B, height, width, channels]`, or a dict of `images`. They must be
             scaled as in training; Hugging Face's processor scales to -1 … 1.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `sequence_output` `[B, 1 + patches, hidden_dim]`, the class token
-        first, and, with a pooler, `pooled_output` `[B, hidden_dim]`.
+        first, and, with a pooler, `pooled_output` `[B, hidden_dim]`. With
+        `return_hidden_states=True` also `hidden_states`, a tuple of the vectors
+        `[B, 1 + patches, hidden_dim]` before the first block and after each block; the
+        last ones are not normalised yet.
 
     Example:
     >>> model = ka.VisionTransformer(
@@ -171,17 +175,19 @@ class VisionTransformer(keras.Model):
             self.pooler.build(shape)
         self.built = True
 
-    def call(self, images, training=None):
+    def call(self, images, training=None, *, return_hidden_states=False):
         x = self._patches(images)
         first = ops.cast(self.class_token, x.dtype)
         first = ops.broadcast_to(first, (ops.shape(x)[0], 1, self.hidden_dim))
         x = ops.concatenate([first, x], axis=1)  # [B, 1 + P, E]
         x = self.embedding_dropout(self.position_embedding(x), training=training)
-        x = run_encoder(self.blocks, x, padding_mask=None, training=training)
-        x = self.final_normalization(x)
-        outputs = {"sequence_output": x}
+        states = run_encoder(self.blocks, x, padding_mask=None, training=training)
+        x = self.final_normalization(states[-1])
+        outputs: dict[str, Any] = {"sequence_output": x}
         if self.pooler is not None:
             outputs["pooled_output"] = self.pooler(x)  # [B, E]
+        if return_hidden_states:
+            outputs["hidden_states"] = tuple(states)
         return outputs
 
     def _patches(self, images):

@@ -185,13 +185,55 @@ def test_bad_prompts_are_refused(model):
     for prompts, match in (
         ([[1], []], "at least one token.*Received: prompt 1"),
         ([], "Received: no prompt"),
-        ([[1] * 210], "has 211 positions.*Received: a prompt of 210"),
+        ([[1] * 211], "has 211 positions.*Received: a prompt of 211"),
         ([[13]], "from 0 to 12. Received: 13"),
         (["text"], "needs a tokenizer"),
         ("text", "wrap a single one in a list"),
     ):
         with pytest.raises(ValueError, match=match):
             model.generate(prompts, max_new_tokens=2)
+
+
+MODES = {
+    "greedy": {},
+    "drawn": {"do_sample": True, "seed": 5},
+    "beams": {"num_beams": 2},
+    "draft": {},
+    "contrastive": {"penalty_alpha": 0.5, "top_k": 3},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_last_new_token_needs_no_position_where_it_is_never_read(mode):
+    long, short = decoder(), decoder(max_sequence_length=7)
+    weights = [w.numpy() if hasattr(w, "numpy") else to_numpy(w) for w in long.weights]
+    weights = [w[:7] if w.shape[0] == 211 else w for w in weights]
+    short.set_weights(weights)
+    draft = {"draft": decoder(num_layers=1)} if mode == "draft" else {}
+    ask = {**MODES[mode], "max_new_tokens": 5 - (mode == "contrastive")}
+    unlimited, limited = (
+        ka.CausalLM(each, compiled=False, **draft) for each in (long, short)
+    )
+    rows = [[1, 2, 3], [4]]  # 3 and 5 new ones: the first 7 of 8 tokens are read
+    expected = lists(unlimited.generate(rows, Settings(**ask)))
+    assert lists(limited.generate(rows, Settings(**ask))) == expected
+    assert [len(row) for row in expected] == [ask["max_new_tokens"]] * 2
+    if mode in ("greedy", "draft"):
+        assert expected[0] == one_by_one(limited, rows[0], 5)
+    if mode == "greedy":
+        assert list(limited.stream(rows[0], Settings(**ask))) == expected[0]
+    ask["max_new_tokens"] += 1
+    with pytest.raises(ValueError, match=r"has 7 positions.*a prompt of 3 tokens"):
+        limited.generate(rows, Settings(**ask))
+
+
+def test_a_draft_with_fewer_positions_is_refused_where_it_would_read_more():
+    model = ka.CausalLM(
+        decoder(), compiled=False, draft=decoder(num_layers=1, max_sequence_length=5)
+    )
+    assert len(model.generate([[1, 2, 3]], max_new_tokens=3)[0]) == 3
+    with pytest.raises(ValueError, match="The draft model has 5 positions"):
+        model.generate([[1, 2, 3]], max_new_tokens=4)
 
 
 @pytest.mark.parametrize("beams", [1, 2])

@@ -257,13 +257,25 @@ def test_a_saved_task_is_loaded_with_its_settings(tmp_path, translator):
     assert lists(loaded.generate(SOURCES, max_new_tokens=3)) == expected
 
 
+def test_the_last_new_token_needs_no_position(translator):
+    settings = {"stop_token_ids": [], "num_beams": 1}
+    answers = translator.generate([[3] * 17], Settings(max_new_tokens=17, **settings))
+    ids = [START]
+    for _ in range(17):
+        inputs = {"encoder_token_ids": [[3] * 17], "decoder_token_ids": [ids]}
+        inputs = {name: np.array(value) for name, value in inputs.items()}
+        logits = to_numpy(translator.backbone(inputs)["logits"])
+        ids.append(int(logits[0, -1].argmax()))
+    assert answers[0].tolist() == ids[1:]
+
+
 def test_bad_input_is_refused(translator):
     generate = translator.generate
     for ask, match in (
         (lambda: generate([]), "no prompt"),
         (lambda: generate([[3], []], max_new_tokens=2), "sources of \\[1, 0\\] tokens"),
         (lambda: generate([[3] * 18], max_new_tokens=2), "a source of 18 tokens"),
-        (lambda: generate([[3]], max_new_tokens=17), "has 17 positions"),
+        (lambda: generate([[3]], max_new_tokens=18), "has 17 positions"),
         (lambda: generate([[13]], max_new_tokens=2), "from 0 to 12. Received: 13"),
         (lambda: generate("text"), "wrap a single one"),
         (lambda: generate(["text"]), "needs a tokenizer"),

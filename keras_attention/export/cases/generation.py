@@ -38,7 +38,8 @@ def examples(
     generate = _generate_one(model)
     longest = model.backbone.max_sequence_length or 64
     new = max(1, min(8, longest // 3)) if controls else settings.max_new_tokens
-    for name, batch in _prompts(model, longest - new, from_text):
+    # The last new token is never read, so it needs no position.
+    for name, batch in _prompts(model, longest - new + 1, from_text):
         modes: dict[str, Any] = dict(_MODES) if controls else {"fixed": None}
         for mode, choose in modes.items():
             chosen = choose(len(batch), new) if choose is not None else {}

@@ -11,6 +11,7 @@ from keras_attention.export.signatures.cached_decoding import (
     step_signatures,
 )
 from keras_attention.export.signatures.generation import generation_signature
+from keras_attention.export.signatures.hidden_states import hidden_states_signature
 from keras_attention.export.signatures.keras_model import (
     Description,
     keras_model_signature,
@@ -234,9 +235,11 @@ def _from_ids(
         return _maps(model, inputs)
 
     names = tuple(maps)
+    served = Signature("serving_default", answer, ids, outputs, **limits)
     return [
-        Signature("serving_default", answer, ids, outputs, **limits),
+        served,
         Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
+        hidden_states_signature(model, served, {"hidden_states": SEQUENCE}),
     ]
 
 
@@ -252,7 +255,9 @@ def _vision_transformer(model: VisionTransformer) -> list[Signature]:
         answers = model(images, training=False)
         return {name: answers[name] for name in outputs}
 
-    return [Signature("serving_default", answer, images, outputs)]
+    served = Signature("serving_default", answer, images, outputs)
+    states = {"hidden_states": ("batch", length)}
+    return [served, hidden_states_signature(model, served, states)]
 
 
 def _encoder_decoder(model: Any) -> list[Signature]:
@@ -272,7 +277,9 @@ def _encoder_decoder(model: Any) -> list[Signature]:
         return {"logits": model(ids, training=False)["logits"]}
 
     settings = {"limits": limits, "max_lengths": longest}
-    return [Signature("serving_default", answer, inputs, outputs, **settings)]
+    served = Signature("serving_default", answer, inputs, outputs, **settings)
+    states = {f"{side}_hidden_states": shape for side, shape in axes.items()}
+    return [served, hidden_states_signature(model, served, states)]
 
 
 def _seq2seq_lm(model: Seq2SeqLM) -> list[Signature]:

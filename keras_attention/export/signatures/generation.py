@@ -192,16 +192,18 @@ class _Served:
         message = "Each prompt must have at least one token. Received counts:"
         yield _assert(tf.reduce_all(counts > 0), message, counts)
         longest = self._language_model.max_sequence_length
+        # The last new token is never read, so it needs no position.
         if longest is not None and isinstance(self.model, Seq2SeqLM):
             message = f"Encoder and decoder have {longest} positions. Received tokens:"
-            fits = (counts <= longest) & (1 + limit <= longest)
+            fits = (counts <= longest) & (limit <= longest)
             yield _assert(tf.reduce_all(fits), message, counts)
         elif longest is not None:
             message = (
                 f"The model has {longest} positions, too few for a prompt and "
                 "max_new_tokens: shorten the prompt or generate less. Received tokens:"
             )
-            yield _assert(tf.reduce_all(counts + limit <= longest), message, counts)
+            fits = counts + limit - 1 <= longest
+            yield _assert(tf.reduce_all(fits), message, counts)
         if not given:
             return
         for name, expected, is_met in (

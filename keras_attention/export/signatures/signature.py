@@ -58,6 +58,7 @@ class Signature:
         exact_zeros: Outputs whose zeros have a meaning (weights of hidden keys): they
             must be exactly 0 in every artifact.
         formats: The formats it can be exported to.
+        on_request: Whether it is exported only if it is named.
         examples: Returns the cases that it is verified on instead of the grid: tuples
             of a name, the inputs, and the answer, or `None` for the answer of
             `function`.
@@ -74,6 +75,7 @@ class Signature:
     samples: tuple[dict[str, Any], ...] = ()
     exact_zeros: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("saved_model", "onnx", "litert")
+    on_request: bool = False
     examples: Callable[[], Iterable[tuple[str, dict, dict | None]]] | None = None
 
     @property

@@ -93,6 +93,31 @@ def test_each_row_has_its_own_settings(model, session):
     assert rows_of(alone)[0] == got[0]
 
 
+def test_the_last_new_token_needs_no_position(model, session):
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 60, count).tolist() for count in (46, 3)]
+    chosen = controls(2, max_new_tokens=[8, 5])
+    got = rows_of(session.run("generate_ids", **padded(prompts), **chosen))
+    assert got[0] == generated(model, prompts[:1])[0]
+    assert got[1] == generated(model, prompts[1:], max_new_tokens=5)[0]
+    with pytest.raises(ValueError, match="The model has 53 positions"):
+        session.run("generate_ids", **padded(prompts), **controls(2, max_new_tokens=9))
+    with pytest.raises(ValueError, match="The model has 53 positions"):
+        model.generate(prompts, max_new_tokens=9)
+    # In the caller's own loop the last of the 53 positions may be used too.
+    answers, steps = session.run("prefill", **padded(prompts[:1])), []
+    for _ in range(8):
+        steps.append(int(answers["logits"].argmax()))
+        past = {
+            name.replace("present", "past"): value
+            for name, value in answers.items()
+            if name != "logits"
+        }
+        if len(steps) < 8:
+            answers = session.run("decode_step", **padded([steps[-1:]]), **past)
+    assert steps == generated(model, prompts[:1], stop_token_ids=())[0]
+
+
 def test_text_goes_in_and_text_comes_out(model, session):
     got = session.run("generate", text=TEXTS, **controls(3))["generated_text"]
     assert got.tolist() == model.generate(TEXTS, max_new_tokens=8)
@@ -168,11 +193,19 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
         for layer in range(2)
     ]
     session = onnxruntime.InferenceSession(file)
+    got = steps_in_onnx(session, PROMPTS)
+    assert got == generated(model, PROMPTS, stop_token_ids=())
+    # The last of the 53 positions may be used too, and one more token comes of it.
+    long = [np.random.default_rng(3).integers(0, 60, 46).tolist()]
+    assert steps_in_onnx(session, long) == generated(model, long, stop_token_ids=())
+
+
+def steps_in_onnx(session, prompts):
     names = [output.name for output in session.get_outputs()]
-    inputs = padded(PROMPTS, "left")
+    inputs = padded(prompts, "left")
     ids, mask = (inputs[name].astype("int64") for name in inputs)
     sizes = session.get_inputs()[3].shape
-    none = np.zeros((3, sizes[1], 0, sizes[3]), "float32")
+    none = np.zeros((len(prompts), sizes[1], 0, sizes[3]), "float32")
     pasts = [name.replace("present", "past_key_values") for name in names[1:]]
     past = dict.fromkeys(pasts, none)
     steps = []
@@ -184,7 +217,7 @@ def test_one_onnx_file_prefills_and_steps_with_the_past_in_attention(model, tmp_
         steps.append(ids[:, 0])
         mask = np.pad(mask, [[0, 0], [0, 1]], constant_values=1)
         past = dict(zip(past, present, strict=True))
-    assert np.transpose(steps).tolist() == generated(model, PROMPTS, stop_token_ids=())
+    return np.transpose(steps).tolist()
 
 
 @pytest.mark.parametrize(

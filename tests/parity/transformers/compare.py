@@ -133,7 +133,7 @@ def compare(
     count_positions=False,
     near=NEAR,
 ):
-    """Compares all outputs and attention weights at tokens, padded on each side.
+    """Compares outputs, hidden states and weights at tokens, padded on each side.
 
     Args:
         model: Our model, called with `padding_mask=`.
@@ -152,13 +152,16 @@ def compare(
     for side in SIDES:
         ids, mask = padded(vocabulary_size or model.vocabulary_size, side)
         theirs = their_outputs(reference, ids, mask, count_positions=count_positions)
-        ours = model(ids, padding_mask=mask)
+        ours = model(ids, padding_mask=mask, return_hidden_states=True)
         pairs = {}
         for name, their_name in outputs.items():
             output = their_name(theirs) if callable(their_name) else theirs[their_name]
             # A pooler reads position 0, so rows that begin with padding have no output.
             compared = mask if output.ndim > 2 else mask[:, 0]
             pairs[name] = numbers(ours[name]), numbers(output), compared
+        states = zip(ours["hidden_states"], theirs.hidden_states, strict=True)
+        for index, (one, other) in enumerate(states):
+            pairs[f"hidden state {index}"] = numbers(one), numbers(other), mask
         maps = ka.attention_maps(model, ids, padding_mask=mask)
         assert len(maps) == len(theirs.attentions)
         for (name, weights), attention in zip(

@@ -58,7 +58,7 @@ def our_outputs(model, source, target):
         "decoder_token_ids": target[0],
         "decoder_padding_mask": target[1],
     }
-    return model(inputs), ka.attention_maps(model, inputs)
+    return model(inputs, return_hidden_states=True), ka.attention_maps(model, inputs)
 
 
 def their_outputs(reference, source, target):
@@ -88,6 +88,10 @@ def pairs(ours, maps, theirs, source_mask, target_mask):
             target_mask,
         ),
     }
+    for side, mask in (("encoder", source_mask), ("decoder", target_mask)):
+        states = (outputs[f"{side}_hidden_states"] for outputs in (ours, theirs))
+        for index, (one, other) in enumerate(zip(*states, strict=True)):
+            found[f"{side}, hidden state {index}"] = one, other, mask
     if "logits" in theirs:
         found["logits"] = (ours["logits"], theirs.logits, target_mask)
     kinds = {

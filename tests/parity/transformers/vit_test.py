@@ -47,12 +47,16 @@ def their_outputs(reference, images, **flags):
 def compare_images(model, reference):
     """Compares all outputs and attention weights; returns the largest error."""
     images = images_for(model, 7)
-    theirs = their_outputs(reference, images, output_attentions=True)
-    ours, maps = model(images), ka.attention_maps(model, images)
+    flags = {"output_attentions": True, "output_hidden_states": True}
+    theirs = their_outputs(reference, images, **flags)
+    ours = model(images, return_hidden_states=True)
+    maps = ka.attention_maps(model, images)
     pairs = {
         "sequence_output": (ours["sequence_output"], theirs.last_hidden_state),
         "pooled_output": (ours["pooled_output"], theirs.pooler_output),
     }
+    states = zip(ours["hidden_states"], theirs.hidden_states, strict=True)
+    pairs |= {f"hidden state {index}": pair for index, pair in enumerate(states)}
     for name, attention in zip(maps, theirs.attentions, strict=True):
         pairs[name] = maps[name], attention
     return max(assert_near(*pair, name=name) for name, pair in pairs.items())
