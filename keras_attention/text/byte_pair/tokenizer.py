@@ -278,7 +278,7 @@ class BytePairTokenizer(Tokenizer):
             ids: The token ids, integers `[B, T]`, dense or ragged.
             skip_special_tokens: bool. Whether to omit the special tokens.
         """
-        rows = arguments.id_rows(ids)
+        rows = arguments.id_rows(ids, self.vocabulary_size)
         if skip_special_tokens:
             special = {t for t, settings in self._added.items() if settings["special"]}
             is_plain = [token not in special for token in self._vocabulary]
