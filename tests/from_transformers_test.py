@@ -1,7 +1,7 @@
 """Each line of docs/from-transformers.md runs, on a small folder of the name it has.
 
 The numbers of tasks and of generation are compared with those of transformers in
-tests/parity; here what is asked is the line, and that its answer has the documented form.
+tests/parity. Here it is asked whether a line runs and its answer has the documented form.
 """
 
 import json
@@ -92,13 +92,20 @@ def bart(folder):
 
 def marian(folder):
     tokenizer = ka.train_sentence_piece(TEXTS * 50, 40)
-    order = ["</s>", "<unk>", *sorted({*tokenizer.vocabulary} - {"</s>", "<unk>", "<pad>"}), "<pad>"]
+    order = [
+        "</s>",
+        "<unk>",
+        *sorted({*tokenizer.vocabulary} - {"</s>", "<unk>", "<pad>"}),
+        "<pad>",
+    ]
     shape = {"positions": "concatenated", "use_logits_bias": True}
     backbone = ka.Seq2SeqTransformer(
         len(order), **SIZES, **shape, max_sequence_length=192
     )
     last = len(order) - 1
-    ka.save_pretrained(ka.Seq2SeqLM(backbone, start_token_id=last, end_token_id=0), folder)
+    ka.save_pretrained(
+        ka.Seq2SeqLM(backbone, start_token_id=last, end_token_id=0), folder
+    )
     (folder / "source.spm").write_bytes(tokenizer.model_bytes)
     ids = {token: index for index, token in enumerate(order)}
     (folder / "vocab.json").write_text(json.dumps(ids))
@@ -164,7 +171,9 @@ def id_of(line):
     "line",
     [
         pytest.param(
-            line, id=id_of(line), marks=[pytest.mark.slow] * (not id_of(line).endswith(QUICK))
+            line,
+            id=id_of(line),
+            marks=[pytest.mark.slow] * (not id_of(line).endswith(QUICK)),
         )
         for line in LINES
     ],
@@ -173,13 +182,13 @@ def test_a_line_of_the_page_runs(line, tmp_path, monkeypatch):
     name = re.search(r'load\("([^"]*)"', line)[1]
     monkeypatch.chdir(tmp_path)
     FOLDERS[name](tmp_path / name)
-    answer = eval(line, dict(NAMES))  # noqa: S307
+    answer = eval(line, dict(NAMES))
     method = (re.search(r"\)\.(\w+)\(", line) or re.search(r"\)\((\w+)\)", line))[1]
     assert FORMS[method](answer), answer
 
 
 def test_every_pipeline_that_transformers_removed_has_a_row():
-    """Those of transformers 4 whose name 5 refuses; asked of transformers where it is."""
+    """They are those of transformers 4 that transformers 5 refuses."""
     removed = ("question-answering", "summarization", "translation")
     for name in (*removed, "text2text-generation", "image-to-text"):
         assert f'`pipeline("{name}", name)' in PAGE, name
