@@ -1,7 +1,7 @@
 """Each line of docs/from-transformers.md runs, on a small folder of the name it has.
 
 The numbers of tasks and of generation are compared with those of transformers in
-tests/parity. Here it is asked whether a line runs and its answer has the documented form.
+tests/parity. Here a line is run, and its answer must have the documented form.
 """
 
 import json
