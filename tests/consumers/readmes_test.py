@@ -1,6 +1,6 @@
 """The commands of every README of export/ run, line by line, in their own folder.
 
-A copy of export/ stands in an empty folder, so that `../../minilm-onnx` is written there.
+A copy of export/ stands in an empty folder, in which `../../minilm-onnx` is written.
 What a README installs is there already, and Docker is not: `pip` and `npm` do nothing,
 and in place of `docker compose` the development server runs, as that README says.
 """
@@ -157,12 +157,16 @@ def test_the_page_of_the_browser(place):
     export, install, serve = lines_of("web")
     run(place, "web", export)
     assert install.startswith("npm ci")
-    with background(place, "web", serve, "http://localhost:8000/artifact/manifest.json"):
-        with urllib.request.urlopen("http://localhost:8000") as answer:
-            assert b"page.js" in answer.read()
+    with (
+        background(place, "web", serve, "http://localhost:8000/artifact/manifest.json"),
+        urllib.request.urlopen("http://localhost:8000") as answer,
+    ):
+        assert b"page.js" in answer.read()
     # The block of JavaScript asks for a signature and inputs that the artifact has.
     page = (EXPORT / "web" / "README.md").read_text(encoding="utf-8")
-    name, inputs = re.search(r'artifact\.ask\("(\w+)", \{(.*?)\}\)', page, re.S).groups()
+    name, inputs = re.search(
+        r'artifact\.ask\("(\w+)", \{(.*?)\}\)', page, re.S
+    ).groups()
     import keras_attention as ka
 
     with ka.open_artifact(place / "export" / "web" / "artifact") as artifact:
@@ -173,7 +177,7 @@ def test_the_page_of_the_browser(place):
 
 
 def test_the_repository_of_triton(place):
-    """The rest of that README is run by triton_test.py, where its wheel is installed."""
+    """triton_test.py does the rest of that README, where its wheel is installed."""
     (install, line, ask) = lines_of("triton")
     assert "nvidia-pytriton" in install
     assert ask.startswith("triton/bin/python client.py")

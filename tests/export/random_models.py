@@ -66,7 +66,8 @@ ATTENTIONS = {
     "additive": lambda draw: ka.AdditiveAttention(4),
     "global": lambda draw: ka.GlobalAttention("general", 5),
     "local": lambda draw: ka.LocalAttention(
-        draw(st.sampled_from(("monotonic", "predictive"))), window=2
+        "monotonic",
+        window=2,  # predictive: float32 positions, see its page
     ),
     "monotonic": lambda draw: ka.MonotonicAttention(),
 }
@@ -134,9 +135,9 @@ def a_step(draw, tensors):
     if kind == "sequence":
         return SEQUENCES[draw(st.sampled_from(sorted(SEQUENCES)))](draw)(x)
     if kind == "block":
-        return BLOCKS[draw(st.sampled_from(sorted(BLOCKS)))](draw)(
-            *[x] * (1 if draw(st.booleans()) else 1)
-        )
+        name = draw(st.sampled_from(sorted(BLOCKS)))
+        layer = BLOCKS[name](draw)
+        return layer(x) if name == "encoder_block" else layer(x, x)
     other = draw(st.sampled_from([t for t in tensors if len(t.shape) == 3]))
     if kind == "join":
         axis = draw(st.sampled_from((1, -1)))
@@ -153,7 +154,6 @@ def a_step(draw, tensors):
 @st.composite
 def functional_models(draw):
     """A functional model; what Keras refuses to build is no case."""
-    keras.utils.set_random_seed(draw(st.integers(0, 5)))
     pairs = [an_input(draw, number) for number in range(draw(st.integers(1, 3)))]
     tensors = [tensor for _, tensor in pairs]
     made = []

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 import keras_attention as ka
 from keras_attention.export.signatures.catalogue import signatures_of
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [
+    pytest.mark.tensorflow,
+    # Keras warns of layers that drop a mask: such models are users' models too.
+    pytest.mark.filterwarnings("ignore:.*does not support masking:UserWarning"),
+    # Keras draws the seeds of initializers when a model is built.
+    pytest.mark.filterwarnings(
+        "ignore:Do not use the `random` module:"
+        "hypothesis.errors.HypothesisDeprecationWarning"
+    ),
+]
 CASES = int(os.environ.get("CASES", "300"))
 EXPORTS = int(os.environ.get("EXPORTS", "20"))
 CHECKS = {
