@@ -148,7 +148,7 @@ def check_exported(model, seed, format):
     return "exported"
 
 
-@settings(max_examples=15, **CHECKS)
+@settings(max_examples=4, **CHECKS)
 @given(model=functional_models(), seed=st.integers(0, 99))
 def test_a_random_model_is_traced_as_keras_computes_it(model, seed):
     check_traced(model, seed)
