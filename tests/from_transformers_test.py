@@ -67,7 +67,7 @@ def sentences(folder):
 
 
 def gpt2(folder):
-    decoder = ka.GPTDecoder(260, **SIZES, max_sequence_length=64)
+    decoder = ka.GPTDecoder(260, **SIZES, max_sequence_length=256)
     ka.save_pretrained(ka.CausalLM(decoder), folder)
     bytes_vocabulary(folder, 257)
 
