@@ -18,6 +18,11 @@ class Artifact:
 
     def __init__(self, folder, signature=None, threads=0):
         folder = Path(folder)
+        if not (folder / "manifest.json").is_file():
+            raise SystemExit(
+                "Expected the folder of an ONNX artifact, which has a manifest.json. "
+                f"Received: {folder}"
+            )
         known = json.loads((folder / "manifest.json").read_text())["signatures"]
         name = signature or next(iter(known))
         if name not in known:
@@ -39,8 +44,7 @@ class Artifact:
         if inputs.keys() != expected.keys():
             raise SystemExit(f"Expected inputs {[*expected]}. Received: {[*inputs]}")
         arrays = {
-            name: np.asarray(value, expected[name]["dtype"])
-            for name, value in inputs.items()
+            name: _array(name, value, expected[name]) for name, value in inputs.items()
         }
         for name, limit in self.signature["limits"].items():
             lowest, highest = arrays[name].min(initial=0), arrays[name].max(initial=0)
@@ -57,10 +61,34 @@ class Artifact:
         return dict(zip(names, self.session.run(names, arrays), strict=True))
 
 
+def _array(name, value, info):
+    """Returns an input as an array of its dtype and number of axes."""
+    try:
+        array = np.asarray(value, info["dtype"])
+    except (TypeError, ValueError) as error:
+        reason = f"{name} has rows of different lengths, or no numbers: {error}"
+        raise SystemExit(reason) from error
+    if array.ndim != len(info["shape"]):
+        shape = ", ".join(map(str, info["shape"]))
+        raise SystemExit(f"Expected {name} as [{shape}]. Received: {array.ndim} axes")
+    return array
+
+
+def inputs_of(text):
+    """Reads the inputs from the command line."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("expected an object, with inputs by name")
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("inputs", type=json.loads)
+    parser.add_argument("inputs", type=inputs_of)
     parser.add_argument("--signature", help="default: the first")
     given = parser.parse_args()
     outputs = Artifact(given.folder, given.signature)(**given.inputs)

@@ -7,6 +7,7 @@ line of JSON per text, or with --similar the similarity of each text to the firs
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 from onnx_client import Artifact
@@ -15,6 +16,8 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 def load_tokenizer(path, length):
     """Returns a tokenizer that truncates at `length` and pads to the longest text."""
+    if not Path(path).is_file():
+        raise SystemExit(f"Expected a tokenizer.json or a vocab.txt. Received: {path}")
     if path.endswith(".json"):
         tokenizer = Tokenizer.from_file(path)
     else:

@@ -43,12 +43,19 @@ class TextGenerator:
             for name, info in self.decoder.signature["inputs"].items()
             if name.startswith("past_key_values.")
         }
+        if not (folder / "genai_config.json").is_file():
+            raise SystemExit(
+                "Expected the artifact of a causal language model, which has a "
+                f"genai_config.json. Received: {folder}"
+            )
         config = json.loads((folder / "genai_config.json").read_text())["model"]
         ends = config["eos_token_id"]
         self.ends = {*ends} if isinstance(ends, list) else {ends}
         self.longest = config["context_length"]
         self.tokenizer = None
         path = Path(tokenizer or folder / "tokenizer.json")
+        if tokenizer and not path.is_file():
+            raise SystemExit(f"Expected a tokenizer.json. Received: {path}")
         if path.is_file():
             from tokenizers import Tokenizer
 

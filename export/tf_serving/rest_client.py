@@ -11,6 +11,14 @@ import urllib.error
 import urllib.request
 
 
+def message_of(body):
+    """Returns the error of an answer; a proxy's answer may be no JSON."""
+    try:
+        return json.loads(body)["error"]
+    except (ValueError, LookupError, TypeError):
+        return body.decode("utf-8", "replace").strip()[:500]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="such as http://localhost:8501")
@@ -19,15 +27,25 @@ def main():
     parser.add_argument("--signature", default="serving_default")
     parser.add_argument("--version", type=int, help="default: the latest")
     given = parser.parse_args()
+    if not given.url.startswith(("http://", "https://")):
+        print(
+            f"Expected a URL such as http://localhost:8501. Received: {given.url}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
     version = "" if given.version is None else f"/versions/{given.version}"
-    url = f"{given.url}/v1/models/{given.model}{version}:predict"
+    url = f"{given.url.rstrip('/')}/v1/models/{given.model}{version}:predict"
     body = {"signature_name": given.signature, "inputs": given.inputs}
-    request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")
     try:
+        request = urllib.request.Request(url, json.dumps(body).encode(), method="POST")
         with urllib.request.urlopen(request, timeout=60) as answer:
             print(answer.read().decode())
     except urllib.error.HTTPError as error:
-        print(f"{error.code}: {json.loads(error.read())['error']}", file=sys.stderr)
+        print(f"{error.code}: {message_of(error.read())}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except OSError as error:  # refused, unknown host, timed out
+        reason = getattr(error, "reason", error)
+        print(f"No server answers at {given.url}: {reason}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

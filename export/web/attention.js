@@ -197,23 +197,48 @@ export function cellSize(count) {
   return Math.max(4, Math.min(32, Math.floor(576 / count)));
 }
 
+// The colour of the smallest weight, and of the largest.
+const LIGHT = [
+  [235, 243, 252],
+  [8, 48, 107],
+];
+const DARK = [
+  [22, 42, 70],
+  [173, 216, 255],
+];
+
+function sizeOf({ dims: [, , queries, keys] }) {
+  const cell = cellSize(Math.max(queries, keys));
+  return { cell, width: MARGIN + keys * cell, height: MARGIN + queries * cell };
+}
+
+function isDark() {
+  return globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches ?? false;
+}
+
 /**
  * Draws the weights of one head: one row per query, one column per key. Weights of
- * exactly 0 are not painted; the others go from pale blue to dark blue, the largest.
+ * exactly 0 are not painted; the others go from pale blue to dark blue, the largest, or
+ * from dark to pale on a dark page. The canvas has as many pixels as the screen.
  */
 export function drawWeights(canvas, weights, { row = 0, head = 0, labels = [] } = {}) {
   const [, heads, queries, keys] = weights.dims;
   const start = (row * heads + head) * queries * keys;
   const values = weights.data.subarray(start, start + queries * keys);
   const largest = values.reduce((a, b) => Math.max(a, b), 0);
-  const cell = cellSize(Math.max(queries, keys));
-  canvas.width = MARGIN + keys * cell;
-  canvas.height = MARGIN + queries * cell;
+  const { cell, width, height } = sizeOf(weights);
+  const ratio = globalThis.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
   const pen = canvas.getContext("2d");
+  pen.scale(ratio, ratio);
+  const [least, most] = isDark() ? DARK : LIGHT;
   values.forEach((weight, i) => {
     if (weight === 0) return;
     const part = weight / largest;
-    pen.fillStyle = `rgb(${235 - 227 * part}, ${243 - 195 * part}, ${252 - 145 * part})`;
+    const parts = least.map((from, i) => from + (most[i] - from) * part);
+    pen.fillStyle = `rgb(${parts.join(", ")})`;
     const [x, y] = [i % keys, Math.floor(i / keys)];
     pen.fillRect(MARGIN + x * cell, MARGIN + y * cell, cell, cell);
   });
@@ -232,4 +257,19 @@ export function drawWeights(canvas, weights, { row = 0, head = 0, labels = [] } 
     pen.fillText(label, 0, 0);
     pen.restore();
   });
+}
+
+/**
+ * Returns what is drawn at a place of the canvas, in CSS pixels from its corner:
+ * `{ query, key, weight }`, or `null` beside the map. The page may show the canvas
+ * smaller than it was drawn.
+ */
+export function weightAt(canvas, weights, x, y, { row = 0, head = 0 } = {}) {
+  const [, heads, queries, keys] = weights.dims;
+  const { cell, width } = sizeOf(weights);
+  const scale = width / canvas.clientWidth;
+  const [key, query] = [x, y].map((at) => Math.floor((at * scale - MARGIN) / cell));
+  if (key < 0 || query < 0 || key >= keys || query >= queries) return null;
+  const weight = weights.data[((row * heads + head) * queries + query) * keys + key];
+  return { query, key, weight };
 }

@@ -1,11 +1,10 @@
 /** The form of index.html: `?artifact=FOLDER` names another folder. */
 
 import {
-  MARGIN,
-  cellSize,
   drawWeights,
   nested,
   openArtifact,
+  weightAt,
   weightsOf,
 } from "./attention.js";
 
@@ -16,7 +15,7 @@ const main = find("main");
 const canvas = find("canvas");
 let artifact, inputs, outputs;
 
-/** Does one thing at a time, and shows its error. */
+/** Does one thing at a time, and shows its error; the last answer stays. */
 async function doing(work) {
   main.setAttribute("aria-busy", "true");
   find("button").disabled = true;
@@ -25,8 +24,7 @@ async function doing(work) {
     await work();
   } catch (error) {
     find("[role=alert]").textContent = error.message;
-    find("#outputs").textContent = find("#time").textContent = "";
-    find("#weights").hidden = true;
+    find("#time").textContent = "";
   }
   find("button").disabled = !artifact;
   main.setAttribute("aria-busy", "false");
@@ -71,9 +69,10 @@ function parsed(text) {
 }
 
 async function run() {
-  inputs = parsed(chosen("inputs").value);
+  const asked = parsed(chosen("inputs").value);
   const start = performance.now();
-  outputs = await artifact.ask(chosen("signature").value, inputs);
+  outputs = await artifact.ask(chosen("signature").value, asked);
+  inputs = asked;
   find("#time").textContent = `${(performance.now() - start).toFixed(1)} ms`;
   find("#outputs").textContent = Object.entries(outputs).map(printed).join("\n\n");
   const maps = weightsOf(artifact.signatures[chosen("signature").value]);
@@ -101,15 +100,11 @@ function draw() {
 }
 
 function point({ offsetX, offsetY }) {
-  const { dims, data } = outputs[chosen("layer").value];
-  const [, heads, queries, keys] = dims;
-  const cell = cellSize(Math.max(queries, keys));
-  const [key, query] = [offsetX, offsetY].map((x) => Math.floor((x - MARGIN) / cell));
-  const isInside = key >= 0 && query >= 0 && key < keys && query < queries;
   const [row, head] = [Number(chosen("row").value), Number(chosen("head").value)];
-  const weight = data[((row * heads + head) * queries + query) * keys + key];
-  find("#cell").textContent = isInside
-    ? `Query ${query} attends to key ${key}: ${weight.toPrecision(4)}`
+  const weights = outputs[chosen("layer").value];
+  const found = weightAt(canvas, weights, offsetX, offsetY, { row, head });
+  find("#cell").textContent = found
+    ? `Query ${found.query} attends to key ${found.key}: ${found.weight.toPrecision(4)}`
     : "";
 }
 
@@ -123,6 +118,10 @@ chosen("signature").addEventListener("change", ({ target }) => {
 });
 find("#weights").addEventListener("change", draw);
 canvas.addEventListener("pointermove", point);
+canvas.addEventListener("pointerdown", point); // a tap does not move
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (!find("#weights").hidden) draw();
+});
 
 await doing(async () => {
   const folder = new URLSearchParams(location.search).get("artifact") ?? "artifact";

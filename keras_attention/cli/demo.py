@@ -14,6 +14,7 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
     start_tensorflow,
+    working,
 )
 from keras_attention.cli.passages import python_passages
 from keras_attention.cli.verify import print_results
@@ -48,10 +49,10 @@ def demo(
     """Export a real BERT model to SavedModel and ONNX, verify both, and search."""
     started = time.monotonic()
     console.quiet = as_json
-    with failing_clearly():
+    with failing_clearly(as_json):
         out.mkdir(parents=True, exist_ok=True)
         folder = weights or _packaged_weights()
-        with console.status("Loading TensorFlow …"):
+        with working("Loading TensorFlow", quiet=as_json):
             start_tensorflow()
         model, loaded = _load(folder)
         found = {
@@ -96,7 +97,7 @@ def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
     from keras_attention.weights.pretrained import from_pretrained
 
     _title("a", "Every tensor of the checkpoint is accounted for")
-    with console.status("Reading the checkpoint …"):
+    with working("Reading the checkpoint", quiet=console.quiet):
         model = from_pretrained(folder)
     if not isinstance(model, SentenceEncoder):
         raise ValueError(
@@ -146,12 +147,12 @@ def _export(model: Any, out: Path) -> dict[str, str]:
         target = out / path
         if format == "onnx":
             target = _next_free(target)
-        with console.status(f"{format} …") as status:
+        with working(format, quiet=console.quiet) as update:
             folder = export_model(
                 model,
                 target,
                 format,
-                on_progress=lambda stage, f=format, s=status: s.update(f"{f}: {stage}"),
+                on_progress=lambda stage, f=format, u=update: u(f"{f}: {stage}"),
             )
         console.print(f"[bold]{folder}[/bold]")
         print_results(read_manifest(folder).verification)
@@ -266,7 +267,7 @@ def _attention(model: Any, out: Path) -> dict[str, Any]:
     heads = [
         f"head {n}{' *' if n == head else ''}" for n in range(maps[layer].shape[1])
     ]
-    plot_attention(maps[layer][0], tokens, titles=heads, path=picture)
+    plot_attention(maps[layer][0], tokens, titles=heads, title=layer, path=picture)
     console.print(
         f"“it” attends to “animal” most in [bold]{layer}, head {head}[/bold]: "
         f"{weight:.0%} of its attention. All heads of it: [bold]{picture}[/bold]"

@@ -11,6 +11,7 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
     start_tensorflow,
+    working,
 )
 
 
@@ -52,15 +53,15 @@ def export(
     as_json: bool = json_option(),
 ) -> None:
     """Export a model, verify that its outputs are the same, then put it in place."""
-    with failing_clearly():
+    with failing_clearly(as_json):
         sizes = dict(map(_axis_size, static_axis)) if static_axis else None
-        with console.status("Loading TensorFlow and the model …"):
+        with working("Loading TensorFlow and the model", quiet=as_json):
             start_tensorflow()
             loaded = load_model(model)
         from keras_attention.export.api import export_model
         from keras_attention.export.artifact.manifest import read_manifest
 
-        with console.status("Exporting …") as status:
+        with working("Exporting", quiet=as_json) as update:
             folder = export_model(
                 loaded,
                 path,
@@ -72,7 +73,7 @@ def export(
                 jit_compile=jit_compile,
                 length_buckets=sorted(length_bucket or ()),
                 tolerance=tolerance,
-                on_progress=lambda stage: status.update(f"{stage} …"),
+                on_progress=update,
             )
         manifest = read_manifest(folder)
         if as_json:

@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,14 @@ def info(
     as_json: bool = json_option(),
 ) -> None:
     """Describe an artifact or a model without loading it."""
-    with failing_clearly():
+    with failing_clearly(as_json):
         described = describe(path)
     if as_json:
         print_json(described)
         return
     for name, value in described.items():
+        if name == "config" and "layers" in described:
+            continue  # the layers are what it says; programs get all of it
         console.print(printable(name), style="bold", end=": ", markup=False)
         console.print(_in_words(value), markup=False)
 
@@ -112,19 +115,57 @@ def _keras_file(path: Path) -> dict[str, Any]:
             metadata = read_member(archive, "metadata.json", path)
             if not (isinstance(config, dict) and isinstance(metadata, dict)):
                 raise KeyError("an object in config.json and metadata.json")
+            parts = archive.infolist()
+            weights = sum(x.file_size for x in parts if x.filename.endswith(".h5"))
     except (*damaged, NotImplementedError, RuntimeError) as error:
         raise ValueError(
             "The file is not a complete .keras archive: "
             f"{untrusted.clip(error)}. Received: {untrusted.clip(path)}"
         ) from error
+    arguments = config.get("config")
+    arguments = arguments if isinstance(arguments, dict) else {}
     return {
         "path": str(path),
         "format": ".keras",
         "class": config.get("registered_name") or config.get("class_name"),
+        "name": arguments.get("name"),
         "keras": metadata.get("keras_version"),
         "saved": metadata.get("date_saved"),
+        "weights": f"{weights:,} bytes",
+        **_layers(arguments),
         "config": config.get("config"),
     }
+
+
+def _layers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the inputs and the layers of a functional or sequential model.
+
+    Of a class of its own, they are the arguments that are no other object.
+    """
+    layers = arguments.get("layers")
+    if not isinstance(layers, list):
+        plain = (str, int, float, bool, type(None))
+        found = {k: v for k, v in arguments.items() if isinstance(v, plain)}
+        return {"layers": "those of the class", "arguments": found}
+    kinds: Counter[str] = Counter()
+    inputs = {}
+    for layer in layers:
+        settings = layer.get("config") if isinstance(layer, dict) else None
+        if not isinstance(settings, dict):
+            raise ValueError(
+                "The list of layers in config.json is damaged: expected an object with "
+                f"'config'. Received: {printable(layer)[:200]}"
+            )
+        name = layer.get("class_name")
+        if name == "InputLayer":
+            shape = settings.get("batch_shape") or settings.get("batch_input_shape")
+            sizes = ["?" if size is None else size for size in (shape or ())]
+            dtype = settings.get("dtype")
+            inputs[settings.get("name")] = f"{dtype} [{', '.join(map(str, sizes))}]"
+        else:
+            kinds[str(name)] += 1
+    counts = dict(sorted(kinds.items()))
+    return {"inputs": inputs, "layers": counts}
 
 
 def _in_words(value: Any, indent: int = 2) -> str:

@@ -11,6 +11,7 @@ from keras_attention.cli.console import (
     json_option,
     print_json,
     shown,
+    working,
 )
 from keras_attention.export.verification.child_process import TIME_LIMIT
 
@@ -34,7 +35,10 @@ def publish(
     """
     from keras_attention.export.deployment.versions import publish as publish_version
 
-    with failing_clearly(), console.status("Verifying in a fresh process …"):
+    with (
+        failing_clearly(as_json),
+        working("Verifying in a fresh process", quiet=as_json),
+    ):
         final = publish_version(source, target, version=version, time_limit=time_limit)
     if as_json:
         print_json({"path": str(final), "version": int(final.name)})
@@ -55,7 +59,7 @@ def rollback(
     """
     from keras_attention.export.deployment.versions import rollback as roll_back
 
-    with failing_clearly():
+    with failing_clearly(as_json):
         done = roll_back(base, to=to)
     _print(done, "withdrawn", as_json)
 
@@ -73,7 +77,7 @@ def restore(
     """
     from keras_attention.export.deployment.versions import restore as bring_back
 
-    with failing_clearly():
+    with failing_clearly(as_json):
         done = bring_back(base, version)
     _print(done, "restored", as_json)
 

@@ -11,13 +11,17 @@ from keras_attention.cli.console import (
     failing_clearly,
     json_option,
     print_json,
+    print_table,
+    shown,
     start_tensorflow,
+    working,
 )
 from keras_attention.export.verification.child_process import (
     TIME_LIMIT,
     ending_in_time,
 )
 
+_MOST_TEXTS = 512
 _TOKENIZER = typer.Option(help="A folder with the files of the tokenizer.")
 _TEXTS = typer.Option(help="A file of real texts, one per line.")
 _TIME_LIMIT = typer.Option(min=0, help="Seconds after which running is ended.")
@@ -46,13 +50,15 @@ def quantize(
     as_json: bool = json_option(),
 ) -> None:
     """Write an ONNX artifact again with its weights in fewer bits."""
-    with failing_clearly():
-        if min_cosine is not None and (texts is None or tokenizer is None):
+    with failing_clearly(as_json):
+        wanted = min_cosine is not None or texts is not None
+        if wanted and (texts is None or tokenizer is None):
             raise ValueError(
-                "--min-cosine is measured on real texts: pass --texts and --tokenizer. "
+                "Agreement is measured on real texts: pass --texts and --tokenizer. "
                 f"Received: --texts {texts}, --tokenizer {tokenizer}"
             )
-        with console.status("Quantising …") as status:
+        agreement = None
+        with working("Quantising", quiet=as_json) as update:
             from keras_attention.export.artifact.manifest import read_manifest
             from keras_attention.export.quantization.quantize import quantize_artifact
 
@@ -65,22 +71,26 @@ def quantize(
                 min_cosine=min_cosine,
                 tolerance=tolerance,
                 time_limit=time_limit,
-                on_progress=lambda stage: status.update(f"{stage} …"),
+                on_progress=update,
             )
+            if texts is not None:
+                agreement = _agreement(source, folder, texts, tokenizer, update)
         manifest = read_manifest(folder)
         before = read_manifest(source)
         if as_json:
             sizes = {"bytes": manifest.weights_bytes, "before": before.weights_bytes}
-            found = {"verification": manifest.verification}
+            found = {"verification": manifest.verification, **_as_json(agreement)}
             print_json({"path": str(folder), **sizes, **manifest.quantization, **found})
             return
         from keras_attention.cli.verify import print_results
 
         print_results(manifest.verification)
+        if agreement is not None:
+            _print_agreement(agreement)
         ratio = manifest.weights_bytes / before.weights_bytes
         console.print(
             f"{manifest.weights_bytes / 1e6:,.1f} MB, {ratio:.2f} of the size before. "
-            f"Written to [bold]{folder}[/bold]"
+            f"Written to [bold]{shown(folder)}[/bold]"
         )
 
 
@@ -104,8 +114,8 @@ def compare(
     as_json: bool = json_option(),
 ) -> None:
     """Compare artifacts on real texts: how exact, how fast, and which one to use."""
-    with failing_clearly(), ending_in_time(time_limit, "the comparison"):
-        with console.status("Loading …") as status:
+    with failing_clearly(as_json), ending_in_time(time_limit, "the comparison"):
+        with working("Loading", quiet=as_json) as update:
             from keras_attention.export.verification.comparison import compare_artifacts
 
             found = compare_artifacts(
@@ -115,50 +125,80 @@ def compare(
                 signature=signature,
                 intra_op_threads=threads,
                 allow_unverified=allow_unverified,
-                on_progress=lambda stage: status.update(f"{stage} …"),
+                on_progress=update,
             )
         if as_json:
-            rows = [asdict(one) | {"close": one.is_close} for one in found.candidates]
+            rows = [
+                asdict(one) | {"close": one.is_close, "reasons": one.reasons}
+                for one in found.candidates
+            ]
             best = {"recommended": found.recommended.name, "texts": found.num_texts}
             print_json({**best, "candidates": rows})
             return
-        console.print(comparison_table(found))
-        console.print(f"Recommended: [bold]{found.recommended.name}[/bold]")
+        print_comparison(found)
+        console.print(f"Recommended: [bold]{shown(found.recommended.name)}[/bold]")
 
 
-def comparison_table(found: Any) -> Any:
-    """Returns the table of a comparison.
+def print_comparison(found: Any) -> None:
+    """Prints the table of a comparison, and why an artifact is not close enough.
 
     Args:
         found: The `Comparison` that `compare_artifacts` returned.
     """
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("artifact", "runtime", "MB", "texts/s", "speed"):
-        left = column in ("artifact", "runtime")
-        table.add_column(column, justify="left" if left else "right")
-    for column in ("output", "worst cosine", "same", "perplexity", "close"):
-        table.add_column(column, justify="left" if column == "output" else "right")
+    rows = []
     for one in found.candidates:
         for row, each in enumerate(one.agreements):
             first = (
-                one.name,
+                shown(one.name),
                 one.runtime,
                 f"{one.bytes / 1e6:.1f}",
                 f"{one.texts_per_second:.0f}",
                 f"{one.speed:.2f}×",
             )
             perplexity = "" if each.perplexity is None else f"{each.perplexity:.3f}"
-            table.add_row(
-                *(first if row == 0 else ("",) * 5),
-                each.output,
-                f"{each.worst_cosine:.5f}",
-                f"{each.same:.1%} {each.decision}",
-                perplexity,
-                ("yes" if one.is_close else "no") if row == 0 else "",
+            rows.append(
+                (
+                    *(first if row == 0 else ("",) * 5),
+                    shown(each.output),
+                    f"{each.worst_cosine:.5f}",
+                    f"{each.same:.1%} {each.decision}",
+                    perplexity,
+                    ("yes" if one.is_close else "no") if row == 0 else "",
+                )
             )
-    return table
+    names = ("artifact", "runtime", "MB", "texts/s", "speed", "output")
+    print_table((*names, "worst cosine", "same", "perplexity", "close"), rows)
+    for one in found.candidates:
+        if not one.is_close:
+            reasons = "; ".join(dict.fromkeys(one.reasons))
+            console.print(f"{shown(one.name)} is not close: {shown(reasons)}")
+
+
+def _agreement(source, folder, texts, tokenizer, update):
+    from keras_attention.export.verification.comparison import compare_artifacts
+
+    return compare_artifacts(
+        [source, folder],
+        _lines(texts)[:_MOST_TEXTS],
+        _tokenizer(tokenizer),
+        rounds=1,
+        on_progress=update,
+    )
+
+
+def _as_json(found):
+    if found is None:
+        return {}
+    agreements = [asdict(each) for each in found.candidates[-1].agreements]
+    return {"texts": found.num_texts, "agreements": agreements}
+
+
+def _print_agreement(found):
+    for each in found.candidates[-1].agreements:
+        console.print(
+            f"{shown(each.output)} on {found.num_texts} texts: worst cosine "
+            f"{each.worst_cosine:.5f}, {each.same:.1%} the same {each.decision}"
+        )
 
 
 def _feeds(source, texts, tokenizer):

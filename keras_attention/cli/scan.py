@@ -13,6 +13,8 @@ from keras_attention.cli.console import (
     shown,
 )
 
+_FILES = (".onnx", ".tflite", ".keras")
+
 
 def scan(
     path: Annotated[
@@ -33,7 +35,8 @@ def scan(
     """
     from keras_attention.export.scanning.scan import scan_artifact
 
-    with failing_clearly():
+    with failing_clearly(as_json):
+        _check_kind(path)
         found = scan_artifact(path, max_tensor_bytes=max_tensor_bytes)
     if as_json:
         print_json({**vars(found), "path": str(found.path)})
@@ -43,3 +46,12 @@ def scan(
         f"{shown(found.path)}: [green]in order[/green] ({files}, "
         f"{len(found.operators)} kinds of operators, all known)"
     )
+
+
+def _check_kind(path):
+    if path.is_file() and path.suffix not in _FILES:
+        raise ValueError(
+            "This file is of no kind that can be scanned. Expected the folder of an "
+            f"artifact, a base folder, or a file that ends in {', '.join(_FILES)}. "
+            f"Received: {path}"
+        )

@@ -32,7 +32,7 @@ def train_tokenizer(
     as_json: bool = json_option(),
 ) -> None:
     """Learn a vocabulary from texts and write a tokenizer's folder."""
-    with failing_clearly():
+    with failing_clearly(as_json):
         if kind not in KINDS:
             raise ValueError(f"--kind takes {', '.join(KINDS)}. Received: {kind}")
         from keras_attention.text import training

@@ -11,7 +11,9 @@ from keras_attention.cli.console import (
     failing_clearly,
     json_option,
     print_json,
+    print_table,
     shown,
+    working,
 )
 from keras_attention.export.runtimes.opening import runtimes_of
 from keras_attention.export.verification.child_process import (
@@ -19,6 +21,7 @@ from keras_attention.export.verification.child_process import (
     TIME_LIMIT,
 )
 
+_WORST = ("cases", "worst error", "worst case")
 _RUNTIMES = ", ".join(runtimes_of(".onnx"))
 
 
@@ -52,7 +55,10 @@ def verify(
     """
     from keras_attention.export.verification.verify import verify_artifact
 
-    with failing_clearly(), console.status("Verifying in a fresh process …"):
+    with (
+        failing_clearly(as_json),
+        working("Verifying in a fresh process", quiet=as_json),
+    ):
         report = verify_artifact(
             path,
             tolerance=tolerance,
@@ -76,12 +82,7 @@ def print_results(
     results: Iterable[Mapping[str, Any]], *, all_cases: bool = False
 ) -> None:
     """Prints verification results, one row per signature or one row per case."""
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("signature", "runtime", "cases", "worst error", "worst case", ""):
-        right = column in ("cases", "worst error")
-        table.add_column(column, justify="right" if right else "left")
+    rows = []
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for result in results:
         key = (result["signature"], result["case"] if all_cases else "")
@@ -93,12 +94,17 @@ def print_results(
             if worst["passed"]
             else f"[red]{shown(worst['reason'])}[/red]"
         )
-        table.add_row(
-            shown(worst["signature"]),
-            shown(worst["runtime"]),
-            str(len(group)),
-            f"{worst['max_abs_error']:.1e}",
-            shown(worst["case"]),
-            mark,
+        # If no error is above 0, no case is the worst.
+        named = all_cases or worst["max_abs_error"] or not worst["passed"]
+        rows.append(
+            (
+                shown(worst["signature"]),
+                shown(worst["runtime"]),
+                str(len(group)),
+                f"{worst['max_abs_error']:.1e}",
+                shown(worst["case"]) if named else "",
+                mark,
+            )
         )
-    console.print(table)
+    names = ("cases", "error", "case") if all_cases else _WORST
+    print_table(("signature", "runtime", *names, ""), rows)

@@ -13,17 +13,19 @@ def plot_attention(
     key_tokens: Sequence[str] | None = None,
     *,
     titles: Sequence[str] | None = None,
+    title: str | None = None,
     columns: int = 4,
     path: str | Path | None = None,
 ) -> Any:
     """Draws attention weights as heat maps: one row per query, one column per key.
 
     Args:
-        weights: The weights of one map, `[T, S]`, or of several, `[N, T, S]`. The
-            colours of each map range from 0 to its largest weight.
+        weights: The weights of one map, `[T, S]`, or of several, `[N, T, S]`. All maps
+            have the same colours, from 0 to the largest weight: the bar shows them.
         query_tokens: One label per query.
         key_tokens: One label per key; by default `query_tokens`.
         titles: One title per map.
+        title: The title of the picture, such as the name of the layer.
         columns: The number of maps side by side.
         path: The file to save the picture in, e.g. `attention.png`.
 
@@ -51,6 +53,7 @@ def plot_attention(
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     width, height = 0.32 * len(key_tokens) + 1.2, 0.26 * len(query_tokens) + 1.1
+    largest = float(np.max(maps, initial=0.0)) or 1.0
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     # A token is text, not markup: "$" begins no formula.
@@ -59,12 +62,17 @@ def plot_attention(
         if index >= len(maps):
             axis.axis("off")
             continue
-        axis.imshow(maps[index], cmap="Blues", vmin=0.0, aspect="auto")
+        image = axis.imshow(
+            maps[index], cmap="Blues", vmin=0.0, vmax=largest, aspect="auto"
+        )
         axis.set_xticks(range(len(key_tokens)), key_tokens, rotation=90, **plain)
         labels = query_tokens if index % columns == 0 else []
         axis.set_yticks(range(len(labels)), labels, **plain)
-        title = "" if titles is None else titles[index]
-        axis.set_title(title, **{**plain, "fontsize": 9})
+        name = "" if titles is None else titles[index]
+        axis.set_title(name, **{**plain, "fontsize": 9})
+    figure.colorbar(image, ax=list(axes), fraction=0.05, label="weight")
+    if title is not None:
+        figure.suptitle(title, parse_math=False)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -181,8 +181,18 @@ def same_batch(texts: tf.Tensor, texts_pair: tf.Tensor) -> tf.Tensor:
         return tf.identity(texts_pair)
 
 
-def id_rows(ids: Any) -> Any:
-    """Returns ids `[B, T]`, dense or ragged, as ragged rows."""
+def id_rows(ids: Any, vocabulary_size: int) -> Any:
+    """Returns ids `[B, T]`, dense or ragged, as ragged rows of tokens that have a text.
+
+    A model's table is often larger than its vocabulary (T5: 32,128 rows for 32,100
+    tokens), so that it can generate ids without a token. They are left out, as by the
+    `tokenizers` package.
+    """
+    rows = _rows(ids)
+    return tf.ragged.boolean_mask(rows, rows < tf.cast(vocabulary_size, rows.dtype))
+
+
+def _rows(ids):
     if isinstance(ids, tf.RaggedTensor):
         return ids
     ids = tf.convert_to_tensor(ids)

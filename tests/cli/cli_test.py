@@ -207,3 +207,117 @@ def test_rollback_and_restore_print_the_version_that_is_served(tmp_path):
     printed = json.loads(run("restore", tmp_path, "--json").output)
     assert printed == {"base": str(tmp_path), "served": 3, "restored": [3]}
     assert run("rollback", tmp_path, "--to", 5).exit_code == 1
+
+
+def test_an_error_is_also_json_where_json_is_asked_for(tmp_path):
+    for command in (["info"], ["verify"], ["scan"], ["export", "--json", "x"]):
+        result = run(*command, tmp_path / "nothing", "--json")
+        assert result.exit_code == 1
+        printed = json.loads(result.stdout)
+        assert (
+            printed["error"].endswith(str(tmp_path / "nothing"))
+            or "x" in printed["error"]
+        )
+        assert printed["type"] in ("ValueError", "FileNotFoundError")
+        assert result.stderr.startswith("Error: ")
+
+
+def test_scan_says_in_words_which_files_it_reads(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    result = run("scan", tmp_path / "notes.txt")
+    assert result.exit_code == 1
+    assert "ends in .onnx, .tflite, .keras" in result.output
+    assert "Errno" not in result.output
+
+
+def test_info_of_a_keras_file_is_readable(tmp_path):
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = keras.layers.Embedding(7, 4)(tokens)
+    x = ka.MultiHeadAttention(2, 2)(x, x)
+    model = keras.Model(tokens, keras.layers.Dense(3)(keras.layers.Dense(2)(x)))
+    model.save(tmp_path / "m.keras")
+    said = run("info", tmp_path / "m.keras").output
+    assert "tokens: int32 [?, ?]" in said
+    assert "  Dense: 2\n" in said
+    assert "  MultiHeadAttention: 1\n" in said
+    assert "{" not in said  # no raw dict
+    small_bert().save(tmp_path / "bert.keras")
+    said = run("info", tmp_path / "bert.keras").output
+    assert "hidden_dim: 33" in said
+    assert "{" not in said
+
+
+def printed(width, *arguments):
+    """What `print_table` writes to a terminal of that width."""
+    import io
+
+    from rich.console import Console
+
+    from keras_attention.cli import console as module
+
+    screen = io.StringIO()
+    before = module.console
+    module.console = Console(
+        file=screen, width=width, force_terminal=True, color_system=None
+    )
+    try:
+        module.print_table(*arguments)
+    finally:
+        module.console = before
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_a_table_cuts_no_name_and_no_number(width):
+    names = ["served/minilm-int8-with-a-long-name", "ONNX Runtime", "0.99904", "no"]
+    headings = ["artifact", "runtime", "worst cosine", "close"]
+    said = printed(width, headings, [names, ["", "", "0.5", ""]])
+    assert "…" not in said
+    for name in names:
+        assert name in said
+    assert len(said.splitlines()) == (3 if width == 200 else 5)
+
+
+def test_a_table_in_a_pipe_has_the_width_it_needs(artifact):
+    said = run("verify", artifact[0], "--all").output
+    rows = [line for line in said.splitlines() if line.startswith("serving_default  ")]
+    assert len(rows) == 20
+    assert all(row.endswith("✓") for row in rows)
+
+
+def test_where_every_error_is_zero_no_case_is_the_worst(capsys):
+    from keras_attention.cli.verify import print_results
+
+    result = {
+        "signature": "f",
+        "runtime": "session",
+        "case": "batch 1, length 1",
+        "passed": True,
+        "max_abs_error": 0.0,
+    }
+    worse = {**result, "max_abs_error": 1e-7, "case": "batch 3"}
+    print_results([result])
+    assert "batch" not in capsys.readouterr().out
+    print_results([result, worse])
+    assert "batch 3" in capsys.readouterr().out
+    print_results([{**result, "passed": False, "reason": "names differ"}])
+    assert "batch 1" in capsys.readouterr().out
+
+
+def test_stages_are_told_after_two_seconds(capsys, monkeypatch):
+    import time
+
+    from keras_attention.cli import console as module
+
+    monkeypatch.setattr(module, "_SILENT_SECONDS", 0.1)
+    with module.working("Reading") as update:
+        update("Writing")
+        assert capsys.readouterr().err == ""
+        time.sleep(0.3)
+        update("Checking")
+        update("Checking")
+    assert capsys.readouterr().err == "Writing …\nChecking …\n"
+    with module.working("Reading", quiet=True) as update:
+        time.sleep(0.2)
+        update("Writing")
+    assert capsys.readouterr().err == ""

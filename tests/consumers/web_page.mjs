@@ -51,9 +51,11 @@ async function atRest() {
   return shown();
 }
 
-async function typed({ signature, text, head = 0, row = 0 }) {
-  await page.selectOption("[name=signature]", signature);
-  await atRest();
+async function typed({ signature, text, head = 0, row = 0, stays = false }) {
+  if (!stays) {
+    await page.selectOption("[name=signature]", signature);
+    await atRest();
+  }
   await page.fill("textarea", text);
   await page.click("button");
   const said = await atRest();
@@ -61,6 +63,17 @@ async function typed({ signature, text, head = 0, row = 0 }) {
   await page.selectOption("[name=row]", String(row));
   await page.selectOption("[name=head]", String(head));
   return shown();
+}
+
+/** The width of the page on a narrow screen, and what a tap on the map shows. */
+async function onPhone() {
+  await page.setViewportSize({ width: 380, height: 700 });
+  const width = await page.evaluate(() => document.documentElement.scrollWidth);
+  if (!(await page.locator("canvas").isVisible())) return { width };
+  const box = await page.locator("canvas").boundingBox();
+  const position = { x: box.width * 0.7, y: box.height * 0.7 };
+  await page.locator("canvas").click({ position });
+  return { width, cell: await page.textContent("#cell") };
 }
 
 try {
@@ -86,8 +99,10 @@ try {
   }, task.questions);
   const forms = [];
   for (const form of task.forms) forms.push(await typed(form));
+  const phone = await onPhone();
+  const version = browser.version();
   console.log(
-    JSON.stringify({ version: browser.version(), start, answers, forms, complaints }),
+    JSON.stringify({ version, start, answers, forms, phone, complaints }),
   );
 } finally {
   await browser.close();

@@ -233,7 +233,7 @@ def test_wrong_requests_are_refused_with_the_reason(ask):
         "from 0 to 65. Received: 1.5": {**right, "token_ids": [[1, 2, 1.5]]},
         "padding_mask: bool. Received: 2": {**right, "padding_mask": [[1, 1, 2]]},
         "sequence <= 61": long,
-        "one size an axis in all inputs": {**right, "segment_ids": [[0, 0]]},
+        "one size per axis in all inputs": {**right, "segment_ids": [[0, 0]]},
         "of shape [batch, sequence]": {**right, "token_ids": [1, 2, 3]},
         "Expected rows of one length": {**right, "token_ids": [[1, 2, 3], [1]]},
         "Received: token_ids": {"token_ids": ids},
@@ -248,6 +248,26 @@ def test_wrong_requests_are_refused_with_the_reason(ask):
         assert reason in answer["error"] + "\n"
     assert "serving_default, attention. Received: embed" in unknown["error"]
     assert answered["outputs"].keys() == {"block_0_attention", "block_1_attention"}
+
+
+def test_an_error_leaves_the_map_and_a_phone_shows_all_of_the_page(site, ask):
+    artifact = site[0] / "opset-23"
+    (case,) = (
+        x
+        for x in cases_of(artifact)
+        if (x.signature, x.name) == ("attention", "batch 3, length 7, left padding")
+    )
+    inputs = question(case)["inputs"]
+    right = {"signature": "attention", "text": json.dumps(inputs)}
+    inputs = {**inputs, "token_ids": [[99] * 7] * 3}
+    wrong = {**right, "text": json.dumps(inputs), "stays": True}
+    said = ask(artifact.name, forms=[right, wrong])
+    shown, refused = said["forms"]
+    assert "Received: 99" in refused["alert"]
+    assert refused["pixels"] == shown["pixels"]
+    assert refused["outputs"] == shown["outputs"] != ""
+    assert said["phone"]["width"] <= 380
+    assert said["phone"]["cell"].startswith("Query ")
 
 
 def test_a_changed_file_and_a_missing_one_are_refused(site, ask):

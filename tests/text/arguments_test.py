@@ -103,3 +103,19 @@ def test_the_error_of_a_missing_tensorflow_text_has_the_pip_line(monkeypatch):
         ImportError, match=r'pip install "keras-attention-layers\[text\]"'
     ):
         WordPieceTokenizer(SPECIAL)
+
+
+@pytest.mark.parametrize("kind", ["word_piece", "byte_pair", "sentence_piece"])
+def test_ids_without_a_token_have_no_text(kind):
+    """A model's table may have more rows than there are tokens, as T5's has."""
+    import keras_attention as ka
+
+    train = getattr(ka, f"train_{kind}")
+    tokenizer = train(["the cat sees the dog"] * 20, 300 if kind == "byte_pair" else 30)
+    (row,) = tokenizer(["the cat"])["token_ids"].numpy().tolist()
+    size = tokenizer.vocabulary_size
+    padded = [[size, *row, size + 1000]]
+    expected = tokenizer.detokenize([row]).numpy().tolist()
+    assert expected == [b"the cat"]
+    for rows in (padded, tf.ragged.constant(padded), np.array(padded, "int64")):
+        assert tokenizer.detokenize(rows).numpy().tolist() == expected

@@ -83,7 +83,13 @@ def keras_model_signature(model: keras.Model, said: Description) -> Signature:
 
     tables = _sizes_named(model, _TABLES), _sizes_named(model, _POSITIONS)
     known = Said(said.axes, said.limits, said.max_lengths, *tables)
-    facts = facts_of(lambda arrays: predict(**arrays), inputs, known)
+    inner = _inner_outputs(model)
+
+    def probe(arrays):
+        predict(**arrays)
+        _refuse_empty(inner, [arrays[name] for name in names])
+
+    facts = facts_of(probe, inputs, known)
     return Signature(
         NAME,
         predict,
@@ -95,6 +101,40 @@ def keras_model_signature(model: keras.Model, said: Description) -> Signature:
         drawn_below=_drawn_below(facts),
         samples=_samples(names, said.sample_inputs),
     )
+
+
+# Below this length pooling and strides may leave nothing of a sequence.
+_SHORT = 9
+
+
+def _inner_outputs(model: keras.Model) -> keras.Model | None:
+    """A model that returns what every layer returns, if it is functional."""
+    functional = getattr(model, "_functional", None) or model
+    inputs = getattr(functional, "inputs", None)
+    if not inputs or not getattr(functional, "outputs", None):
+        return None
+    try:
+        found = [
+            tensor
+            for layer in functional.layers
+            for tensor in keras.tree.flatten(layer.output)
+        ]
+        return keras.Model(inputs, found)
+    except (AttributeError, ValueError, KeyError):
+        return None  # a layer that is shared, or without one output
+
+
+def _refuse_empty(inner: keras.Model | None, arrays: list[np.ndarray]) -> None:
+    """Refuses lengths of which a layer leaves nothing.
+
+    TensorFlow goes on with an empty sequence. ONNX Runtime pools one entry where less
+    than a window is left, so that no format could be proven for such lengths.
+    """
+    if inner is None or all(min(x.shape[1:], default=_SHORT) >= _SHORT for x in arrays):
+        return
+    given = [keras.ops.convert_to_tensor(x) for x in arrays]
+    if any(0 in tuple(one.shape) for one in keras.tree.flatten(inner(given))):
+        raise ValueError("A layer leaves nothing of a sequence as short as this one.")
 
 
 def _drawn_below(facts: InputFacts) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,22 @@ class Candidate:
         The worst cosine is 0.999 or more, 98.5 % or more of the decisions are the same,
         and the perplexity is at most 1.01 times the reference's.
         """
-        return all(
-            one.worst_cosine >= MIN_COSINE
-            and one.same >= MIN_SAME
-            and (one.perplexity or 1.0)
-            <= MAX_PERPLEXITY * (one.reference_perplexity or 1.0)
-            for one in self.agreements
-        )
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it cannot replace the reference; none if it can."""
+        return tuple(reason for one in self.agreements for reason in _reasons(one))
+
+
+def _reasons(one: Agreement) -> Iterator[str]:
+    if not one.worst_cosine >= MIN_COSINE:
+        yield f"worst cosine {one.worst_cosine:.5f} is below {MIN_COSINE}"
+    if not one.same >= MIN_SAME:
+        yield f"{one.same:.1%} the same {one.decision} is below {MIN_SAME:.1%}"
+    most = MAX_PERPLEXITY * (one.reference_perplexity or 1.0)
+    if not (one.perplexity or 1.0) <= most:
+        yield f"perplexity {one.perplexity:.3f} is above {most:.3f}"
 
 
 @dataclass(frozen=True)

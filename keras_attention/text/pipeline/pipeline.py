@@ -182,7 +182,7 @@ class Pipeline:
 
     def detokenize(self, ids: Any, skip_special_tokens: bool) -> tf.Tensor:
         """Returns the texts `[B]` of ids `[B, T]`."""
-        rows = arguments.id_rows(ids)
+        rows = arguments.id_rows(ids, len(self.vocabulary))
         if skip_special_tokens:
             is_plain = [token not in self.special for token in self.vocabulary]
             rows = tf.ragged.boolean_mask(rows, tf.gather(tf.constant(is_plain), rows))

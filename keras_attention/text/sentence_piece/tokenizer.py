@@ -213,7 +213,7 @@ class SentencePieceTokenizer(Tokenizer):
             ids: The token ids, integers `[B, T]`, dense or ragged.
             skip_special_tokens: bool. Whether to omit the special tokens.
         """
-        rows = arguments.id_rows(ids)
+        rows = arguments.id_rows(ids, self.vocabulary_size)
         if skip_special_tokens:
             special = {*self._special_tokens.values(), *self._vocabulary_without_pieces}
             is_plain = [token not in special for token in self._vocabulary]

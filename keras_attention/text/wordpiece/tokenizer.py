@@ -247,7 +247,7 @@ class WordPieceTokenizer(Tokenizer):
             ids: The token ids, integers `[B, T]`, dense or ragged.
             skip_special_tokens: bool. Whether to omit the special and the added tokens.
         """
-        ids = arguments.id_rows(ids)
+        ids = arguments.id_rows(ids, self.vocabulary_size)
         tokens = tf.constant(self._vocabulary)
         if skip_special_tokens:
             special = {*self._special_tokens.values(), *self._config["added_tokens"]}

@@ -53,3 +53,17 @@ def test_a_model_that_is_not_known_is_an_error_that_says_what_to_pass():
 
     with pytest.raises(ValueError, match=r"signatures=\[ka.*Received: model="):
         signatures_of(Unknown())
+
+
+def test_lengths_of_which_pooling_leaves_nothing_are_not_asked(tmp_path):
+    """TensorFlow pools an empty sequence to an empty one, ONNX Runtime to one entry."""
+    x = keras.Input((None, 4), name="x")
+    halves = keras.layers.AveragePooling1D(2)(x)
+    whole = keras.layers.Concatenate(axis=1)([x, halves])
+    model = keras.Model(x, keras.layers.Dense(2, name="y")(whole))
+    (signature,) = signatures_of(model)
+    assert min(signature.lengths["sequence"]) == 2
+    assert signature.max_lengths == {}
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    ka.export_model(model, tmp_path / "m", "onnx")  # verified

@@ -54,6 +54,21 @@ def fill(model: Any, weights: dict[str, keras.Variable]) -> None:
         table.dims.extend(values.shape)
 
 
+def remove_unused(model: Any) -> None:
+    """Removes the initializers that nothing reads, such as shapes of removed nodes.
+
+    ONNX Runtime warns about each of them whenever it loads the file.
+
+    Args:
+        model: An `onnx.ModelProto`, changed in place.
+    """
+    used = {*_uses(model.graph)}
+    used |= {one.name for inner in subgraphs(model.graph) for one in inner.output}
+    for inner in subgraphs(model.graph):
+        for one in [one for one in inner.initializer if one.name not in used]:
+            inner.initializer.remove(one)
+
+
 def _uses(graph):
     """The name of a tensor to the nodes that use it, in loops and branches too."""
     found: dict[str, list] = {}

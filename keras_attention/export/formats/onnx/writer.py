@@ -37,7 +37,7 @@ from keras_attention.export.formats.onnx.tracing import (
     large_weights,
     trace,
 )
-from keras_attention.export.formats.onnx.weights import fill
+from keras_attention.export.formats.onnx.weights import fill, remove_unused
 from keras_attention.export.signatures.signature import Signature
 
 LOWEST_OPSET = 18
@@ -83,6 +83,7 @@ def write_onnx(
         _describe(signature, model)
         model.graph.value_info.extend(known)
         fill(model, weights)
+        remove_unused(model)
         _refuse_foreign_operators(signature, model, opset)
         _save_checked(model, Path(file))
 
