@@ -23,7 +23,7 @@ from keras_attention.export.cases.grid import Case, load_cases, save_cases
 from keras_attention.export.signatures.signature import Signature
 from keras_attention.text.patterns import byte_characters
 from keras_attention.weights import files, llama2c
-from keras_attention.weights.sentence_hf import sentence_settings
+from keras_attention.weights.sentence_hf import open_sentence
 
 pytestmark = pytest.mark.tensorflow
 
@@ -364,7 +364,10 @@ SENTENCE_MODEL = {
         {"idx": 0, "name": "0", "path": "", "type": "models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "models.Pooling"},
     ],
-    "1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "word": 33},
+    "1_Pooling/config.json": {
+        "pooling_mode_mean_tokens": True,
+        "word_embedding_dimension": 33,
+    },
     "sentence_bert_config.json": {"max_seq_length": 61},
 }
 
@@ -375,10 +378,10 @@ def test_settings_of_sentence_models(tmp_path, name, examples):
     (tmp_path / "1_Pooling").mkdir()
     for file, base in SENTENCE_MODEL.items():
         (tmp_path / file).write_text(json.dumps(base))
-    found = sentence_settings(tmp_path)
-    assert found == {"normalize": False, "max_length": 61, "pooling": "mean"}
+    found = open_sentence(tmp_path)
+    assert (found.arguments["pooling"], found.max_length) == ("mean", 61)
     inputs = damaged_json(SENTENCE_MODEL[name])
-    check(inputs, tmp_path / name, lambda: sentence_settings(tmp_path), examples)
+    check(inputs, tmp_path / name, lambda: open_sentence(tmp_path), examples)
 
 
 def test_the_fuzzer_writes_what_json_cannot():
