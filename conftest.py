@@ -140,3 +140,20 @@ def verified_here(request, monkeypatch):
     from keras_attention.export.verification import verify
 
     monkeypatch.setattr(api, "verify_folder", verify.verify_here)
+
+
+@pytest.fixture
+def eagerly(request):
+    """What is compiled runs operation by operation, for tests that call it once.
+
+    Compiling takes longer than a call. That graphs give the same is tested next to it,
+    and by every test with --slow.
+    """
+    if request.config.getoption("--slow"):
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

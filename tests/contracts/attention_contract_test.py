@@ -65,6 +65,10 @@ BLIND = ~SEEN.any(axis=-1)  # [B, T]: queries that can attend to nothing
 HAS_KERNEL = keras.backend.backend() == "torch"
 XLA = keras.backend.backend() != "torch"  # there a compiler of its own, not measured
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+# Where another test asks every kind the same, or what is tested is shared code.
+each_first_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(k, id=k.name, marks=costly(k)) for k in KINDS]
+)
 every_call_path = pytest.mark.parametrize(
     "kind", CALL_PATHS, ids=lambda kind: kind.name
 )
@@ -352,7 +356,7 @@ def test_no_weight_starts_as_a_copy_of_another(kind):
 # --- dropout -----------------------------------------------------------------------
 
 
-@every_kind
+@each_first_kind
 def test_dropout_works_in_training_only_and_is_seeded(kind):
     inputs = kind.inputs()
     still = to_numpy(kind.call(kind.shared(), *inputs))
@@ -456,7 +460,7 @@ def test_masks_that_keras_carries_combine_with_explicit_ones(kind):
 
 
 @pytest.mark.tensorflow
-@every_kind
+@each_first_kind
 def test_a_graph_of_unknown_sizes_gives_the_same_numbers(kind):
     layer, inputs = kind.shared(), kind.inputs()
     output, weights = observed(kind, layer, inputs, **MASKS)
@@ -494,7 +498,7 @@ def functional(kind, layer, *, scores=False):
     return keras.Model(inputs, outputs)
 
 
-@every_kind
+@each_first_kind
 def test_symbolic_shapes_are_the_real_ones_in_cross_attention(kind):
     model = functional(kind, kind.make(), scores=True)
     real = model([*kind.inputs(), MASK])
@@ -524,7 +528,7 @@ def test_sizes_of_one_and_zero_work(kind, sizes):
     assert (weights == 0).all()
 
 
-@every_kind
+@each_first_kind
 def test_rows_of_a_batch_are_independent(kind):
     layer, inputs = kind.shared(), kind.inputs(batch=5)
     whole = to_numpy(kind.call(layer, *inputs))
@@ -569,7 +573,7 @@ def test_the_config_holds_every_constructor_argument_through_json(kind):
     assert again.dtype_policy.name == "mixed_bfloat16"
 
 
-@every_kind
+@each_first_kind
 def test_saving_and_loading_changes_no_bit(kind, tmp_path):
     layer, data = kind.built(dropout=0.5), [*kind.inputs(), MASK]
     model = functional(kind, layer, scores=True)
@@ -584,9 +588,7 @@ def test_saving_and_loading_changes_no_bit(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, id=k.name, marks=costly(k)) for k in KINDS]
-)
+@each_first_kind
 def test_compiled_by_xla_outputs_and_gradients_are_the_same(kind):
     layer = kind.shared()
 

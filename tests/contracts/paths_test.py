@@ -168,6 +168,7 @@ PATHS = [
             f"{name}, {how}",
             functools.partial(cached, make=make, cuts=cuts),
             functools.partial(can_be_cached, name=name),
+            costly=cuts is EACH,  # the chunks have a step of one token too
         )
         for name, make in CACHES.items()
         for how, cuts in {"step by step": EACH, "in chunks": SOME}.items()

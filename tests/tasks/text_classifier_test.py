@@ -57,6 +57,7 @@ def test_answers_keep_the_order_of_the_texts_and_do_not_depend_on_the_batch():
     assert model.classify([]) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_with_multi_label_each_score_is_compared_with_the_threshold():
     model = classifier(multi_label=True)
     model.head.output_projection.bias.assign([0.5, -3.0, 2.0])
@@ -69,6 +70,7 @@ def test_with_multi_label_each_score_is_compared_with_the_threshold():
     assert targets.tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_saving_and_loading_keeps_tokenizer_labels_and_every_bit(tmp_path):
     model = classifier(pooling="mean", hidden_activation="relu")
     model.save(tmp_path / "model.keras")
@@ -91,6 +93,7 @@ def test_raw_strings_of_a_tf_dataset_are_fitted():
     assert not np.array_equal(before, model.head.output_projection.kernel)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_wrong_arguments_are_refused():
     model = classifier()
     with pytest.raises(ValueError, match=r"list of texts.*Received: texts='a'"):

@@ -22,6 +22,7 @@ def scorer(**settings):
     return with_random_weights(model)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("activation", "hidden"), [("linear", None), ("sigmoid", "tanh")]
 )
@@ -44,6 +45,7 @@ def test_a_score_is_a_map_of_one_vector_of_the_pair(activation, hidden):
     assert model.score([]).shape == (0,)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_texts_are_ranked_by_their_score_as_second_text_of_the_query():
     model = scorer()
     ranked = model.rank(QUERY, TEXTS, batch_size=3)
@@ -58,12 +60,15 @@ def test_texts_are_ranked_by_their_score_as_second_text_of_the_query():
     assert model.rank(QUERY, []) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_texts_of_equal_score_stay_in_their_order():
     model = scorer()
     model.head.output_projection.kernel.assign(np.zeros((33, 1)))
     assert [one["index"] for one in model.rank(QUERY, TEXTS)] == [0, 1, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("activation", ["linear", "sigmoid"])
 def test_loss_and_metric_are_those_of_the_scores(activation):
     model = scorer(activation=activation, dropout=0.0)
@@ -90,7 +95,9 @@ def test_loss_and_metric_are_those_of_the_scores(activation):
     assert flat["mean_absolute_error"] == pytest.approx(abs(errors).mean(), rel=1e-4)
 
 
-@pytest.mark.parametrize("activation", ["linear", "sigmoid"])
+@pytest.mark.parametrize(
+    "activation", ["sigmoid", pytest.param("linear", marks=pytest.mark.slow)]
+)
 def test_the_head_alone_learns_scores(activation):
     keras.utils.set_random_seed(1)
     model = scorer(activation=activation, dropout=0.0)
@@ -137,6 +144,7 @@ def test_scores_are_the_same_from_text_in_a_session_and_from_ids_in_onnx(
     np.testing.assert_allclose(onnx, model.score(texts), atol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_wrong_arguments_are_refused():
     model = scorer(activation="sigmoid")
     with pytest.raises(ValueError, match=r"linear, sigmoid.*activation='tanh'"):

@@ -10,7 +10,7 @@ from keras_attention.tasks.masking import hide_tokens
 from keras_attention.tasks.words import word_spans, words_of_texts
 
 pytest.importorskip("tensorflow_text")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("eagerly")]
 
 LABELS = ["O", "B-x", "I-x", "B-y", "I-y"]
 

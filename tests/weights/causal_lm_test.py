@@ -19,6 +19,7 @@ SIZES = {
 PROMPTS = [[5, 3, 7], [11]]
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "shape",
     [
@@ -71,6 +72,7 @@ def bytes_vocabulary(folder, size):
     (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_text_goes_in_and_comes_out(tmp_path):
     decoder = ka.GPTDecoder(**{**SIZES, "vocabulary_size": 260})
     ka.save_pretrained(decoder, tmp_path / "lm")

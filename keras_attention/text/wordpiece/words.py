@@ -74,24 +74,18 @@ class BertWords:
         clean_text: bool,
         added_tokens: Sequence[str] = (),
     ) -> None:
-        entries, sequences = _character_table(
-            lowercase, strip_accents, handle_chinese_chars, clean_text
-        )
-        is_plain = entries == _pack(0, _LETTER)
-        is_alone = entries == _pack(0, _ALONE)
-        self._is_plain, self._is_alone = is_plain, is_alone
+        settings = (lowercase, strip_accents, handle_chinese_chars, clean_text)
+        table = _paged_table(*settings, -(-len(added_tokens) // _PAGE))
+        self._is_plain, self._is_alone = table.is_plain, table.is_alone
         # Shortest first: where two start at the same character, the longer one wins.
         self._added = [
             (token, [ord(char) for char in token])
             for token in sorted(added_tokens, key=len)
         ]
-        room = -(-len(self._added) // _PAGE) * _PAGE
-        entries = np.concatenate([entries, np.full(room, _pack(0, _ALONE))])
-        rows, pages = np.unique(entries.reshape(-1, _PAGE), axis=0, return_inverse=True)
         with tf.init_scope():  # constants of the program, not of one function
-            self._pages = tf.constant(pages.reshape(-1), tf.int32)
-            self._entries = tf.constant(rows.reshape(-1), tf.int32)
-            self._sequences = tf.constant(sequences, tf.int32)
+            self._pages = tf.constant(table.pages, tf.int32)
+            self._entries = tf.constant(table.entries, tf.int32)
+            self._sequences = tf.constant(table.sequences, tf.int32)
             self._added_strings = tf.constant(
                 [token for token, _ in self._added] or [""]
             )
@@ -295,6 +289,41 @@ def _kind(entries: tf.Tensor) -> tf.Tensor:
 
 def _rank(entries: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.right_shift(entries, _RANK_SHIFT)
+
+
+class _Table(NamedTuple):
+    """The results of normalising all code points.
+
+    The entry of a code point is `entries[pages[code // _PAGE] * _PAGE + code % _PAGE]`;
+    `sequences` are those of kind _SEVERAL.
+    """
+
+    pages: np.ndarray
+    entries: np.ndarray
+    sequences: np.ndarray
+    is_plain: np.ndarray
+    is_alone: np.ndarray
+
+
+@functools.lru_cache(maxsize=4)  # of 3 MB each, and a third of a second to make
+def _paged_table(
+    lowercase: bool,
+    strip_accents: bool,
+    handle_chinese_chars: bool,
+    clean_text: bool,
+    num_added_pages: int,
+) -> _Table:
+    """Returns the table of these settings, with room for added tokens behind it."""
+    entries, sequences = _character_table(
+        lowercase, strip_accents, handle_chinese_chars, clean_text
+    )
+    is_plain, is_alone = entries == _pack(0, _LETTER), entries == _pack(0, _ALONE)
+    added = np.full(num_added_pages * _PAGE, _pack(0, _ALONE))
+    pages = np.concatenate([entries, added]).astype(np.int32).reshape(-1, _PAGE)
+    numbers: dict[bytes, int] = {}  # of the pages that differ
+    found = [numbers.setdefault(page.tobytes(), len(numbers)) for page in pages]
+    different = np.frombuffer(b"".join(numbers), np.int32)
+    return _Table(np.array(found), different, sequences, is_plain, is_alone)
 
 
 def _character_table(

@@ -150,6 +150,7 @@ def pair():
     return ours(), hugging_face()
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_hostile_texts_give_the_ids_and_offsets_of_hugging_face(pattern):
     texts = HOSTILE + random_texts(1000)
@@ -170,6 +171,7 @@ def decomposed_texts(count, seed=0):
     ]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_characters_are_composed_as_by_hugging_face():
     pattern = list(PATTERNS)[-1]  # Qwen2's
     reference = hugging_face(pattern)
@@ -182,6 +184,7 @@ def test_characters_are_composed_as_by_hugging_face():
     assert differences(tokenizer, reference, texts) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("prefix", "trim", "strip"), [(True, True, False), (False, True, True)]
 )
@@ -191,11 +194,13 @@ def test_options_mean_the_same_as_in_hugging_face(prefix, trim, strip):
     assert differences(ours(**options), hugging_face(**options), texts) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_offsets_with_the_spaces_are_those_of_hugging_face():
     texts = HOSTILE + random_texts(500, 2)
     assert differences(ours(trim=False), hugging_face(trim=False), texts) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_words_that_are_tokens_are_not_split_where_merges_are_ignored():
     texts = HOSTILE + random_texts(300, 3) + [*VOCABULARY]
     reference = hugging_face(ignore_merges=True)
@@ -288,6 +293,7 @@ def test_pairs_are_framed_truncated_and_padded_alike(padding, side, strategy):
     assert spans == [[list(span) for span in one.offsets] for one in encodings]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_tokenizer_json_gives_the_same_tokenizer(tmp_path):
     for place, pattern in enumerate(PATTERNS):
         reference = hugging_face(pattern, ignore_merges=place == 1)
@@ -353,6 +359,7 @@ def test_unsupported_parts_of_a_file_are_refused_by_name(tmp_path):
         ours(pattern=r"(?<=a)b")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_config_makes_the_same_tokenizer_again():
     tokenizer = ours(list(PATTERNS)[1], strip=True, max_length=19)
     serialized = keras.saving.serialize_keras_object(tokenizer)

@@ -79,6 +79,7 @@ def assert_same(tokenizer, reference):
         assert row[mask].numpy().tolist() == ids
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "described",
     [
@@ -112,6 +113,7 @@ def test_a_tokenizer_json_means_what_it_means_to_hugging_face(tmp_path, describe
     assert_same(tokenizer, tokenizers.Tokenizer.from_file(str(path)))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_another_prefix_in_the_tokenizer_json_is_followed(tmp_path):
     vocab = {token.replace("##", "@@"): i for i, token in enumerate(VOCABULARY)}
     described = changed("model.vocab", vocab)
@@ -155,6 +157,7 @@ def test_what_is_not_supported_is_refused_by_its_name(tmp_path, path, value, wor
     assert "Received: " in str(caught.value)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_an_added_word_that_the_model_lacks_is_refused(tmp_path):
     token = {**DESCRIBED["added_tokens"][0], "id": len(VOCABULARY)}
     for content in ("newword", "##newword", "%&"):
@@ -168,6 +171,7 @@ def test_an_added_word_that_the_model_lacks_is_refused(tmp_path):
             WordPieceTokenizer.from_tokenizer_json(path)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -237,6 +241,7 @@ def test_two_files_that_contradict_each_other_are_refused(tmp_path, settings):
         WordPieceTokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_folder_sets_the_maximal_length(tmp_path):
     folder = old_folder(tmp_path, {"model_max_length": 7})
     assert WordPieceTokenizer.from_folder(folder).max_length == 7
@@ -247,6 +252,7 @@ def test_a_folder_sets_the_maximal_length(tmp_path):
         assert WordPieceTokenizer.from_folder(folder).max_length is None
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_vocabulary_file_is_read_line_by_line(tmp_path):
     tokens = [*SPECIAL, "\u2028", "\x85", "", "a\u3000"]
     path = tmp_path / "vocab.txt"
@@ -275,6 +281,7 @@ def test_files_that_cannot_be_read_are_named_in_the_error(tmp_path):
         read(path)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_both_files_of_the_real_folder_make_the_same_tokenizer(tmp_path):
     folder = real_folder()
     if folder is None:

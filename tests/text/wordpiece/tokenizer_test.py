@@ -129,6 +129,7 @@ def test_real_texts_give_the_ids_of_hugging_face(real_pair, record_property):
     assert differences(*real_pair, texts) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("strip_accents", [None, True, False])
 @pytest.mark.parametrize("handle_chinese_chars", [True, False])
@@ -230,6 +231,7 @@ def test_longer_words_than_the_limit_are_unknown():
     assert differences(tokenizer, reference, texts) == []
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "max_length",
     [3, 8, None, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5, 13))],
@@ -255,6 +257,7 @@ def test_rows_are_framed_truncated_and_padded_alike(pair, max_length):
             assert batch["padding_mask"][place].numpy().tolist() == mask
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.tensorflow
 def test_an_empty_batch_gives_empty_tensors_of_the_same_types(pair):
     tokenizer = pair[0]
@@ -394,6 +397,7 @@ def test_properties_return_the_vocabulary(pair):
     assert WordPieceTokenizer(SPECIAL[:4]).mask_token_id is None
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_config_makes_the_same_tokenizer_again():
     options = {
         "lowercase": False,
@@ -432,6 +436,7 @@ def spans(batch):
     return np.stack([batch["starts"], batch["ends"]], -1).tolist()
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_offsets_are_those_of_hugging_face(pair):
     reference = hugging_face(VOCABULARY, max_length=512)
     reference.enable_padding()
@@ -468,6 +473,7 @@ def test_rows_of_words_keep_the_numbers_of_the_words(pair):
     assert batch["word_ids"].numpy().tolist() == expected
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_rows_are_padded_and_truncated_on_the_named_side(padding, side):
