@@ -1,7 +1,7 @@
 """Reads entries of a config.json, or refuses them by name. Does not import Keras."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from keras_attention import untrusted
 
@@ -85,7 +85,7 @@ def activation_name(ours: Any) -> str:
 
 def head_of(
     config: Mapping[str, Any], names: Collection[str], *, tied: bool
-) -> str | None:
+) -> Literal["tied", "own"] | None:
     """Returns a decoder's `head`; `None` for a file of only a backbone.
 
     Args:
