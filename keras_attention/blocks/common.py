@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_attention.ops.backend.shapes import refuse_ragged
+
 
 def build_once(layer: keras.layers.Layer, *shapes: Any) -> None:
     """Builds a layer unless it is built: users may pass layers that have weights.
@@ -16,6 +18,7 @@ def build_once(layer: keras.layers.Layer, *shapes: Any) -> None:
 
 def padding_mask_of(x: Any, padding_mask: Any) -> Any:
     """Returns the explicit mask, else the one that Keras carries on `x`, or `None`."""
+    refuse_ragged(x=x)
     return getattr(x, "_keras_mask", None) if padding_mask is None else padding_mask
 
 

@@ -1,6 +1,6 @@
 """One layer of a decoder."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -11,6 +11,7 @@ from keras_attention.blocks.common import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_layers
 from keras_attention.ops.caches.static import EncoderDecoderCache
 
@@ -71,11 +72,11 @@ class DecoderBlock(keras.layers.Layer):
         feed_forward: keras.layers.Layer,
         cross_attention: keras.layers.Layer | None = None,
         *,
-        norm: str = "pre",
+        norm: Literal["pre", "post"] = "pre",
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
-        normalization: str = "layer",
+        normalization: Literal["layer", "rms"] = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -96,6 +97,7 @@ class DecoderBlock(keras.layers.Layer):
         if cross_attention is not None:
             self.cross_residual = Residual(name="cross_residual", **residual)
 
+    @built_once
     def build(self, x_shape, encoder_sequence_shape=None):
         self._check_encoder(encoder_sequence_shape)
         build_once(self.attention, x_shape, x_shape)

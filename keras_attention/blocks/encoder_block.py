@@ -1,6 +1,6 @@
 """One layer of an encoder."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -11,6 +11,7 @@ from keras_attention.blocks.common import (
     with_layers,
 )
 from keras_attention.blocks.residual import Residual
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_layers
 
 
@@ -62,11 +63,11 @@ class EncoderBlock(keras.layers.Layer):
         attention: keras.layers.Layer,
         feed_forward: keras.layers.Layer,
         *,
-        norm: str = "post",
+        norm: Literal["pre", "post"] = "post",
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
-        normalization: str = "layer",
+        normalization: Literal["layer", "rms"] = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -81,6 +82,7 @@ class EncoderBlock(keras.layers.Layer):
         self.attention_residual = Residual(name="attention_residual", **residual)
         self.feed_forward_residual = Residual(name="feed_forward_residual", **residual)
 
+    @built_once
     def build(self, x_shape):
         build_once(self.attention, x_shape, x_shape)
         build_once(self.feed_forward, x_shape)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
@@ -33,6 +34,7 @@ class FirstTokenPooler(keras.layers.Layer):
         super().__init__(**kwargs)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
+    @built_once
     def build(self, sequence_shape):
         self.projection = Projection(
             (sequence_shape[-1],),
@@ -94,6 +96,7 @@ class ClassificationHead(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
+    @built_once
     def build(self, features_shape):
         self.hidden = None
         if self.hidden_activation is not None:
@@ -172,6 +175,7 @@ class MaskedTokenHead(keras.layers.Layer):
             epsilon=epsilon, name="normalization", dtype=self.dtype_policy
         )
 
+    @built_once
     def build(self, features_shape):
         self.transform = Projection(
             (features_shape[-1],),

@@ -1,9 +1,10 @@
 """The residual connection around a sub-layer, with its normalisation."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.layer_normalization import LayerNormalization
 from keras_attention.layers.rms_normalization import RMSNormalization
 
@@ -37,11 +38,11 @@ class Residual(keras.layers.Layer):
     def __init__(
         self,
         *,
-        norm: str = "post",
+        norm: Literal["pre", "post"] = "post",
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         seed: int | None = None,
-        normalization: str = "layer",
+        normalization: Literal["layer", "rms"] = "layer",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -59,6 +60,7 @@ class Residual(keras.layers.Layer):
             dropout, seed=seed, dtype=self.dtype_policy
         )
 
+    @built_once
     def build(self, x_shape):
         if not self.normalization.built:
             self.normalization.build(x_shape)

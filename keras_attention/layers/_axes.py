@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_attention.layers._arguments import separate, unpack
 from keras_attention.ops import masks
-from keras_attention.ops.backend.shapes import describe, differ
+from keras_attention.ops.backend.shapes import describe, differ, refuse_ragged
 
 
 def standardize_axes(attention_axes: Any) -> tuple[int, ...] | None:
@@ -245,6 +245,7 @@ def axes_of(attention_axes: tuple[int, ...] | None, query, value, key) -> Axes:
     """
     listed = query if isinstance(query, list | tuple) else (query, value, key)
     tensors = [tensor for tensor in listed if tensor is not None]
+    refuse_ragged(**dict(zip(("query", "value", "key"), tensors, strict=False)))
     ranks = {len(tensor.shape) for tensor in tensors}
     rank = max(ranks)
     if len(ranks) > 1 or rank < 3 or len(tensors) < 2:

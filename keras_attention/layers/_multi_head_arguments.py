@@ -10,6 +10,7 @@ from keras_attention.layers.checks import (
     check_positive,
     check_sizes,
 )
+from keras_attention.layers.position_scheme import PositionScheme
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.backend.shapes import describe, differ
 from keras_attention.ops.caches.static import StaticKVCache
@@ -29,6 +30,16 @@ def check_heads(
             "head serves a group of query heads of one size. Received: "
             f"num_heads={num_heads}, num_key_value_heads={num_key_value_heads}"
         )
+
+
+def check_position(position: Any) -> Any:
+    """Returns the position scheme, or refuses what is none."""
+    if position is not None and not isinstance(position, PositionScheme):
+        raise ValueError(
+            "`position` must be a position scheme, such as `ka.RotaryEmbedding()`, or "
+            f"`None`. Received: position={position!r}"
+        )
+    return position
 
 
 def standardize_window(window: Any) -> tuple[int, int] | None:

@@ -112,10 +112,11 @@ def _chunks_support(layer, call):
     scheme = layer.position
     if layer.chunked is False or call.need_weights or call.dropout is not None:
         return False
-    if layer.talking_heads or _has_symbolic_lengths(call):
+    weighted = scheme is not None and scheme.needs_weights
+    if weighted or layer.talking_heads or _has_symbolic_lengths(call):
         return False
-    if scheme is not None and scheme.needs_weights:
-        return False
+    if call.heads.query.shape[0] == 0:
+        return False  # loops over an empty batch cannot be compiled
     if layer.chunked:
         return True
     if call.bias is not None or (scheme is not None and scheme.adds_bias):

@@ -14,9 +14,11 @@ from keras_attention.layers._decoder_state import (
     reset_dropout_masks,
 )
 from keras_attention.layers.base import AttentionLayer, StepState
+from keras_attention.layers.building import built_once
+from keras_attention.layers.checks import check_optional_sizes
 from keras_attention.layers.global_attention import attentional_projection
 from keras_attention.ops import masks
-from keras_attention.ops.backend.shapes import describe
+from keras_attention.ops.backend.shapes import describe, refuse_ragged
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -50,6 +52,8 @@ class AttentionCell(keras.layers.Layer):
         attention_vector_size: If given, the output is tanh(W [context; h_t]) of that
             size, and input feeding feeds this output. For attention that returns a
             context.
+        attention_vector_activation: The activation of that output; `"linear"` for
+            W [context; h_t], the `attention_layer` of `tfa.seq2seq.AttentionWrapper`.
         coverage: Whether the score of each position depends on the sum of its weights
             so far. For attention with a `key_term_size`: additive scores, which are
             `AdditiveAttention`, and `GlobalAttention` and `LocalAttention` with
@@ -88,6 +92,7 @@ class AttentionCell(keras.layers.Layer):
         attention_vector_size: int | None = None,
         coverage: bool = False,
         return_attention_scores: bool = False,
+        attention_vector_activation: Any = "tanh",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -96,11 +101,20 @@ class AttentionCell(keras.layers.Layer):
                 "`attention` must be an attention layer of keras_attention, or a "
                 f"subclass of its `AttentionLayer`. Received: attention={attention!r}"
             )
+        if not hasattr(cell, "state_size"):
+            raise ValueError(
+                "`cell` must be an RNN cell, such as `keras.layers.GRUCell(8)`. "
+                f"Received: cell={cell!r}"
+            )
+        check_optional_sizes(attention_vector_size=attention_vector_size)
         self.cell = cell
         self.attention = attention
         self.input_feeding = input_feeding
         self.attend_first = attend_first
         self.attention_vector_size = attention_vector_size
+        self.attention_vector_activation = keras.activations.get(
+            attention_vector_activation
+        )
         self.coverage = coverage
         self.return_attention_scores = return_attention_scores
         self.input_size: int | None = None
@@ -109,7 +123,9 @@ class AttentionCell(keras.layers.Layer):
         self.combine = None
         if attention_vector_size is not None:
             self.combine = attentional_projection(
-                attention_vector_size, self.dtype_policy
+                attention_vector_size,
+                self.dtype_policy,
+                activation=self.attention_vector_activation,
             )
 
     @property
@@ -134,6 +150,7 @@ class AttentionCell(keras.layers.Layer):
             return self.attention_size
         return output_size_of(self.cell) + self.attention_size
 
+    @built_once
     def build(self, input_shape, memory_shape=None):
         memory_shape = self.memory_shape if memory_shape is None else memory_shape
         if memory_shape is None:
@@ -331,6 +348,9 @@ class AttentionCell(keras.layers.Layer):
             "attention_vector_size": self.attention_vector_size,
             "coverage": self.coverage,
             "return_attention_scores": self.return_attention_scores,
+            "attention_vector_activation": keras.activations.serialize(
+                self.attention_vector_activation
+            ),
         }
 
     @classmethod
@@ -354,6 +374,7 @@ def _check_memory(memory, memory_mask):
             "model. Use `AttentionRNN(cell)(targets, memory)`, which calls it. "
             f"Received: memory={describe(memory)}"
         )
+    refuse_ragged(memory=memory)
     carried = getattr(memory, "_keras_mask", None)
     memory = ops.convert_to_tensor(memory)
     if len(memory.shape) != 3:

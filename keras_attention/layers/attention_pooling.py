@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_attention.layers.base import AttentionLayer
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_optional_sizes
 from keras_attention.layers.dot_product_attention import DotProductAttention
 
@@ -81,6 +82,7 @@ class AttentionPooling(keras.layers.Layer):
         self.query_initializer = keras.initializers.get(query_initializer)
         self.supports_masking = True
 
+    @built_once
     def build(self, input_shape):
         if len(input_shape) != 3:
             raise ValueError(

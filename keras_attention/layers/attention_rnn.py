@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_attention.layers._decoder_state import dropout_cells, reset_dropout_masks
 from keras_attention.layers.attention_cell import AttentionCell
+from keras_attention.layers.building import built_once
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -77,6 +78,7 @@ class AttentionRNN(keras.layers.RNN):
             **kwargs,
         )
 
+    @built_once
     def build(self, sequences_shape, memory_shape=None, initial_state_shape=None):
         if not self.cell.built:
             self.cell.build((sequences_shape[0], sequences_shape[-1]), memory_shape)

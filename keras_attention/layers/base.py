@@ -20,7 +20,9 @@ from keras_attention.layers._arguments import (
 )
 from keras_attention.layers._axes import axes_of
 from keras_attention.layers._visibility import join_masks, visibility
+from keras_attention.layers.building import built_once
 from keras_attention.layers.projection import dtype_config
+from keras_attention.ops.backend.shapes import refuse_ragged
 
 Observer = Callable[["AttentionLayer", Any], None]
 
@@ -238,6 +240,7 @@ class AttentionLayer(keras.layers.Layer):
         after = state._replace(alignment=weights, step=state.step + 1)
         return output, weights, after
 
+    @built_once
     def build(self, query_shape, value_shape=None, key_shape=None):
         shapes = standardize_shapes(query_shape, value_shape, key_shape)
         self.build_weights(*shapes)
@@ -341,6 +344,7 @@ class AttentionLayer(keras.layers.Layer):
         return (*shapes[0][:-1], *self.output_sizes_of(*shapes))
 
     def compute_output_spec(self, *args, **kwargs):
+        refuse_ragged(**dict(zip(("query", "value", "key"), args, strict=False)))
         # Weights and caches are outputs too, which a shape alone does not tell.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 

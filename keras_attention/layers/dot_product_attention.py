@@ -1,6 +1,6 @@
 """Dot-product attention with one head and no projections of its own."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -51,7 +51,7 @@ class DotProductAttention(AttentionLayer):
 
     def __init__(
         self,
-        score: str = "scaled_dot",
+        score: Literal["scaled_dot", "dot", "general", "cosine"] = "scaled_dot",
         *,
         use_scale: bool = False,
         dropout: float = 0.0,

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.projection import Projection, fresh_initializer
 from keras_attention.ops.activations import get_activation
@@ -68,6 +69,7 @@ class FeedForward(keras.layers.Layer):
             dropout, seed=seed, dtype=self.dtype_policy
         )
 
+    @built_once
     def build(self, input_shape):
         self.intermediate = self._projection("intermediate", self.intermediate_dim)
         self.gate = None

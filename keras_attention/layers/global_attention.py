@@ -1,6 +1,6 @@
 """Global attention (Luong)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -53,7 +53,7 @@ class GlobalAttention(AttentionLayer):
 
     def __init__(
         self,
-        score: str = "general",
+        score: Literal["dot", "general", "concat", "location"] = "general",
         units: int | None = None,
         *,
         attentional_vector: bool = True,
@@ -109,8 +109,10 @@ class GlobalAttention(AttentionLayer):
         }
 
 
-def attentional_projection(units: int, dtype: Any) -> Projection:
+def attentional_projection(
+    units: int, dtype: Any, *, activation: Any = "tanh"
+) -> Projection:
     """Makes the map tanh(W [c; h]) (Luong 2015, equation 5)."""
     return Projection(
-        (units,), use_bias=False, activation="tanh", name="combine", dtype=dtype
+        (units,), use_bias=False, activation=activation, name="combine", dtype=dtype
     )

@@ -1,6 +1,6 @@
 """Local attention (Luong)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -64,9 +64,9 @@ class LocalAttention(AttentionLayer):
 
     def __init__(
         self,
-        alignment: str = "monotonic",
+        alignment: Literal["monotonic", "predictive"] = "monotonic",
         window: int = 10,
-        score: str = "general",
+        score: Literal["dot", "general", "concat"] = "general",
         units: int | None = None,
         *,
         attentional_vector: bool = True,

@@ -1,6 +1,6 @@
 """Monotonic attention (Raffel)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -17,6 +17,7 @@ from keras_attention.ops.monotonic import (
 )
 
 SCORES = scores_with(compares_keys=True)
+MonotonicScore = Literal["additive", "scaled_dot", "dot", "general", "cosine", "concat"]
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -73,9 +74,9 @@ class MonotonicAttention(AttentionLayer):
 
     def __init__(
         self,
-        score: str = "additive",
+        score: MonotonicScore = "additive",
         units: int | None = None,
-        mode: str = "parallel",
+        mode: Literal["parallel", "recursive", "hard"] = "parallel",
         *,
         sigmoid_noise: float = 0.0,
         score_bias_initializer: Any = 0.0,

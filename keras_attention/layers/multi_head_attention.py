@@ -1,6 +1,6 @@
 """Multi-head attention: full, cross, causal, grouped, windowed, cached."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -19,6 +19,7 @@ from keras_attention.layers._heads import (
 from keras_attention.layers._multi_head_arguments import (
     check_heads,
     check_memory,
+    check_position,
     config_of,
     make_gate,
     make_mixing,
@@ -141,7 +142,7 @@ class MultiHeadAttention(AttentionLayer):
         dropout: float = 0.0,
         logits_soft_cap: float | None = None,
         scale: float | None = None,
-        use_bias: bool | str = True,
+        use_bias: bool | Literal["query_key_value"] = True,
         output_shape: int | tuple[int, ...] | None = None,
         attention_axes: int | tuple[int, ...] | None = None,
         kernel_initializer: Any = "glorot_uniform",
@@ -163,7 +164,7 @@ class MultiHeadAttention(AttentionLayer):
         # JSON has no tuples: a loaded layer must have the config of the saved one.
         pair = isinstance(sliding_window, list)
         self.sliding_window = tuple(sliding_window) if pair else sliding_window
-        self.position = position
+        self.position = check_position(position)
         self.talking_heads, self.use_gate = talking_heads, use_gate
         self.chunked, self.scale = chunked, scale
         self.use_bias = standardize_bias(use_bias)

@@ -5,8 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_sizes
-from keras_attention.ops.backend.shapes import is_symbolic
+from keras_attention.ops.backend.shapes import is_symbolic, refuse_ragged
 from keras_attention.ops.lookup import lookup
 from keras_attention.ops.positions import standardize_positions
 
@@ -55,6 +56,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True
 
+    @built_once
     def build(self, inputs_shape):
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -64,6 +66,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, positions=None):
+        refuse_ragged(inputs=inputs)
         if positions is None:
             self._check_length(inputs.shape)
         positions = standardize_positions(positions, length=ops.shape(inputs)[1])

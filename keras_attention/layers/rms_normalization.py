@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_positive
 from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.backend.regions import region
@@ -41,6 +42,7 @@ class RMSNormalization(keras.layers.Layer):
         self.epsilon = epsilon
         self.supports_masking = True
 
+    @built_once
     def build(self, input_shape):
         self.gamma = self.add_weight(
             name="gamma", shape=(input_shape[-1],), initializer="ones"

@@ -1,7 +1,7 @@
 """Rotary position embeddings."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -74,7 +74,7 @@ class RotaryEmbedding(PositionScheme):
         self,
         max_wavelength: float = 10000.0,
         *,
-        layout: str = "half_split",
+        layout: Literal["half_split", "interleaved"] = "half_split",
         rotary_dim: int | None = None,
         scaling: dict | None = None,
         **kwargs: Any,

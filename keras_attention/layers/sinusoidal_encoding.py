@@ -1,10 +1,13 @@
 """Sinusoidal position encoding."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
+from keras_attention.layers.building import built_once
+from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.backend.shapes import refuse_ragged
 from keras_attention.ops.positions import (
     check_even,
     check_layout,
@@ -46,7 +49,7 @@ class SinusoidalEncoding(keras.layers.Layer):
     def __init__(
         self,
         max_wavelength: float = 10000.0,
-        layout: str = "interleaved",
+        layout: Literal["interleaved", "concatenated"] = "interleaved",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -59,17 +62,20 @@ class SinusoidalEncoding(keras.layers.Layer):
         self.layout = check_layout(layout)
         self.supports_masking = True
 
+    @built_once
     def build(self, inputs_shape):
         check_even(inputs_shape[-1], self.name)
         self.built = True
 
     def call(self, inputs, positions=None):
+        refuse_ragged(inputs=inputs)
         positions = standardize_positions(positions, length=ops.shape(inputs)[1])
         encoding = sinusoids(
             positions,
             inputs.shape[-1],
             max_wavelength=self.max_wavelength,
             layout=self.layout,
+            dtype=score_dtype(inputs),
         )
         return inputs + ops.cast(encoding, inputs.dtype)  # [B, T, E]
 

@@ -1,10 +1,11 @@
 """Sinusoidal position encoding of images."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
+from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.positions import check_layout, first_positions, sinusoids
 
 
@@ -41,7 +42,7 @@ class SinusoidalEncoding2D(keras.layers.Layer):
     def __init__(
         self,
         max_wavelength: float = 10000.0,
-        layout: str = "interleaved",
+        layout: Literal["interleaved", "concatenated"] = "interleaved",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -77,6 +78,7 @@ class SinusoidalEncoding2D(keras.layers.Layer):
             inputs.shape[-1] // 2,
             max_wavelength=self.max_wavelength,
             layout=self.layout,
+            dtype=score_dtype(inputs),
         )
         return ops.cast(encoding, inputs.dtype)  # [length, E / 2]
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.layers.building import built_once
 from keras_attention.layers.checks import check_sizes
 from keras_attention.ops.linear import linear_of_table
 from keras_attention.ops.lookup import lookup
@@ -53,6 +54,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self._allow_non_tensor_positional_args = True
 
+    @built_once
     def build(self, token_ids_shape=None):
         self.embeddings = self.add_weight(
             name="embeddings",

@@ -1,6 +1,6 @@
 """The options of a decoder: each is checked and brought to one form."""
 
-from typing import Any
+from typing import Any, Literal
 
 from keras_attention.models.common import check_divisible
 
@@ -41,7 +41,9 @@ def standardize_biases(use_bias: Any) -> tuple[str, ...]:
     return tuple(part for part in BIASES if part in use_bias)
 
 
-def use_attention_bias(parts: tuple[str, ...]) -> bool | str:
+def use_attention_bias(
+    parts: tuple[str, ...],
+) -> bool | Literal["query_key_value"]:
     """Returns the argument `use_bias` of `MultiHeadAttention`.
 
     Args:
@@ -53,7 +55,7 @@ def use_attention_bias(parts: tuple[str, ...]) -> bool | str:
             "`use_bias` must name 'query_key_value' if it names 'attention_output'. "
             f"Received: use_bias={parts}"
         )
-    return True if outer else BIASES[0] if inner else False
+    return True if outer else "query_key_value" if inner else False
 
 
 def windows_of_layers(window: Any, num_layers: int) -> list[int | None]:

@@ -1,6 +1,6 @@
 """A causal decoder with the shape of GPT-2 or of Llama."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -119,12 +119,12 @@ class GPTDecoder(keras.Model):
         activation: Any = "gelu_tanh",
         layer_norm_epsilon: float = 1e-5,
         key_dim: int | None = None,
-        position: str | dict = "learned",
-        normalization: str = "layer",
+        position: Literal["learned", "rotary"] | dict = "learned",
+        normalization: Literal["layer", "rms"] = "layer",
         gated: bool = False,
         use_bias: bool | tuple[str, ...] = True,
         sliding_window: int | list[int | None] | None = None,
-        head: str | None = "tied",
+        head: Literal["tied", "own"] | None = "tied",
         attention_dropout: float | None = None,
         **kwargs: Any,
     ):
@@ -148,7 +148,8 @@ class GPTDecoder(keras.Model):
         self.layer_norm_epsilon = layer_norm_epsilon
         self.key_dim = head_size(key_dim, hidden_dim, num_heads)
         self.position, self.rotary = position, rotary_settings(position)
-        self.normalization, self.gated = normalization, gated
+        self.normalization: Literal["layer", "rms"] = normalization
+        self.gated = gated
         self.use_bias = standardize_biases(use_bias)
         self.sliding_window = sliding_window
         self.head = check_head(head)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.ops.backend.shapes import describe, differ
+from keras_attention.ops.backend.shapes import describe, differ, refuse_ragged
 
 
 def standardize_ids(token_ids: Any, others: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def standardize_ids(token_ids: Any, others: dict[str, Any]) -> dict[str, Any]:
 
 
 def _integers(name: str, value: Any) -> Any:
+    refuse_ragged(**{name: value})
     value = ops.convert_to_tensor(value)
     if "int" not in keras.backend.standardize_dtype(value.dtype):
         raise ValueError(
@@ -56,6 +57,7 @@ def _integers(name: str, value: Any) -> Any:
 
 def _mask(name: str, value: Any) -> Any:
     """Returns a padding mask as bool; tokenizers return it as 0 / 1 integers."""
+    refuse_ragged(**{name: value})
     value = ops.convert_to_tensor(value)
     dtype = keras.backend.standardize_dtype(value.dtype)
     if dtype != "bool" and "int" not in dtype:

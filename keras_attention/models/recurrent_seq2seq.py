@@ -1,6 +1,6 @@
 """A recurrent encoder and a recurrent decoder with attention."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -76,8 +76,8 @@ class RecurrentSeq2Seq(EncoderDecoder):
         embedding_dim: int = 256,
         hidden_dim: int = 512,
         *,
-        attention: str = "bahdanau",
-        cell: str = "gru",
+        attention: Literal["bahdanau", "luong"] = "bahdanau",
+        cell: Literal["gru", "lstm"] = "gru",
         dropout: float = 0.0,
         **kwargs: Any,
     ):

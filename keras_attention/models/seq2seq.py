@@ -1,6 +1,6 @@
 """The Transformer: an encoder and a decoder."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -18,6 +18,7 @@ from keras_attention.models.common import base_config, check_divisible, initiali
 from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
 
 LEARNED = "learned"
+POSITIONS = (LEARNED, "interleaved", "concatenated")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -106,9 +107,9 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         *,
         decoder: dict[str, int] | None = None,
         max_sequence_length: int | None = None,
-        positions: str = "interleaved",
+        positions: Literal["learned", "interleaved", "concatenated"] = "interleaved",
         position_offset: int = 0,
-        norm: str = "post",
+        norm: Literal["pre", "post"] = "post",
         scale_embedding: bool = True,
         normalize_embedding: bool = False,
         use_logits_bias: bool = False,
@@ -133,6 +134,11 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         self.hidden_dim, self.intermediate_dim = hidden_dim, intermediate_dim
         self.decoder = dict(decoder or {})
         self.max_sequence_length = max_sequence_length
+        if positions not in POSITIONS:
+            names = ", ".join(map(repr, POSITIONS))
+            raise ValueError(
+                f"`positions` must be one of {names}. Received: positions={positions!r}"
+            )
         self.positions, self.position_offset = positions, position_offset
         self.norm = norm
         self.scale_embedding = scale_embedding
@@ -198,7 +204,8 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             )
         else:
             name = f"{side}_position_encoding"
-            position = SinusoidalEncoding(layout=self.positions, name=name, **named)
+            layout: Any = self.positions
+            position = SinusoidalEncoding(layout=layout, name=name, **named)
         embedded = normalized = None
         if self.normalize_embedding:
             name = f"{side}_embedding_normalization"

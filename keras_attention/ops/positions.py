@@ -40,6 +40,7 @@ def sinusoids(
     *,
     max_wavelength: float = 10000.0,
     layout: str = "interleaved",
+    dtype: str = "float32",
 ) -> Any:
     """Sines and cosines of positions, wavelengths from 2π to 2π·max_wavelength.
 
@@ -49,15 +50,16 @@ def sinusoids(
         max_wavelength: The largest wavelength, divided by 2π.
         layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
             `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
+        dtype: The dtype of the result, `"float32"` or `"float64"`.
 
     Returns:
-        `[..., size]` float32, within 1e-6 of exact at positions up to 1e5 and
+        `[..., size]`; in float32 within 1e-6 of exact at positions up to 1e5 and
         beyond.
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017.
     """
     turns = turns_per_position(size, max_wavelength)
-    sine, cosine = sine_and_cosine(positions, turns)
+    sine, cosine = sine_and_cosine(positions, turns, dtype=dtype)
     if layout == "concatenated":
         return ops.concatenate([sine, cosine], axis=-1)  # [..., size]
     pairs = ops.stack([sine, cosine], axis=-1)  # [..., size / 2, 2]

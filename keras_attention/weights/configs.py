@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from keras_attention import untrusted
 
@@ -86,7 +86,7 @@ def activation_name(ours: Any) -> str:
 
 def head_of(
     config: Mapping[str, Any], names: Collection[str], *, tied: bool
-) -> str | None:
+) -> Literal["tied", "own"] | None:
     """Returns a decoder's `head`; `None` for a file of only a backbone.
 
     Args:

@@ -357,6 +357,28 @@ def test_attention_maps_have_the_weights_of_all_steps():
     assert agree(weights, model(tokens)[1], 1e-6)
 
 
+def test_the_attention_vector_may_be_linear():
+    """What `attention_layer_size` of tfa's AttentionWrapper computes: W [h; c]."""
+    settings = {"attention_vector_size": 3, "attention_vector_activation": "linear"}
+    cell = gru_cell(**settings)
+    cell.build((None, E), MEMORY.shape)
+    states = cell.initial_state(MEMORY)
+    output, _ = cell.call(TARGETS[:, 0].astype("float32"), states)
+    kernel = to_numpy(cell.combine.kernel)
+    narrow = np.zeros((len(MEMORY), 3), "float32")  # what is fed at first
+    h, _ = cell.cell(np.concatenate([TARGETS[:, 0], narrow], axis=1), states[0])
+    context = cell.attention(to_numpy(h)[:, None], MEMORY)
+    both = np.concatenate([to_numpy(context)[:, 0], to_numpy(h)], axis=1)
+    np.testing.assert_allclose(to_numpy(output), both @ kernel, atol=1e-6)
+    config = cell.get_config()
+    assert config["attention_vector_activation"] == "linear"
+    copy = AttentionCell.from_config(config)
+    assert copy.attention_vector_activation is keras.activations.linear
+    old = {k: v for k, v in cell.get_config().items() if "activation" not in k}
+    old = AttentionCell.from_config(old)
+    assert old.attention_vector_activation is keras.activations.tanh
+
+
 @pytest.mark.slow
 def test_a_decoder_learns_to_reverse():
     rng = np.random.default_rng(0)

@@ -26,6 +26,25 @@ def describe(x: Any) -> str:
     return f"{x!r} (of type {type(x).__name__})"
 
 
+def refuse_ragged(**tensors: Any) -> None:
+    """Refuses RaggedTensors: rows of different lengths are padded, with a mask.
+
+    Args:
+        **tensors: The inputs by name; `None` where there is none.
+    """
+    for name, tensor in tensors.items():
+        ragged = getattr(tensor, "ragged", False) or hasattr(
+            tensor, "nested_row_splits"
+        )
+        if ragged:
+            raise ValueError(
+                f"`{name}` must be a dense tensor with a padding mask, not a "
+                "RaggedTensor. Pass `x.to_tensor()`, and "
+                "`tf.sequence_mask(x.row_lengths())` as its mask. "
+                f"Received: {name}=RaggedTensor of shape {tuple(tensor.shape)}"
+            )
+
+
 def is_symbolic(size: Any) -> bool:
     """Whether a size is symbolic, so that it cannot be compared (JAX only).
 
