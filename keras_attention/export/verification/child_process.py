@@ -94,6 +94,24 @@ class Watchdog:
             time.sleep(min(0.2, max(0.01, until - time.monotonic())))
 
 
+def limit_memory(limit: int | None) -> None:
+    """Limits the memory that this process may allocate, on Linux.
+
+    A graph may ask for more memory than there is, and the kernel could then end
+    another process instead of this one.
+
+    Args:
+        limit: Bytes; by default the memory of the machine.
+    """
+    if sys.platform == "linux":
+        import resource
+
+        most = limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 def _die_with_parent() -> None:
     """Asks Linux to end this process with its parent, even if no thread can run."""
     if sys.platform == "linux":
