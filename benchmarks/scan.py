@@ -15,7 +15,7 @@ def run(settings: Settings, progress: Progress) -> list[Row]:
     import keras_attention as ka
     from keras_attention.export.runtimes.opening import RUNTIMES
 
-    model, _ = hub.pair(hub.MINILM)
+    model = ka.BertEncoder(**hub.MINILM, activation="gelu_tanh")
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for format, runtime in (("saved_model", "tensorflow"), ("onnx", "onnxruntime")):
