@@ -7,7 +7,11 @@ import tensorflow as tf
 
 import keras_attention as ka
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [
+    pytest.mark.tensorflow,
+    # Keras patches tf2onnx for NumPy 2, and asks NumPy for what is not there.
+    pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning"),
+]
 STOCK = {
     "MobileNetV3Small": (keras.applications.MobileNetV3Small, 32),
     "EfficientNetV2B0": (keras.applications.EfficientNetV2B0, 32),
@@ -23,7 +27,7 @@ def small():
     x = keras.layers.Resizing(8, 8)(x)
     x = keras.layers.SeparableConv2D(5, 3, padding="same", activation="gelu")(x)
     x = keras.layers.Conv2DTranspose(4, 3, strides=2)(x)
-    x = keras.layers.ZeroPadding2D(1)(keras.layers.BatchNormalization()(x))
+    x = keras.layers.ZeroPadding2D(1)(keras.layers.GroupNormalization(2)(x))
     x = keras.layers.UpSampling2D(2)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     y = keras.layers.Embedding(31, 8, mask_zero=True)(ids)
@@ -33,10 +37,12 @@ def small():
     return keras.Model([image, ids], keras.layers.Concatenate()([x, y, z]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
 def test_a_model_of_many_layers_is_in_order(format, tmp_path):
     path = tmp_path / ("m.onnx" if format == "onnx" else "1")
     model = small()
+    model([np.ones((2, 16, 16, 3)), np.ones((2, 5), "int32")])  # for ONNX
     model.export(str(path), format=format, verbose=False)
     runner = ka.open_artifact(path, allow_unverified=True)
     with runner:
@@ -48,7 +54,8 @@ def test_a_model_of_many_layers_is_in_order(format, tmp_path):
             for name, one in info.inputs.items()
         }
         (answer,) = runner.run(signature, **fed).values()
-    expected = model([fed[name] for name in info.inputs])
+    image, ids = sorted(fed.values(), key=lambda one: -one.ndim)
+    expected = model([image, ids])
     np.testing.assert_allclose(answer, expected, atol=1e-4)
 
 
@@ -64,6 +71,7 @@ def test_a_stock_model_is_in_order(name, format, tmp_path):
         model.save(path)
         assert ka.scan_artifact(path).operators
     else:
+        model(np.ones((1, size, size, 3)))
         model.export(str(path), format=format, verbose=False)
         ka.open_artifact(path, allow_unverified=True).close()
 
