@@ -221,22 +221,21 @@ def _checked_copies(
     with private_copy(folder, names) as copy:
         copies = {name: copy / name for name in names}
         graphs = [one for one in copies.values() if _is_graph(one)]
-        for file in [one for one in graphs if one.suffix == ".onnx"]:
+        files = [one for one in graphs if one.suffix == ".onnx"]
+        weights = {name for one in files for name in _weights_of(one)}
+        if manifest is not None:
             # Only names of the manifest are copied before they are judged: they are
             # known to be inside the folder.
-            if manifest is not None:
-                listed = [x for x in _weights_of(file) if x in manifest.files]
-                fresh = [name for name in listed if name not in copies]
-                copies |= add_to_copy(folder, fresh, copy)
+            listed = [x for x in weights if x in manifest.files and x not in copies]
+            copies |= add_to_copy(folder, listed, copy)
         shown = {one: folder / one.relative_to(copy) for one in graphs if scan}
         if manifest is None:
             for one, name in shown.items():
                 _checked(one, folder, shown=name, max_tensor_bytes=most)
         else:
             _compared_and_scanned(folder, manifest, copies, shown, most)
-        for file in [one for one in graphs if one.suffix == ".onnx"]:
-            rest = [name for name in _weights_of(file) if name not in copies]
-            copies |= add_to_copy(folder, rest, copy)
+        rest = [name for name in weights if name not in copies]
+        add_to_copy(folder, rest, copy)
         yield copy
 
 
