@@ -27,6 +27,7 @@ GROUPS = {
     "tokenizer": "tokenizer",
     "sentences": "sentences",
     "export": "size",
+    "scan": "scan",
     "encoder": "encoder",
     "generate": "generate",
 }

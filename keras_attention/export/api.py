@@ -153,7 +153,7 @@ def export_model(
         if warmup and format == "saved_model":
             progress(write_warmup(folder, final.parent.name))
         progress("Running the artifact on them, in a fresh process")
-        report = verify_folder(folder, tolerance=tolerance)
+        report = verify_folder(folder, tolerance=tolerance, private=True)
         if not report.passed:
             raise VerificationError(
                 "The exported artifact does not agree with the model, so it was "

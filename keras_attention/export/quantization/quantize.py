@@ -14,7 +14,6 @@ from keras_attention.export.artifact.folders import artifact_folder
 from keras_attention.export.artifact.manifest import (
     MANIFEST_NAME,
     Manifest,
-    check_files,
     fingerprints,
     read_manifest,
     save_manifest,
@@ -26,7 +25,7 @@ from keras_attention.export.formats.onnx.graph import (
     weights_bytes,
 )
 from keras_attention.export.runtimes.onnxruntime import open_session, run_in_time
-from keras_attention.export.scanning.scan import scan_artifact
+from keras_attention.export.scanning.scan import whole_copy
 from keras_attention.export.verification.agreement import worst_cosine
 from keras_attention.export.verification.child_process import TIME_LIMIT
 from keras_attention.export.verification.verify import (
@@ -98,12 +97,13 @@ def quantize_artifact(
             "`min_cosine` is measured on real inputs: pass `feeds` as well, e.g. those "
             f"of `feeds_of_texts`. Received: min_cosine={min_cosine}, feeds={feeds!r}"
         )
-    folder = artifact_folder(source)
-    manifest = read_manifest(folder)
-    _check_source(folder, manifest)
-    scan_artifact(folder)
+    original = artifact_folder(source)
+    _check_source(original, read_manifest(original))
     progress = on_progress or (lambda stage: None)
-    with staging(Path(path), needed_bytes=manifest.weights_bytes) as staged:
+    with (
+        whole_copy(original) as (folder, manifest),
+        staging(Path(path), needed_bytes=manifest.weights_bytes) as staged,
+    ):
         in_float32: list[str] = []
         size = 0
         for file in sorted(folder.glob("*.onnx")):
@@ -116,7 +116,9 @@ def quantize_artifact(
             size += _save(model, staged / file.name)
         _copy_the_rest(folder, staged)
         progress("Running the artifact in a fresh process")
-        report = verify_folder(staged, tolerance=math.inf, time_limit=time_limit)
+        report = verify_folder(
+            staged, tolerance=math.inf, time_limit=time_limit, private=True
+        )
         report = _judged(report, tolerance)
         about = {"kind": kind, "source": manifest.files, "float32": sorted(in_float32)}
         save_manifest(
@@ -139,7 +141,6 @@ def _check_source(folder: Path, manifest: Manifest) -> None:
             "Only a float32 ONNX artifact is quantised: `export_model(…, "
             f'format="onnx")` writes one. Received: {folder} ({found})'
         )
-    check_files(folder, manifest)
 
 
 def _quantize(file, kind, keep, search):

@@ -105,14 +105,7 @@ def open_artifact(
             TimeoutError. Its loops need not end. Default: no limit.
     """
     file = _file_to_open(Path(path), signature)
-    suffix = SAVED_MODEL if file.is_dir() else file.suffix
-    known = runtimes_of(suffix)
-    chosen = runtime or known[0]
-    if chosen not in known:
-        raise ValueError(
-            f"This artifact is opened by {' or '.join(known)}. "
-            f"Received: runtime={runtime!r} for {printable(path)}"
-        )
+    chosen = _runtime_for(file, runtime)
     if time_limit is not None and chosen != "tensorflow":
         raise ValueError(
             "`time_limit` is for SavedModels: other runtimes cannot be stopped in a "
@@ -144,16 +137,45 @@ def open_signatures(
     try:
         for name in manifest.signatures:
             if name not in runners:
-                file = _file_to_open(copy, name)
-                suffix = SAVED_MODEL if file.is_dir() else file.suffix
-                runner = RUNTIMES[runtime or runtimes_of(suffix)[0]].open(file, 0)
-                _describe(runner, manifest, name)
+                runner = open_copy(copy, manifest, name, runtime=runtime)
                 runners |= dict.fromkeys(runner.signatures, runner)
     except BaseException:
         for runner in runners.values():
             runner.close()
         raise
     return runners
+
+
+def open_copy(
+    copy: Path,
+    manifest: Manifest | None,
+    signature: str | None,
+    *,
+    runtime: str | None = None,
+) -> Runner:
+    """Open a signature of files that were scanned, and that nobody else can change.
+
+    Args:
+        copy: The private copy.
+        manifest: Its manifest, if it has one.
+        signature: See `open_artifact`.
+        runtime: See `open_artifact`.
+    """
+    file = _file_to_open(copy, signature)
+    runner = RUNTIMES[_runtime_for(file, runtime)].open(file, 0)
+    _describe(runner, manifest, signature)
+    return runner
+
+
+def _runtime_for(file: Path, runtime: str | None) -> str:
+    known = runtimes_of(SAVED_MODEL if file.is_dir() else file.suffix)
+    chosen = runtime or known[0]
+    if chosen not in known:
+        raise ValueError(
+            f"This artifact is opened by {' or '.join(known)}. "
+            f"Received: runtime={runtime!r} for {printable(file)}"
+        )
+    return chosen
 
 
 def _describe(runner: Runner, manifest: Manifest | None, signature: str | None) -> None:

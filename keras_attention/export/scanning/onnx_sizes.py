@@ -102,7 +102,9 @@ def _of_weight(tensor: Any) -> list[str]:
     count = limits.product(list(tensor.dims))
     if count is None:
         return [f"weight {tensor.name!r} of a negative size"]
-    if tensor.data_location == 0 and count > 2 * tensor.ByteSize():  # 4 bits at least
+    # The size of a message costs as much as writing it, so it is not asked for here.
+    stored = len(tensor.raw_data) or (0 if tensor.data_location else tensor.ByteSize())
+    if tensor.data_location == 0 and count > 2 * stored:  # 4 bits at least
         return [f"weight {tensor.name!r} of {int(count):,} elements, without its data"]
     return []
 

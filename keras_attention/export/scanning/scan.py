@@ -172,7 +172,7 @@ def checked_copy(
 
 
 @contextlib.contextmanager
-def whole_copy(folder: Path) -> Iterator[tuple[Path, Manifest]]:
+def whole_copy(folder: Path, *, scan: bool = True) -> Iterator[tuple[Path, Manifest]]:
     """Yields a private copy of all files of an artifact that was found to be in order.
 
     Whoever opens several signatures, or reads its cases too, copies and compares the
@@ -180,18 +180,38 @@ def whole_copy(folder: Path) -> Iterator[tuple[Path, Manifest]]:
 
     Args:
         folder: The artifact.
+        scan: Whether the graphs are scanned too. If not, whoever opens the copy calls
+            `scan_graphs`.
 
     Yields:
         The path of the copy, and the manifest.
     """
     manifest = read_manifest(folder)
-    with _checked_copies(folder, list(manifest.files), manifest, None) as copy:
+    names = list(manifest.files)
+    with _checked_copies(folder, names, manifest, None, scan=scan) as copy:
         yield copy, manifest
+
+
+def scan_graphs(folder: Path) -> None:
+    """Refuses a folder with a graph that could do more than compute.
+
+    Args:
+        folder: An artifact that nobody else can change. Its files are not compared
+            with a manifest.
+    """
+    for file in sorted(folder.rglob("*")):
+        if _is_graph(file) and not file.is_dir():
+            _checked(file)
 
 
 @contextlib.contextmanager
 def _checked_copies(
-    folder: Path, names: list[str], manifest: Manifest | None, most: int | None
+    folder: Path,
+    names: list[str],
+    manifest: Manifest | None,
+    most: int | None,
+    *,
+    scan: bool = True,
 ) -> Iterator[Path]:
     """Yields a copy of files, scanned, and compared with a manifest if there is one."""
     if manifest is not None:  # another file is not copied: `check_files` refuses it
@@ -201,22 +221,21 @@ def _checked_copies(
     with private_copy(folder, names) as copy:
         copies = {name: copy / name for name in names}
         graphs = [one for one in copies.values() if _is_graph(one)]
-        for file in [one for one in graphs if one.suffix == ".onnx"]:
+        files = [one for one in graphs if one.suffix == ".onnx"]
+        weights = {name for one in files for name in _weights_of(one)}
+        if manifest is not None:
             # Only names of the manifest are copied before they are judged: they are
             # known to be inside the folder.
-            if manifest is not None:
-                listed = [x for x in _weights_of(file) if x in manifest.files]
-                fresh = [name for name in listed if name not in copies]
-                copies |= add_to_copy(folder, fresh, copy)
-        shown = {one: folder / one.relative_to(copy) for one in graphs}
+            listed = [x for x in weights if x in manifest.files and x not in copies]
+            copies |= add_to_copy(folder, listed, copy)
+        shown = {one: folder / one.relative_to(copy) for one in graphs if scan}
         if manifest is None:
-            for one in graphs:
-                _checked(one, folder, shown=shown[one], max_tensor_bytes=most)
+            for one, name in shown.items():
+                _checked(one, folder, shown=name, max_tensor_bytes=most)
         else:
             _compared_and_scanned(folder, manifest, copies, shown, most)
-        for file in [one for one in graphs if one.suffix == ".onnx"]:
-            rest = [name for name in _weights_of(file) if name not in copies]
-            copies |= add_to_copy(folder, rest, copy)
+        rest = [name for name in weights if name not in copies]
+        add_to_copy(folder, rest, copy)
         yield copy
 
 

@@ -10,17 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_attention.export.artifact.folders import artifact_folder
-from keras_attention.export.artifact.manifest import check_files, read_manifest
+from keras_attention.export.artifact.manifest import MANIFEST_NAME, read_manifest
 from keras_attention.export.cases.grid import CASES_NAME, Case, load_cases
 from keras_attention.export.runtimes.base import Runner
-from keras_attention.export.runtimes.opening import open_artifact
+from keras_attention.export.runtimes.opening import open_artifact, open_copy
+from keras_attention.export.scanning.scan import scan_graphs, whole_copy
 from keras_attention.export.verification.child_process import (
     CASE_TIME_LIMIT,
     TIME_LIMIT,
@@ -120,6 +121,7 @@ class _Options:
     time_limit: float
     case_time_limit: float
     memory_limit: int
+    private: bool
 
 
 def verify_artifact(
@@ -133,9 +135,9 @@ def verify_artifact(
 ) -> Report:
     """Verifies an exported artifact again, on this machine.
 
-    Compares every file with its sha256 in manifest.json, then runs the artifact in a
-    fresh process on every case in it. Needs the runtime, but neither the model nor
-    Keras.
+    Copies the files to where nobody else can change them, compares every one with its
+    sha256 in manifest.json, then runs the artifact in a fresh process on every case in
+    it. Needs the runtime, but neither the model nor Keras.
 
     Args:
         path: The artifact's folder; of a base folder the highest version is taken.
@@ -155,19 +157,24 @@ def verify_artifact(
         RuntimeError: If the artifact does not open, or takes longer than a limit.
     """
     folder = artifact_folder(path)
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)  # its operators: see `open_artifact`
-    if tolerance is None:
-        allowed = [float(case["tolerance"]) for case in manifest.verification]
-        tolerance = max(allowed, default=TOLERANCE)
-    return verify_folder(
-        folder,
-        tolerance=tolerance,
-        runtime=runtime,
-        time_limit=time_limit,
-        case_time_limit=case_time_limit,
-        memory_limit=memory_limit,
-    )
+    # The process scans the graphs before it opens them: it has the runtime loaded.
+    with whole_copy(folder, scan=False) as (copy, manifest):
+        if tolerance is None:
+            allowed = [float(case["tolerance"]) for case in manifest.verification]
+            tolerance = max(allowed, default=TOLERANCE)
+        try:
+            report = verify_folder(
+                copy,
+                tolerance=tolerance,
+                runtime=runtime,
+                time_limit=time_limit,
+                case_time_limit=case_time_limit,
+                memory_limit=memory_limit,
+                private=True,
+            )
+        except RuntimeError as error:
+            raise RuntimeError(str(error).replace(str(copy), str(folder))) from None
+    return replace(report, path=folder)
 
 
 def verify_folder(folder: Path, **options: Any) -> Report:
@@ -194,6 +201,7 @@ def verify_folders(
     time_limit: float = TIME_LIMIT,
     case_time_limit: float = CASE_TIME_LIMIT,
     memory_limit: int | None = None,
+    private: bool = False,
 ) -> list[Report]:
     """Verifies several artifacts in one fresh process.
 
@@ -206,13 +214,15 @@ def verify_folders(
         time_limit: The seconds per artifact after which the process is ended.
         case_time_limit: See `verify_artifact`.
         memory_limit: See `verify_artifact`.
+        private: Whether nobody else can change the folders. Their graphs are scanned,
+            but the files are neither copied nor compared with a manifest.
 
     Returns:
         One report per folder, in order. `report.error` is the reason why an artifact
         could not be verified.
     """
     most = most_memory() if memory_limit is None else memory_limit
-    options = _Options(tolerance, runtime, time_limit, case_time_limit, most)
+    options = _Options(tolerance, runtime, time_limit, case_time_limit, most, private)
     return _verify_folders(list(folders), options)
 
 
@@ -248,6 +258,7 @@ def _in_fresh_process(
     command += ["--memory-limit", str(options.memory_limit)]
     command += ["--parent", str(os.getpid())]
     command += ["--runtime", options.runtime] if options.runtime else []
+    command += ["--private"] if options.private else []
     limit = options.time_limit * len(folders)
     printed, status, last = run_child(command, limit)
     lines = [line for line in printed.splitlines() if line.startswith(_MARK)]
@@ -265,6 +276,7 @@ def verify_here(
     *,
     tolerance: float = TOLERANCE,
     runtime: str | None = None,
+    private: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> Report:
     """Verifies an artifact in this process; it needs no manifest yet.
@@ -273,26 +285,36 @@ def verify_here(
         folder: The folder with the artifact and its cases.
         tolerance: See `CaseResult.tolerance`.
         runtime: See `open_artifact`.
+        private: See `verify_folders`.
         on_step: Called with a text before the artifact is opened and before each case.
     """
     step = on_step or (lambda name: None)
     cases = load_cases(Path(folder) / CASES_NAME)
     results: list[CaseResult] = []
+    if private:
+        step("scanning the graphs")
+        scan_graphs(Path(folder))
     with contextlib.ExitStack() as opened:
         runners: dict[str, Runner] = {}
         for case in cases:
             if case.signature not in runners:
                 step(f"opening the signature {case.signature!r}")
-                # An artifact is verified before its manifest is written.
-                runner = open_artifact(
-                    folder, case.signature, runtime=runtime, allow_unverified=True
-                )
+                runner = _opened(Path(folder), case.signature, runtime, private)
                 opened.enter_context(runner)
                 # A SavedModel has all signatures, an ONNX file has one.
                 runners |= dict.fromkeys(runner.signatures, runner)
             step(f"case {case.name!r} of the signature {case.signature!r}")
             results.append(_run_case(runners[case.signature], case, tolerance))
     return Report(Path(folder), tuple(results))
+
+
+def _opened(folder: Path, signature: str, runtime: str | None, private: bool) -> Runner:
+    if private:
+        has_manifest = (folder / MANIFEST_NAME).is_file()
+        manifest = read_manifest(folder) if has_manifest else None
+        return open_copy(folder, manifest, signature, runtime=runtime)
+    # An artifact is verified before its manifest is written.
+    return open_artifact(folder, signature, runtime=runtime, allow_unverified=True)
 
 
 def _run_case(runner: Runner, case: Case, tolerance: float) -> CaseResult:
@@ -364,11 +386,13 @@ def main() -> None:
     parser.add_argument("--case-time-limit", type=float, default=CASE_TIME_LIMIT)
     parser.add_argument("--memory-limit", type=int)
     parser.add_argument("--parent", type=int, default=os.getppid())
+    parser.add_argument("--private", action="store_true")
     arguments = parser.parse_args()
     watchdog = Watchdog(
         arguments.case_time_limit, arguments.parent, arguments.memory_limit
     )
     options = {"tolerance": arguments.tolerance, "runtime": arguments.runtime}
+    options |= {"private": True} if arguments.private else {}
     for folder in arguments.folders:
         found: dict[str, Any] = {"results": [], "error": ""}
         try:

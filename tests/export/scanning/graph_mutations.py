@@ -348,6 +348,8 @@ def _constant_value(m, meta):
     if node is None:
         return False
     tensor = node.attr["value"].tensor
+    if not tensor.dtype:  # another change has removed it
+        return False
     dtype = tf.as_dtype(tensor.dtype)
     if dtype == tf.string:
         changed = tf.make_tensor_proto(m.path, dtype)

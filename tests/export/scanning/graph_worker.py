@@ -43,15 +43,18 @@ def feeds(info, client):
 
 
 def same(a, b):
-    """Whether two answers agree, NaN with NaN."""
+    """Whether two answers agree, NaN with NaN; floats up to their rounding."""
     if set(a) != set(b):
         return False
     for name in a:
         x, y = np.asarray(a[name]), np.asarray(b[name])
-        if x.shape != y.shape or x.tolist() != y.tolist():
-            floats = x.dtype.kind == y.dtype.kind == "f" and x.shape == y.shape
-            if not (floats and np.array_equal(x, y, equal_nan=True)):
+        if x.shape == y.shape and x.dtype.kind == y.dtype.kind == "f":
+            # The order of a sum may depend on where the numbers are in memory.
+            size = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+            if not np.allclose(x, y, rtol=0, atol=1e-4 * size, equal_nan=True):
                 return False
+        elif x.shape != y.shape or x.tolist() != y.tolist():
+            return False
     return True
 
 
@@ -66,9 +69,12 @@ def answers(runner, name, client, perturb):
         ctypes.CDLL(None).mallopt(_M_PERTURB, 0)
 
 
-def mentions(answer, text):
-    """Whether a text of one client is in the answer to another."""
-    return any(text in str(value) for value in answer.values())
+def mentions(answer, sent):
+    """Whether a text or a number of one client is in the answer to another."""
+    values = [np.asarray(value) for value in answer.values()]
+    if isinstance(sent, str):
+        return any(sent in str(value) for value in values)
+    return any(value.dtype.kind in "fiu" and np.any(value == sent) for value in values)
 
 
 def judge(runner):
@@ -82,7 +88,7 @@ def judge(runner):
         ran += "error" not in first
         timed_out |= "TimeoutError" in (first.get("error"), last.get("error"))
         draws = not same(first, again)
-        if mentions(last, SECRET) or mentions(last, "7717"):
+        if mentions(last, SECRET) or mentions(last, 7717):
             kept.append(f"{name} tells client B what client A sent: {last}"[:300])
         elif not draws and not same(first, last):
             kept.append(f"{name} depends on the call before: {first} {last}"[:300])
