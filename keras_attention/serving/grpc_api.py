@@ -238,7 +238,7 @@ def _array(key: str, info: TensorInfo, proto: Any, most: int) -> np.ndarray:
         if proto.dtype > 100:  # a reference to a variable, not a value
             raise TypeError(f"dtype {proto.dtype}")
         return np.asarray(tf.make_ndarray(proto))
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # TensorFlow's and NumPy's have many classes
         raise info.misfit(key, f"a tensor that cannot be read ({error})") from error
 
 

@@ -285,6 +285,6 @@ def _fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any
             )
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"tensorflow_text cannot hold this vocabulary: {error} Change the token "
-            f"that it names. Received: {len(vocabulary)} tokens"
+            f"tensorflow_text cannot hold this vocabulary: {untrusted.clip(error)} "
+            f"Change the token that it names. Received: {len(vocabulary)} tokens"
         ) from error
