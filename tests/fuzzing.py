@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
 MEGABYTE = 1 << 20
@@ -164,6 +164,7 @@ def check_call(inputs, call, examples, most_seconds=1.0, part="Received:"):
         deadline=None,
         derandomize=examples < 100,
         database=None,
+        verbosity=Verbosity.quiet,  # `run` prints the start of an input
         phases=[Phase.generate, *([Phase.shrink] if examples < 100 else [])],
         suppress_health_check=list(HealthCheck),
     )
@@ -171,17 +172,20 @@ def check_call(inputs, call, examples, most_seconds=1.0, part="Received:"):
     def run(data):
         before = _start_of_peak()
         begin = time.process_time()
-        text = call(data)
-        seconds = time.process_time() - begin
-        if text is None:
-            assert seconds < 5 * most_seconds, seconds
-        else:
-            assert part in text, text[:3000]
-            assert len(text) <= 2000, len(text)
-            assert text.replace("\n", "").isprintable(), text
-            assert seconds < most_seconds, (seconds, text)
-        grown = _peak() - before
-        assert grown < 200 * MEGABYTE, (grown, text)
+        try:
+            text = call(data)
+        except BaseException:
+            print(f"The input: {data[:2000]!r}")
+            raise
+        seconds, grown = time.process_time() - begin, _peak() - before
+        about = f"{seconds:.1f} s, {grown:,} bytes, {text!r:.3000}, by {data!r:.2000}"
+        most = 5 * most_seconds if text is None else most_seconds
+        assert seconds < most, about
+        assert grown < 200 * MEGABYTE, about
+        if text is not None:
+            assert part in text, about
+            assert len(text) <= 2000, about
+            assert text.replace("\n", "").isprintable(), about
 
     gc.collect()
     run()

@@ -56,6 +56,7 @@ class Calls:
         self._faults = faults
         self._lock = threading.Lock()
         self._waiting: set[_Call] = set()
+        self._arrived = 0  # calls that have not ended; they may wait for a thread
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, name="grpc-calls", daemon=True).start()
 
@@ -70,6 +71,7 @@ class Calls:
                 handler = continuation(details)
                 if handler is None:  # a method that does not exist
                     return None
+                calls._count(1)
                 return grpc.stream_unary_rpc_method_handler(
                     calls.limited(handler.unary_unary, handler.request_deserializer),
                     None,  # bytes, so that an error in them is ours
@@ -96,19 +98,35 @@ class Calls:
                 with self._waits(call):
                     data = next(messages, None)
                 found = answer(_parsed(data, parse), context)
+                self._sends(call)
+                return found
             except grpc.RpcError:  # cancelled, by the client or by `_watch`
                 raise
             except Exception as error:
                 self._fail(call, error)
                 raise
-            self._sends(call)
-            return found
+            finally:
+                self._count(-1)
 
         return run
+
+    @property
+    def idle(self) -> bool:
+        """Whether every call has its answer."""
+        with self._lock:
+            return self._arrived <= 0 and not self._waiting
+
+    def hurry(self) -> None:
+        """Give requests that are not complete one more second: the server stops."""
+        self._seconds = min(self._seconds, 1.0)
 
     def close(self) -> None:
         """Stop to watch."""
         self._stopped.set()
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._arrived += change
 
     @contextlib.contextmanager
     def _waits(self, call: _Call) -> Iterator[None]:

@@ -97,7 +97,11 @@ class DevelopmentServer:
         self._grpc: GrpcServer | None = None
         self.grpc_port: int | None = None
         if grpc_port is not None:
-            self._grpc = GrpcServer(self.engine, f"{host}:{grpc_port}")
+            try:
+                self._grpc = GrpcServer(self.engine, f"{host}:{grpc_port}")
+            except BaseException:
+                self._socket.close()
+                raise
             self.grpc_port = self._grpc.port
         application = rest_application(self.engine)
         config = uvicorn.Config(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_attention import untrusted
 from keras_attention.models.gpt import GPTDecoder
 from keras_attention.weights import llama_hf
 from keras_attention.weights.files import Tensor
@@ -46,7 +47,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             "The file is not one of llama2.c in version 0: the first seven numbers "
             "must be its sizes. Later versions begin with a magic number and are not "
-            f"supported. Received: {path} of {size} bytes with {header}"
+            f"supported. Received: {untrusted.clip(path)} of {size} bytes with {header}"
         )
     config: dict[str, Any] = dict(zip(HEADER, header, strict=True))
     shared = header[5] > 0  # a negative vocabulary means that the head is untied
@@ -58,8 +59,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if start != size:
         raise ValueError(
             f"A file of these sizes has {start} bytes: this one is damaged or "
-            f"incomplete. Nothing was loaded. Received: {path} of {size} bytes with "
-            f"{config}"
+            f"incomplete. Nothing was loaded. Received: {untrusted.clip(path)} of "
+            f"{size} bytes with {config}"
         )
     config |= {
         "architectures": ["LlamaForCausalLM"],

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from keras_attention.untrusted import clip
 from keras_attention.weights import bert_hf, gpt2_hf
 from keras_attention.weights.rules import (
     KERNEL,
@@ -42,8 +43,9 @@ class CheckpointTensor:
             array = self.reader.get_tensor(self.name)
         except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
             raise ValueError(
-                f"The data of the checkpoint is damaged or incomplete: {error}. No "
-                f"model was loaded; fetch it again. Received: tensor '{self.name}'"
+                "The data of the checkpoint is damaged or incomplete: "
+                f"{clip(error)}. No model was loaded; fetch it again. "
+                f"Received: tensor '{clip(self.name)}'"
             ) from error
         return array if dtype is None else array.astype(dtype, copy=False)
 
@@ -57,21 +59,22 @@ def open_checkpoint(folder: Path) -> dict[str, CheckpointTensor]:
         there = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise FileNotFoundError(
             "The folder must hold one TensorFlow checkpoint, *.ckpt.index with "
-            f"*.ckpt.data-00000-of-00001. Received: {folder} with {there}"
+            f"*.ckpt.data-00000-of-00001. Received: {clip(folder)} with "
+            f"{clip(there, 1000)}"
         )
     prefix = found[0].with_suffix("")
     if not list(folder.glob(f"{prefix.name}.data-*")):
         raise FileNotFoundError(
             "The checkpoint has an index but no data. Fetch the file "
-            f"{prefix.name}.data-00000-of-00001 too. Received: {folder}"
+            f"{clip(prefix.name)}.data-00000-of-00001 too. Received: {clip(folder)}"
         )
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(
-            f"{found[0].name} is damaged or incomplete: {error}. Nothing was loaded; "
-            f"fetch the file again. Received: {found[0]}"
+            f"{clip(found[0].name)} is damaged or incomplete: {clip(error)}. Nothing "
+            f"was loaded; fetch the file again. Received: {clip(found[0])}"
         ) from error
     return {
         name: CheckpointTensor(reader, name, tuple(shape))

@@ -101,6 +101,24 @@ def test_a_request_must_be_complete_in_time(base):
         assert predict(server) < 3
 
 
+def test_a_server_stops_while_a_request_is_not_complete(base):
+    with contextlib.ExitStack() as stack:
+        with serving(base) as (server, _):
+            one = stack.enter_context(http2.connected(server.grpc_port))
+            one.sendall(http2.half_request(1))
+            predict(server)  # the half request has arrived
+            start = time.monotonic()
+        assert time.monotonic() - start < 15
+
+
+def test_a_port_of_grpc_that_is_taken_is_an_error(base):
+    with (
+        serving(base) as (server, _),
+        pytest.raises(OSError, match="--grpc-port"),
+    ):
+        DevelopmentServer(base, grpc_port=server.grpc_port)
+
+
 def test_an_answer_that_is_not_read_ends_in_time(base):
     with (
         serving(base, timeout_seconds=1) as (server, events),

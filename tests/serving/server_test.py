@@ -292,6 +292,13 @@ def lying_about_its_size():
     return request
 
 
+def with_a_number_out_of_range():
+    request = grpc_request(token_ids=np.uint16(IDS), weights=np.float32(WEIGHTS))
+    request.inputs["token_ids"].ClearField("tensor_content")
+    request.inputs["token_ids"].int_val.append(-1)  # TensorFlow: an OverflowError
+    return request
+
+
 def with_contents_missing():
     request = grpc_request(token_ids=np.int32(IDS), weights=np.float32(WEIGHTS))
     request.inputs["weights"].tensor_content = b"\0" * 5
@@ -326,6 +333,11 @@ BAD_MESSAGES = {
         f"over the {LENGTH} positions",
     ),
     "a shape that lies": (lying_about_its_size, "INVALID_ARGUMENT", "'weights'"),
+    "a number out of range": (
+        with_a_number_out_of_range,
+        "INVALID_ARGUMENT",
+        "'token_ids'",
+    ),
     "half a tensor": (with_contents_missing, "INVALID_ARGUMENT", "'weights'"),
     "bytes that are no text": (
         lambda: grpc_request("spell", text=[b"\xff"]),

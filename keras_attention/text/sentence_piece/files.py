@@ -85,7 +85,7 @@ def _llama2c_pieces(data: bytes, path: Path) -> Iterator[tuple[float, str]]:
             raise ValueError(
                 "This is not a tokenizer of llama2.c, which holds the score, the "
                 "length and the text of each piece. Give its tokenizer.bin. "
-                f"Received: {path}: {error}"
+                f"Received: {untrusted.clip(path)}: {untrusted.clip(error)}"
             ) from error
         yield score, text
 
@@ -142,7 +142,8 @@ def _append_added(vocabulary, settings, folder):
                 "This tokenizer has another token at this id than its family, so its "
                 "ids are not known. Pass vocabulary= and template= to "
                 f"SentencePieceTokenizer. Received: {untrusted.show(token)} as id "
-                f"{untrusted.show(number)} of {len(vocabulary)} in {folder}"
+                f"{untrusted.show(number)} of {len(vocabulary)} in "
+                f"{untrusted.clip(folder)}"
             )
 
 

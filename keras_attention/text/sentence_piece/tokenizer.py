@@ -256,7 +256,8 @@ def _operation(model: bytes) -> Any:
         except tf.errors.OpError as error:
             raise ValueError(
                 "This is not a SentencePiece model. Give the .model or .spm file as it "
-                f"was downloaded. Received: {len(model)} bytes, {error.message}"
+                f"was downloaded. Received: {len(model)} bytes, "
+                f"{untrusted.clip(error.message)}"
             ) from error
     return found
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_attention import untrusted
 from keras_attention.text import arguments, unicode_sets
 
 # The kinds of code points. The word splitter sees those from _SPACE on.
@@ -389,6 +390,6 @@ def fast_wordpiece(vocabulary: Sequence[str], prefix: str, unknown: str) -> Any:
             )
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"tensorflow_text cannot hold this vocabulary: {error} Change the token "
-            f"that it names. Received: {len(vocabulary)} tokens"
+            f"tensorflow_text cannot hold this vocabulary: {untrusted.clip(error)} "
+            f"Change the token that it names. Received: {len(vocabulary)} tokens"
         ) from error

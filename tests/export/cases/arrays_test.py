@@ -121,3 +121,9 @@ def test_an_index_of_wrong_types_is_refused(tmp_path, change):
     del found["index"]
     np.savez(tmp_path / "a.npz", **found)
     refused(tmp_path / "a.npz", r"a\.npz has a part", load_cases)
+
+
+@pytest.mark.parametrize("text", [b"(" * 5000, b"{'descr", b"lambda: 0", b"\xff"])
+def test_a_header_that_is_no_expression_is_refused(tmp_path, text):
+    whole = b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+    refused(write(tmp_path / "x.npz", a=whole), "cannot be read")

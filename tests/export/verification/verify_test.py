@@ -137,6 +137,7 @@ def test_a_case_that_never_ends_is_ended(limit, good, endless):
     assert not is_running(endless.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_case_that_fills_the_memory_is_ended(good, endless, monkeypatch):
     hungry = ENDLESS.replace(

@@ -340,3 +340,15 @@ def test_the_stories_model_has_the_ids_of_its_loop():
     )
     (story,) = model.generate(["Once upon a time"], max_new_tokens=20)
     assert story.startswith(", there was a little girl named Lily.")
+
+
+def test_the_error_of_a_model_escapes_its_pieces():
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    model = messages.ModelProto()
+    model.pieces.add(piece="<unk>", type=2)
+    model.pieces.add(piece="\x1b[2J\n" + "x" * 5000, type=6)  # no byte
+    with pytest.raises(ValueError, match="not a SentencePiece model") as caught:
+        ka.SentencePieceTokenizer(model.SerializeToString())
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 2000
