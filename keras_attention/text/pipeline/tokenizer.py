@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, framing, json_files, writing
+from keras_attention.text import arguments, engine, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.pipeline.pipeline import Pipeline
 
@@ -140,6 +140,9 @@ class PipelineTokenizer(Tokenizer):
             "tokenizer.json": self._config["specification"],
             json_files.SETTINGS_FILE: settings,
         }
+
+    def _engine(self) -> engine.Encode | None:
+        return engine.hugging_face(self._config["specification"])
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         return self._pipeline(texts, with_offsets)
