@@ -12,7 +12,7 @@ from text.sentence_piece.tokenizer_test import MODELS, trained
 from text.tokenizer_reference import small_vocabulary
 
 import keras_attention as ka
-from keras_attention.text import arguments, engine
+from keras_attention.text import engine, framing
 
 TEMPLATE = {"start": ["<s>"], "middle": ["</s>", "</s>"], "end": ["</s>"]}
 TEXTS = [
@@ -64,52 +64,73 @@ KINDS = {
 }
 
 
-def answers(tokenizer, monkeypatch, *given):
-    """What both engines return or raise, by the names of the methods."""
+def answers(monkeypatch, call, *given):
+    """What both engines return or raise."""
     found = []
     for batch in (engine.batch, lambda *_: None):
         monkeypatch.setattr(engine, "batch", batch)
-        results = {}
-        for name in ("__call__", "encode_with_offsets", "encode_whole"):
-            try:
-                chosen = given[:1] if name == "encode_whole" else given
-                result = getattr(tokenizer, name)(*chosen)
-            except Exception as error:
-                result = type(error).__name__, str(error).splitlines()[0]
-            results[name] = result
-        found.append(results)
+        try:
+            found.append(call(*given))
+        except Exception as error:
+            found.append((type(error).__name__, str(error).splitlines()[0]))
     monkeypatch.undo()
     return found
 
 
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, ours in one.items():
-        theirs = other[name]
-        if not isinstance(ours, dict):
-            assert ours == theirs
-            continue
-        assert ours.keys() == theirs.keys()
-        for key, value in ours.items():
-            assert value.dtype == theirs[key].dtype
-            np.testing.assert_array_equal(value, theirs[key], f"{name}: {key}")
+def assert_equal(ours, theirs):
+    if not isinstance(ours, dict):
+        assert ours == theirs
+        return
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert value.dtype == theirs[key].dtype
+        np.testing.assert_array_equal(value, theirs[key], key)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_both_engines_give_the_same_batches(kind, side, monkeypatch):
-    sides = {"padding_side": side, "truncation_side": side}
-    for length in (7, None):
-        tokenizer = KINDS[kind](max_length=length, **sides)
-        for given in ((TEXTS,), (TEXTS[3:4],), (TEXTS, OTHERS), ((*TEXTS,), OTHERS)):
-            assert_equal(*answers(tokenizer, monkeypatch, *given))
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] * (n > 1)) for n, k in enumerate(KINDS)],
+)
+def test_both_engines_give_the_same_batches(kind, monkeypatch):
+    tokenizer = KINDS[kind](max_length=7)
+    assert_equal(*answers(monkeypatch, tokenizer, TEXTS, OTHERS))
+    assert_equal(*answers(monkeypatch, tokenizer.encode_with_offsets, TEXTS))
 
 
-@pytest.mark.parametrize("strategy", ["only_first", "only_second"])
-def test_both_engines_shorten_the_same_text(strategy, monkeypatch):
-    tokenizer = _byte_pair(max_length=23, truncation=strategy)
-    for given in ((["a" * 40], ["b"]), (["b"], ["a" * 40]), (["a"] * 2, ["b"] * 2)):
-        assert_equal(*answers(tokenizer, monkeypatch, *given))
+def drawn(rng, rows):
+    """Token lists with offsets, and the same as the graph has them."""
+    ids = [[*rng.integers(10, 99, rng.integers(9))] for _ in range(rows)]
+    spans = [[(int(i) + 1, int(i) + 3) for i in row] for row in ids]
+    flat = np.array([i for row in ids for i in row], np.int32)
+    splits = np.cumsum([0, *map(len, ids)])
+    extras = {"starts": tf.constant(flat + 1), "ends": tf.constant(flat + 3)}
+    pieces = framing.Pieces(tf.constant(flat), tf.constant(splits), extras)
+    return ids, spans, pieces
+
+
+def test_both_engines_frame_truncate_and_pad_alike():
+    rng = np.random.default_rng(0)
+    for turn in range(60):
+        rows, is_pair = int(rng.integers(1, 6)), bool(turn % 3)
+        parts = [[1] * int(rng.integers(3)) for _ in range(3)]
+        template = framing.Template(*parts, has_segments=bool(turn % 2))
+        limits = framing.Limits(
+            [None, 6, 9, 12][rng.integers(4)],
+            5,
+            framing.SIDES[rng.integers(2)],
+            framing.SIDES[rng.integers(2)],
+            framing.STRATEGIES[rng.integers(3)],
+        )
+        found = [drawn(rng, rows) for _ in range(1 + is_pair)]
+        answered = iter([one[:2] for one in found])
+        given = [["x"] * rows] * len(found)
+        ours = engine.batch(lambda *_: next(answered), given, True, template, limits)  # noqa: B023
+        pieces = [one[2] for one in found] + [None]
+        if ours is None:  # the graph raises the error
+            with pytest.raises(tf.errors.InvalidArgumentError, match="truncation="):
+                framing.frame(*pieces[:2], template, limits)
+        else:
+            assert_equal(ours, framing.frame(*pieces[:2], template, limits))
 
 
 HOSTILE = [
@@ -128,12 +149,11 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["byte pair", "word level"])
-def test_both_engines_raise_the_same_errors(kind, monkeypatch):
-    tokenizer = KINDS[kind]()
+def test_both_engines_raise_the_same_errors(monkeypatch):
+    tokenizer = _word_level()
     for given in HOSTILE:
-        assert_equal(*answers(tokenizer, monkeypatch, given))
-    assert_equal(*answers(tokenizer, monkeypatch, ["a", "b"], ["a"]))
+        assert_equal(*answers(monkeypatch, tokenizer, given))
+    assert_equal(*answers(monkeypatch, tokenizer, ["a", "b"], ["a"]))
 
 
 @pytest.mark.parametrize("texts", [[None], ["a", None], [float("nan")], None])
@@ -166,4 +186,3 @@ def test_without_the_libraries_the_graph_answers(monkeypatch):
     tokenizer = _word_level()
     assert tokenizer(["the cat"])["token_ids"].numpy().tolist() == [[1, 2]]
     assert engine.sentence_piece(b"", []) is None
-    assert arguments.strings(["a"], "texts").shape == [1]
