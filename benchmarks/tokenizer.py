@@ -3,6 +3,7 @@
 WordPiece has BERT's vocabulary; the others learn one from the sentences themselves.
 """
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -16,23 +17,29 @@ LONGEST = 512
 
 
 def run(settings: Settings, progress: Progress) -> list[Row]:
+    import tensorflow as tf
+
     texts = corpus.sentences(settings.data, 512)
     rows = []
     for kind, ours, name, peer in _pairs(settings, progress):
         for size in (512, 32, 1):
             some = texts[:size]
-            batch = ours(some)
+            batch = ours(tf.constant(some))
             tokens = batch["token_ids"].numpy()[batch["padding_mask"].numpy() > 0]
             np.testing.assert_array_equal(tokens, np.concatenate(peer(some)))
             progress(f"{kind}, {size} sentences")
-            calls = {
-                "ours": lambda ours=ours, some=some: ours(some)["token_ids"].numpy(),
-                name: lambda peer=peer, some=some: peer(some),
-            }
-            samples = take_turns(calls, settings, progress)
-            case = f"{kind}, {size} at once"
-            row = compare("tokenizer", case, samples, *calls, per=size, unit="/s")
-            rows.append(row)
+            given = {"": some, " in the graph": tf.constant(some)}  # a tensor
+            for where, texts_given in given.items():
+                calls = {
+                    "ours": lambda ours=ours, x=texts_given: ours(x)[
+                        "token_ids"
+                    ].numpy(),
+                    name: lambda peer=peer, some=some: peer(some),
+                }
+                samples = take_turns(calls, settings, progress)
+                case = f"{kind}, {size} at once{where}"
+                row = compare("tokenizer", case, samples, *calls, per=size, unit="/s")
+                rows.append(row)
     return rows
 
 
@@ -48,11 +55,33 @@ def _pairs(settings, progress):
         ours = ka.train_byte_pair(lines, VOCABULARY_SIZE, max_length=LONGEST)
         ours.save(name)
         yield "byte-level BPE", ours, *_tokenizers(Path(name))
+    yield "unigram of tokenizers", *_unigram(lines, progress)
     with tempfile.TemporaryDirectory() as name:
         progress("learning a vocabulary of unigrams")
         ours = ka.train_sentence_piece(lines, VOCABULARY_SIZE, max_length=LONGEST)
         ours.save(name)
         yield "unigram", ours, *_sentence_piece(Path(name), settings.threads)
+
+
+def _unigram(lines, progress):
+    """Returns our tokenizer of a Unigram model of the crate, its name, and the peer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    import keras_attention as ka
+
+    progress("learning a vocabulary of unigrams with tokenizers")
+    theirs = Tokenizer(models.Unigram())
+    theirs.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=["<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    theirs.train_from_iterator(lines[:20_000], trainer)
+    ours = ka.PipelineTokenizer(json.loads(theirs.to_str()))
+    name = "HF tokenizers"
+    return ours, name, lambda texts: [x.ids for x in theirs.encode_batch(texts)]
 
 
 def _tokenizers(folder):

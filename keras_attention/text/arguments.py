@@ -139,7 +139,7 @@ def strings(texts: Any, name: str) -> tf.Tensor:
     if not tf.is_tensor(texts):
         try:
             tensor = tf.convert_to_tensor(texts, tf.string)
-        except (TypeError, ValueError, UnicodeError) as error:
+        except (TypeError, ValueError, AttributeError, UnicodeError) as error:
             raise ValueError(
                 f"The tokenizer takes {name} as strings [B], one per row: a list of "
                 "str or a string tensor. Token ids go to the model directly. "

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, writing
+from keras_attention.text import arguments, engine, framing, writing
 
 
 class Tokenizer(abc.ABC):
@@ -61,7 +61,29 @@ class Tokenizer(abc.ABC):
         """
         return self._run(texts, texts_pair, True)
 
+    def _engine(self) -> engine.Encode | None:
+        """Returns what encodes Python strings where no graph is needed, if anything."""
+        return None
+
+    @functools.cached_property
+    def _without_graph(self) -> engine.Encode | None:
+        return self._engine()
+
+    def _eagerly(self, given: Any, with_offsets: bool, limits: framing.Limits) -> Any:
+        """Returns the batch of lists of strings, or `None`: the graph must answer."""
+        if not tf.executing_eagerly() or not isinstance(given[0], list | tuple):
+            return None
+        encode = self._without_graph
+        if encode is None:
+            return None
+        batch = engine.batch(encode, given, with_offsets, self._template, limits)
+        return batch and {k: tf.convert_to_tensor(v) for k, v in batch.items()}
+
     def _run(self, texts: Any, texts_pair: Any, with_offsets: bool) -> Any:
+        both = (texts,) if texts_pair is None else (texts, texts_pair)
+        batch = self._eagerly(both, with_offsets, self._limits)
+        if batch is not None:
+            return batch
         given = [arguments.strings(texts, "texts")]
         if texts_pair is not None:
             texts_pair = arguments.strings(texts_pair, "texts_pair")
@@ -98,6 +120,10 @@ class Tokenizer(abc.ABC):
 
     def encode_whole(self, texts: Any) -> dict[str, tf.Tensor]:
         """As a call, but no text is truncated: for prompts and for scoring."""
+        unlimited = self._limits._replace(max_length=None)
+        batch = self._eagerly((texts,), False, unlimited)
+        if batch is not None:
+            return batch
         texts = arguments.strings(texts, "texts")
         eager = tf.executing_eagerly()
         return self._whole_compiled(texts) if eager else self._whole(texts)
@@ -129,7 +155,7 @@ class Tokenizer(abc.ABC):
         """
         rows = [list(row) for row in rows]
         words = [word for row in rows for word in row]
-        split = self._words_compiled(tf.constant(words, tf.string, [len(words)]))
+        split = self._split(tf.constant(words, tf.string, [len(words)]), False)
         counts = tf.constant([len(row) for row in rows], tf.int64, [len(rows)])
         bounds = tf.concat([[0], tf.cumsum(counts)], 0)
         word_ids = tf.ragged.range(counts).values
@@ -141,20 +167,29 @@ class Tokenizer(abc.ABC):
         )
         return framing.frame(pieces, None, self._template, self._limits)
 
+    def _split(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
+        """Returns the tokens of each text; outside a graph by a compiled one."""
+        if not tf.executing_eagerly():
+            return self._pieces(texts, with_offsets)
+        return self._split_compiled[with_offsets](texts)
+
     @functools.cached_property
-    def _words_compiled(self) -> Any:
-        return tf.function(
-            lambda words: self._pieces(words, False),
-            [tf.TensorSpec([None], tf.string)],
-            autograph=False,
-        )
+    def _split_compiled(self) -> dict[bool, Any]:
+        return {
+            with_offsets: tf.function(
+                functools.partial(self._pieces, with_offsets=with_offsets),
+                [tf.TensorSpec([None], tf.string)],
+                autograph=False,
+            )
+            for with_offsets in (False, True)
+        }
 
     def tokenize(self, texts: Any) -> tf.RaggedTensor:
         """Returns the token ids `[B, None]` of each text (int32).
 
         They are not truncated, and there are no special tokens around them.
         """
-        pieces = self._pieces(arguments.strings(texts, "texts"), False)
+        pieces = self._split(arguments.strings(texts, "texts"), False)
         return tf.RaggedTensor.from_row_splits(
             pieces.ids, pieces.row_splits, validate=False
         )
@@ -163,7 +198,7 @@ class Tokenizer(abc.ABC):
         self, texts: Any
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
         """Returns ids, starts and ends, each `[B, None]`; see `encode_with_offsets`."""
-        pieces = self._pieces(arguments.strings(texts, "texts"), True)
+        pieces = self._split(arguments.strings(texts, "texts"), True)
         ids, starts, ends = (
             tf.RaggedTensor.from_row_splits(
                 tf.cast(values, tf.int32), pieces.row_splits, validate=False

@@ -49,6 +49,15 @@ def read_text(path: Path, expected: str) -> str:
         ) from None
 
 
+def read_merges(path: Path) -> list[list[str]]:
+    """Returns the pairs of a `merges.txt`, which has one per line."""
+    expected = "a merges.txt with a pair of tokens per line"
+    lines = read_text(path, expected).split("\n")
+    if lines[0].startswith("#version"):
+        lines = lines[1:]
+    return [line.removesuffix("\r").split(" ") for line in lines if line.strip()]
+
+
 def special_tokens(
     settings: Mapping[str, Any], roles: Iterable[str] = ROLES
 ) -> dict[str, str]:

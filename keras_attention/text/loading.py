@@ -36,6 +36,8 @@ def load_tokenizer(
     [['[CLS]', 'hello', '[SEP]']]
     """
     from keras_attention.text.byte_pair.tokenizer import BytePairTokenizer
+    from keras_attention.text.pipeline import old_folders
+    from keras_attention.text.pipeline.tokenizer import PipelineTokenizer
     from keras_attention.text.sentence_piece.files import MODEL_FILES, model_file
     from keras_attention.text.sentence_piece.tokenizer import SentencePieceTokenizer
     from keras_attention.text.wordpiece.tokenizer import WordPieceTokenizer
@@ -48,7 +50,11 @@ def load_tokenizer(
     if (path / "vocab.txt").exists():
         return WordPieceTokenizer.from_folder(path, max_length=max_length)
     if (path / "vocab.json").exists() and (path / "merges.txt").exists():
-        return BytePairTokenizer.from_folder(path, max_length=max_length)
+        settings = json_files.read_optional_json(path / json_files.SETTINGS_FILE)
+        kind = str(settings.get("tokenizer_class")).removesuffix("Fast")
+        own = kind in old_folders.CLASSES
+        found = PipelineTokenizer if own else BytePairTokenizer
+        return found.from_folder(path, max_length=max_length)
     raise FileNotFoundError(
         "A tokenizer folder holds a tokenizer.json, a vocab.txt, a vocab.json and a "
         f"merges.txt, or one of {', '.join(MODEL_FILES)}; this one holds none. Give "

@@ -20,6 +20,10 @@ _TEMPLATES = {
     "GPT2Tokenizer": _PLAIN,
     "RobertaTokenizer": _ROBERTA,
     "BartTokenizer": _ROBERTA,
+    "CodeGenTokenizer": _PLAIN,
+    "LEDTokenizer": _ROBERTA,
+    "LongformerTokenizer": _ROBERTA,
+    "MvpTokenizer": _ROBERTA,
 }
 _ROBERTA_TOKENS = {
     "bos": "<s>",
@@ -98,16 +102,7 @@ def merge_ids(
 def read_files(vocabulary: Path, merges: Path) -> dict[str, Any]:
     """Returns the vocabulary and the merges of `vocab.json` and `merges.txt`."""
     tokens = json_files.tokens_by_id(read_json(vocabulary))
-    return {"vocabulary": tokens, "merges": read_merges(merges)}
-
-
-def read_merges(path: Path) -> list[list[str]]:
-    """Returns the pairs of a `merges.txt`, which has one per line."""
-    expected = "a merges.txt with a pair of tokens per line"
-    lines = json_files.read_text(path, expected).split("\n")
-    if lines[0].startswith("#version"):
-        lines = lines[1:]
-    return [line.removesuffix("\r").split(" ") for line in lines if line.strip()]
+    return {"vocabulary": tokens, "merges": json_files.read_merges(merges)}
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:

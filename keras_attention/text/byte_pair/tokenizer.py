@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, framing, json_files, writing
+from keras_attention.text import arguments, engine, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.byte_pair import files
 from keras_attention.text.patterns import GPT2_PATTERN, byte_characters
@@ -179,6 +179,9 @@ class BytePairTokenizer(Tokenizer):
             if max_length != "from_config":
                 options["max_length"] = max_length
             return cls(**options)
+
+    def _engine(self) -> engine.Encode | None:
+        return engine.hugging_face(self.to_tokenizer_json())
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         return self._pipeline(texts, with_offsets)

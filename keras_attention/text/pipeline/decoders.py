@@ -102,6 +102,7 @@ _DECODERS: dict[str, Callable[[Any], TextOf]] = {
     "Strip": _strip,
     "WordPiece": _word_piece,
 }
+_BY_PLACE = ("BPEDecoder", "Metaspace", "WordPiece")
 _OF_BYTES = ("ByteFallback", "ByteLevel", "Fuse")
 
 
@@ -115,14 +116,11 @@ class Decoder:
 
     def __init__(self, section: Any, vocabulary: Sequence[str]) -> None:
         steps = sections.steps(section, "decoders")
+        # One table for all places, or one for each.
+        tables: list[list[Any]] = [[*vocabulary]]
         if section is None:
-            tables = [
-                [*vocabulary],
-                *([f" {x}" for x in vocabulary],) * 2,
-                [*vocabulary],
-            ]
-        else:
-            tables: list[list[Any]] = [[*vocabulary] for _ in range(4)]
+            spaced = [f" {token}" for token in vocabulary]
+            tables = [[*vocabulary], spaced, spaced, [*vocabulary]]
         known = {**_DECODERS, **dict.fromkeys(_OF_BYTES)}
         is_byte = [False] * len(vocabulary)
         self._afterwards: list[Callable[[tf.Tensor], tf.Tensor]] = []
@@ -137,7 +135,7 @@ class Decoder:
             elif name == "ByteFallback" and not is_fused:
                 is_byte = [_BYTE.fullmatch(token) is not None for token in vocabulary]
             elif name == "ByteLevel" and not is_fused:
-                tables = [[_level(x) for x in table] for table in tables]
+                tables = [_level(table) for table in tables]
                 is_fused = True
             elif read is None:
                 refuse("the decoder", f"{name} before Fuse", section)
@@ -145,6 +143,8 @@ class Decoder:
                 self._afterwards.append(_of_texts(step))
             else:
                 text_of = read(step)
+                if name in _BY_PLACE and len(tables) == 1:
+                    tables *= 4
                 tables = [
                     [
                         x if byte else text_of(x, place)
@@ -157,25 +157,13 @@ class Decoder:
     def _build(self, tables, is_byte):
         raw = [
             [
-                bytes.fromhex(x[3:5])
-                if byte
-                else x
-                if isinstance(x, bytes)
-                else x.encode()
+                bytes.fromhex(x[3:5]) if byte else x
                 for x, byte in zip(table, is_byte, strict=True)
             ]
             for table in tables
         ]
-        places = [
-            0,
-            *(number for number in (1, 2, 3) if raw[number] not in raw[:number]),
-        ]
-        self._places = [
-            next(p for p, kept in enumerate(places) if raw[kept] == table)
-            for table in raw
-        ]
         with tf.init_scope():
-            self._texts = tf.constant([raw[place] for place in places], tf.string)
+            self._texts = tf.constant(raw, tf.string)
             self._is_byte = tf.constant(is_byte) if any(is_byte) else None
 
     def __call__(self, rows: Any) -> tf.Tensor:
@@ -190,7 +178,6 @@ class Decoder:
             number = tf.where(
                 is_first, tf.where(is_last, 3, 0), tf.where(is_last, 2, 1)
             )
-            number = tf.gather(tf.constant(self._places), number)
             index = tf.stack([number, tf.cast(rows.values, tf.int32)], 1)
             texts = rows.with_values(tf.gather_nd(self._texts, index))
         if self._is_byte is not None:
@@ -220,12 +207,15 @@ class Decoder:
         return texts.with_values(values)
 
 
-def _level(token: str) -> bytes:
+def _level(tokens: Sequence[str]) -> list[bytes]:
     """Returns the bytes that GPT-2's letters stand for; other text is itself."""
-    codes = {letter: byte for byte, letter in byte_characters().items()}
-    if all(letter in codes for letter in token):
-        return bytes(codes[letter] for letter in token)
-    return token.encode()
+    codes = {letter: bytes([byte]) for byte, letter in byte_characters().items()}
+    return [
+        token.encode()
+        if any(letter not in codes for letter in token)
+        else b"".join([codes[letter] for letter in token])
+        for token in tokens
+    ]
 
 
 def _of_texts(section: Any) -> Callable[[tf.Tensor], tf.Tensor]:

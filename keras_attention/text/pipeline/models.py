@@ -241,4 +241,4 @@ def read(section: Any) -> tuple[Model, dict[str, int]]:
     vocab = section["vocab"]
     if isinstance(vocab, list):
         vocab = {token: number for number, (token, _) in enumerate(vocab)}
-    return model, vocab
+    return model, dict(vocab)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, json_files, unicode_categories
+from keras_attention.text import arguments, framing, unicode_categories
 from keras_attention.text.codes import state as pieces
 from keras_attention.text.codes.state import ADDED
 from keras_attention.text.json_files import refuse
@@ -26,6 +26,7 @@ _SECTIONS = (
     "decoder",
     "model",
 )
+_MOST_GAPS = 1000
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -52,7 +53,7 @@ class Pipeline:
         for token in self._added:
             if ids.setdefault(token["content"], token["id"]) != token["id"]:
                 refuse("the id of an added token", "one id for each token", token)
-        self.vocabulary = tuple(json_files.tokens_by_id(ids))
+        self.vocabulary = _by_id(ids)
         self.ids = arguments.token_ids(self.vocabulary)
         self.special = {t["content"] for t in self._added if t["special"]}
         self._framing = processors.read(specification.get("post_processor"), self.ids)
@@ -90,6 +91,8 @@ class Pipeline:
             )
             self._find.append(found)
         words = [shown.get(token, token) for token in self.vocabulary]
+        if isinstance(pairs := specification["model"]["vocab"], list):
+            words[: len(pairs)] = [token for token, _ in pairs]  # some are there twice
         self._decode = decoders.Decoder(specification.get("decoder"), words)
         ids = [self.ids[token["content"]] for token in self._added]
         self._added_ids = tf.constant([*ids, 0], tf.int32)
@@ -204,3 +207,14 @@ def _added_tokens(tokens: Any) -> list[dict[str, Any]]:
             refuse("the settings of an added token", "true and false", token)
         found.append({**token, **flags})
     return found
+
+
+def _by_id(ids: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns the tokens by their ids; an id without a token has a name of its own."""
+    if any(type(number) is not int or number < 0 for number in ids.values()):
+        refuse("the ids of the vocabulary", "integers from 0 on", ids)
+    tokens = {number: token for token, number in ids.items()}
+    size = 1 + max(tokens, default=-1)
+    if len(tokens) < len(ids) or size > 2 * len(ids) + _MOST_GAPS:
+        refuse("the ids of the vocabulary", "an own id for each token", len(ids))
+    return tuple(tokens.get(number, f"<unused id {number}>") for number in range(size))

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, framing, json_files, writing
+from keras_attention.text import arguments, engine, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
+from keras_attention.text.pipeline import old_folders
 from keras_attention.text.pipeline.pipeline import Pipeline
 
 
@@ -109,6 +110,8 @@ class PipelineTokenizer(Tokenizer):
     ) -> Self:
         """Reads a folder with a `tokenizer.json`, and usually `tokenizer_config.json`.
 
+        A `vocab.json` and a `merges.txt` of CLIP or Qwen2 are read too.
+
         Args:
             folder: The path of the folder.
             max_length: The constructor's argument. By default `model_max_length` of
@@ -116,12 +119,17 @@ class PipelineTokenizer(Tokenizer):
         """
         folder = pathlib.Path(folder)
         with untrusted.reading(folder):
-            specification = json_files.read_json(folder / "tokenizer.json")
             settings = json_files.read_optional_json(folder / json_files.SETTINGS_FILE)
+            if (folder / "tokenizer.json").exists():
+                specification = json_files.read_json(folder / "tokenizer.json")
+                tokens = json_files.special_tokens(settings)
+            else:
+                vocab = json_files.read_json(folder / "vocab.json")
+                merges = json_files.read_merges(folder / "merges.txt")
+                specification, tokens = old_folders.read(vocab, merges, settings)
             options = json_files.limits(settings)
             if max_length != "from_config":
                 options["max_length"] = max_length
-            tokens = json_files.special_tokens(settings)
             model = specification.get("model") or {}
             added = specification.get("added_tokens") or []
             known = {token["content"] for token in added}
@@ -140,6 +148,9 @@ class PipelineTokenizer(Tokenizer):
             "tokenizer.json": self._config["specification"],
             json_files.SETTINGS_FILE: settings,
         }
+
+    def _engine(self) -> engine.Encode | None:
+        return engine.hugging_face(self._config["specification"])
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         return self._pipeline(texts, with_offsets)

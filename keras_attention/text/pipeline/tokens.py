@@ -8,6 +8,8 @@ import tensorflow as tf
 from keras_attention.text.codes import state as pieces
 from keras_attention.text.json_files import refuse
 
+_FIRST_LONG = 0x80  # from here on a byte is a part of a character
+
 
 class Words(NamedTuple):
     """Words as strings `[W]`, and their code points `[N]` with bounds `[W + 1]`.
@@ -51,12 +53,19 @@ def word_numbers(words: Words) -> tf.Tensor:
 
 
 def byte_tokens(vocab: Mapping[str, int]) -> tf.Tensor:
-    """Returns the ids of the tokens `<0x00>` to `<0xFF>`; all of them must be there."""
-    tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    missing = [token for token in tokens if token not in vocab]
+    """Returns the ids of the tokens `<0x00>` to `<0xFF>`.
+
+    One may be missing only if its character is a token, and so is never unknown.
+    """
+    ids = [vocab.get(f"<0x{byte:02X}>") for byte in range(256)]
+    missing = [
+        byte
+        for byte, number in enumerate(ids)
+        if number is None and (byte >= _FIRST_LONG or chr(byte) not in vocab)
+    ]
     if missing:
         refuse("'byte_fallback'", "a token for each byte", missing[:3])
-    return tf.constant([vocab[token] for token in tokens], tf.int32)
+    return tf.constant([number or 0 for number in ids], tf.int32)
 
 
 def utf8(codes: Any, is_chosen: Any) -> tuple[tf.Tensor, tf.Tensor]:

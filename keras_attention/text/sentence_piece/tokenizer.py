@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, framing, json_files, writing
+from keras_attention.text import arguments, engine, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.sentence_piece import files
 
@@ -180,6 +180,9 @@ class SentencePieceTokenizer(Tokenizer):
             json_files.SETTINGS_FILE: settings,
             **found,
         }
+
+    def _engine(self) -> engine.Encode | None:
+        return engine.sentence_piece(self.model_bytes, self._id_of_piece)
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")

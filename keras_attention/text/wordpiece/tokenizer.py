@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, framing, json_files, writing
+from keras_attention.text import arguments, engine, framing, json_files, writing
 from keras_attention.text.base import Tokenizer
 from keras_attention.text.wordpiece import files
 from keras_attention.text.wordpiece.words import BertWords, fast_wordpiece
@@ -196,6 +196,9 @@ class WordPieceTokenizer(Tokenizer):
             json_files.SETTINGS_FILE: {**settings, **options},
             "vocab.txt": "".join(f"{token}\n" for token in self._vocabulary),
         }
+
+    def _engine(self) -> engine.Encode | None:
+        return engine.hugging_face(writing.word_piece_json(self._ids, self._config))
 
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
         words = self._words(texts)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -10,6 +12,13 @@ from text.pipeline import kinds
 from tokenizers import Tokenizer
 
 import keras_attention as ka
+from keras_attention.text import engine
+
+
+@pytest.fixture(autouse=True)
+def graph(monkeypatch):
+    """Here the graph answers; `engine_test.py` compares it with the other engine."""
+    monkeypatch.setattr(engine, "batch", lambda *_: None)
 
 
 def differences(tokenizer, reference, texts):
@@ -101,3 +110,72 @@ def test_a_pattern_that_is_not_computed_is_refused(pattern):
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
     with pytest.raises(ValueError, match="in a regular expression"):
         ka.PipelineTokenizer({"model": model, "pre_tokenizer": split})
+
+
+def old_folder(folder, kind):
+    """Writes vocab.json and merges.txt of CLIP or Qwen2, as their authors do."""
+    data = json.loads(
+        kinds.KINDS["CLIP" if kind == "CLIPTokenizer" else "o200k"]().to_str()
+    )
+    model = data["model"]
+    vocab = dict(model["vocab"])
+    if kind == "CLIPTokenizer":
+        for token in ("<|startoftext|>", "<|endoftext|>"):
+            vocab[token] = len(vocab)
+        settings = {}
+    else:
+        names = ("<|endoftext|>", "<|im_start|>", "<tool>")
+        settings = {
+            "added_tokens_decoder": {
+                str(len(vocab) + number): {"content": name, "special": number < 2}
+                for number, name in enumerate(names)
+            },
+            "eos_token": "<|im_start|>",
+            "pad_token": "<|endoftext|>",
+        }
+    pairs = [
+        pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]
+    ]
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    text = "#version: 0.2\n" + "\n".join(pairs)
+    (folder / "merges.txt").write_text(text, encoding="utf-8")
+    settings = {"tokenizer_class": kind, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+SCRIPT = """
+import json, sys
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+print(json.dumps([tokenizer(text)["input_ids"] for text in json.load(sys.stdin)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["CLIPTokenizer", "Qwen2Tokenizer"])
+def test_a_vocab_json_and_merges_txt_mean_what_transformers_makes_of_them(
+    kind, tmp_path
+):
+    pytest.importorskip("transformers")
+    old_folder(tmp_path, kind)
+    tokenizer = ka.load_tokenizer(tmp_path)
+    texts = [*kinds.texts(100), "<|im_start|>a <|endoftext|> <tool>b"]
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    batch = tokenizer(texts)
+    rows = tf.ragged.boolean_mask(batch["token_ids"], batch["padding_mask"]).to_list()
+    wrong = [
+        (text, ours, theirs)
+        for text, ours, theirs in zip(
+            texts, rows, json.loads(result.stdout), strict=True
+        )
+        if ours != theirs
+    ]
+    assert wrong == []
