@@ -36,7 +36,9 @@ def from_base_config(kind: Callable[..., T], config: Mapping[str, Any]) -> T:
     frozen = set(arguments.pop("frozen", ()))
     model: Any = kind(**arguments)
     if not arguments.get("trainable", True):
-        model.trainable = False  # its layers too, and not only its own flag
+        # Its layers too, which Keras changes only where its own flag changes.
+        model.trainable = True
+        model.trainable = False
     for path, layer in [*_topmost(model)] if frozen else ():
         if path in frozen:
             layer.trainable = False
