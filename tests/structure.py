@@ -55,12 +55,13 @@ ONLY_IN = {
     "openvino": {"export"},
     "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
+    "jinja2": {"text"},
     "jax": {"ops.backend.kernels", "ops.backend.compiled"},
     "torch": {"ops.backend.kernels", "ops.backend.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
-    "ai_edge_litert",
+    *("ai_edge_litert", "jinja2"),
     *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client"),
 }
 

@@ -28,8 +28,10 @@ class SinusoidalEncoding(keras.layers.Layer):
 
     Args:
         max_wavelength: Longest wavelength divided by 2π.
-        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
-            `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
+        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper), `"concatenated"`
+            (all sines, then all cosines; Marian) or `"tensor2tensor"` (as that, but the
+            exponents of the wavelength are i / (E / 2 − 1) and not 2i / E: the code of
+            the paper's authors).
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:

@@ -15,7 +15,7 @@ class SinusoidalEncoding2D(keras.layers.Layer):
 
     The first half of the features encodes the row, the second half the column, each
     like `SinusoidalEncoding`. DETR uses the interleaved layout (and also normalises
-    positions), Tensor2Tensor the concatenated one. ViT-MAE's table is the concatenated
+    positions), Tensor2Tensor the one of its name. ViT-MAE's table is the concatenated
     one with row and column exchanged.
 
     Reference: Parmar et al., "Image Transformer", 2018 (arXiv:1802.05751); Carion et
@@ -23,8 +23,9 @@ class SinusoidalEncoding2D(keras.layers.Layer):
 
     Args:
         max_wavelength: Longest wavelength divided by 2π.
-        layout: `"interleaved"` (sin, cos, sin, cos, …) or `"concatenated"` (all sines,
-            then all cosines), in each half.
+        layout: `"interleaved"` (sin, cos, sin, cos, …), `"concatenated"` (all sines,
+            then all cosines) or `"tensor2tensor"`, in each half; see
+            `SinusoidalEncoding`.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:

@@ -16,6 +16,7 @@ from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.common import (
     base_config,
     check_divisible,
+    from_base_config,
     initializer,
     run_encoder,
     table_rows,
@@ -261,3 +262,7 @@ class BertEncoder(keras.Model):
             "pooler": self.pooler_wanted,
         }
         return {**base_config(self), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        return from_base_config(cls, config)

@@ -6,7 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attention.models.common import run_encoder, table_rows, token_positions
+from keras_attention.models.common import (
+    from_base_config,
+    run_encoder,
+    table_rows,
+    token_positions,
+)
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.caches.static import EncoderDecoderCache
@@ -142,6 +147,10 @@ class EncoderDecoder(keras.Model):
         if return_hidden_states:
             outputs["decoder_hidden_states"] = (*states, x)
         return outputs if cache is None else {**outputs, "cache": new}
+
+    @classmethod
+    def from_config(cls, config):
+        return from_base_config(cls, config)
 
     def _encode(self, token_ids, padding_mask, training):
         """Returns a dict with `encoder_sequence_output` `[B, S, E]`, and a list.

@@ -15,6 +15,7 @@ from keras_attention.layers.rotary_embedding import RotaryEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.common import (
     base_config,
+    from_base_config,
     initializer,
     table_rows,
     token_positions,
@@ -319,3 +320,7 @@ class GPTDecoder(keras.Model):
             "attention_dropout": self.attention_dropout,
         }
         return {**base_config(self), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        return from_base_config(cls, config)

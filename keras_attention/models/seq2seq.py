@@ -46,7 +46,8 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         decoder: The sizes of the decoder that differ from the encoder's: a dict with
             any of `num_layers`, `num_heads` and `intermediate_dim`.
         max_sequence_length: The number of positions; sinusoids need none.
-        positions: `"interleaved"` or `"concatenated"` sinusoids, or `"learned"`.
+        positions: `"interleaved"`, `"concatenated"` or `"tensor2tensor"` sinusoids, or
+            `"learned"`.
         position_offset: The row of the first position in a learned table.
         norm: Where the layer normalisations are: `"post"`, after each residual; or
             `"pre"`, before each sub-layer, and one more at the end of each side.

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_attention.blocks.pooling import EndTokenPooler
-from keras_attention.models.common import base_config
+from keras_attention.models.common import base_config, from_base_config
 from keras_attention.models.inputs import standardize_ids
 
 
@@ -91,4 +91,4 @@ class Seq2SeqFeatures(keras.Model):
     @classmethod
     def from_config(cls, config):
         seq2seq = keras.saving.deserialize_keras_object(config["seq2seq"])
-        return cls(**{**config, "seq2seq": seq2seq})
+        return from_base_config(cls, {**config, "seq2seq": seq2seq})

@@ -8,7 +8,12 @@ from keras_attention.blocks.encoder_block import EncoderBlock
 from keras_attention.layers.checks import check_sizes
 from keras_attention.layers.rms_normalization import RMSNormalization
 from keras_attention.layers.token_embedding import TokenEmbedding
-from keras_attention.models.common import base_config, initializer, run_encoder
+from keras_attention.models.common import (
+    base_config,
+    from_base_config,
+    initializer,
+    run_encoder,
+)
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.models.t5 import parts_of_block, relative_position
 
@@ -141,3 +146,7 @@ class T5Encoder(keras.Model):
             "layer_norm_epsilon",
         )
         return {**base_config(self), **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def from_config(cls, config):
+        return from_base_config(cls, config)

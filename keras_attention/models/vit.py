@@ -16,6 +16,7 @@ from keras_attention.layers.position_embedding import PositionEmbedding
 from keras_attention.models.common import (
     base_config,
     check_divisible,
+    from_base_config,
     initializer,
     run_encoder,
 )
@@ -224,6 +225,10 @@ class VisionTransformer(keras.Model):
         )
         config = {name: getattr(self, name) for name in names}
         return {**base_config(self), **config, "pooler": self.pooler_wanted}
+
+    @classmethod
+    def from_config(cls, config):
+        return from_base_config(cls, config)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+LAYOUTS = ("interleaved", "concatenated", "tensor2tensor")
 EMPTY = -1
 """The position of a slot that holds no token."""
 
@@ -48,8 +49,9 @@ def sinusoids(
         positions: An integer tensor of any shape, values from 0 to 2**31 - 1.
         size: The number of features, even.
         max_wavelength: The largest wavelength, divided by 2π.
-        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper) or
-            `"concatenated"` (all sines, then all cosines; Tensor2Tensor).
+        layout: `"interleaved"` (sin, cos, sin, cos, …; the paper), `"concatenated"`
+            (all sines, then all cosines; Marian) or `"tensor2tensor"` (as that, with
+            wavelengths that reach the largest one in the last feature).
         dtype: The dtype of the result, `"float32"` or `"float64"`.
 
     Returns:
@@ -59,8 +61,12 @@ def sinusoids(
     Reference: Vaswani et al., "Attention Is All You Need", 2017.
     """
     turns = turns_per_position(size, max_wavelength)
+    if layout == "tensor2tensor":
+        last = max(size // 2 - 1, 1)
+        exponents = np.arange(size // 2, dtype="float64") / last
+        turns = float(max_wavelength) ** -exponents / (2.0 * math.pi)
     sine, cosine = sine_and_cosine(positions, turns, dtype=dtype)
-    if layout == "concatenated":
+    if layout != "interleaved":
         return ops.concatenate([sine, cosine], axis=-1)  # [..., size]
     pairs = ops.stack([sine, cosine], axis=-1)  # [..., size / 2, 2]
     return ops.reshape(pairs, (*ops.shape(pairs)[:-2], size))  # [..., size]
@@ -140,9 +146,9 @@ def distances(query_positions: Any, key_positions: Any) -> Any:
 
 def check_layout(layout: str) -> str:
     """Returns `layout`; raises an error if it is not a layout of sinusoids."""
-    if layout not in ("interleaved", "concatenated"):
+    if layout not in LAYOUTS:
         raise ValueError(
-            "`layout` must be 'interleaved' or 'concatenated'. "
+            f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}. "
             f"Received: layout={layout!r}"
         )
     return layout

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_attention.blocks.heads import mean_of_tokens
 from keras_attention.blocks.pooling import last_token
-from keras_attention.models.common import initializer
+from keras_attention.models.common import from_base_config, initializer
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.tasks.batches import PaddedBatches, padded_rows
 from keras_attention.tasks.common import (
@@ -148,4 +148,4 @@ class BackboneTask(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**with_parts(config, cls.PARTS))
+        return from_base_config(cls, with_parts(config, cls.PARTS))

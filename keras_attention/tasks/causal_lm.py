@@ -12,6 +12,7 @@ from keras_attention.generation.generate import Generator
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
+from keras_attention.models.common import base_config, from_base_config
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
@@ -289,7 +290,7 @@ class CausalLM(keras.Model):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {
-            **keras.layers.Layer.get_config(self),
+            **base_config(self),
             "decoder": serialize(self.decoder),
             "draft": serialize(self.draft),
             "tokenizer": serialize(self.tokenizer),
@@ -302,7 +303,7 @@ class CausalLM(keras.Model):
         rebuild = keras.saving.deserialize_keras_object
         names = ("decoder", "tokenizer", "draft")  # older files have no draft
         parts = {name: rebuild(config[name]) for name in names if name in config}
-        return cls(**{**config, **parts})
+        return from_base_config(cls, {**config, **parts})
 
 
 def language_model(decoder: Any, kind: Any = AmpleKVCache) -> LanguageModel:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_attention.models.common import base_config
 from keras_attention.ops.attend import attention_weights, score_dtype
 
 POOLINGS = ("pooled", "first", "last", "mean")  # see `BackboneTask.pooling`
@@ -186,7 +187,7 @@ def parts_config(model: Any, names: Sequence[str]) -> dict[str, Any]:
         names: The names of the parts, such as backbone and tokenizer.
     """
     serialize = keras.saving.serialize_keras_object
-    config = keras.layers.Layer.get_config(model)
+    config = base_config(model)
     return {**config, **{name: serialize(getattr(model, name)) for name in names}}
 
 

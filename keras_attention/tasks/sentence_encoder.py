@@ -16,7 +16,7 @@ from keras_attention.blocks.pooling import (
     mean_by_root,
 )
 from keras_attention.layers.projection import Projection, fresh_initializer
-from keras_attention.models.common import initializer
+from keras_attention.models.common import from_base_config, initializer
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
@@ -259,7 +259,7 @@ class SentenceEncoder(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        return from_base_config(cls, with_parts(config, PARTS))
 
 
 def _unit_length(x: Any) -> Any:

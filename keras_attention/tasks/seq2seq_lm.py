@@ -13,6 +13,7 @@ from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
 from keras_attention.layers.base import observing
+from keras_attention.models.common import from_base_config
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.caches.fixed import AmpleKVCache
@@ -324,7 +325,7 @@ class Seq2SeqLM(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**with_parts(config, PARTS))
+        return from_base_config(cls, with_parts(config, PARTS))
 
 
 class RecurrentCache(NamedTuple):

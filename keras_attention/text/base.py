@@ -4,11 +4,12 @@ import abc
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import tensorflow as tf
 
-from keras_attention.text import arguments, engine, framing, writing
+from keras_attention.text import arguments, chat, engine, framing, writing
 
 
 class Tokenizer(abc.ABC):
@@ -25,6 +26,7 @@ class Tokenizer(abc.ABC):
     _template: framing.Template
     _limits: framing.Limits
     _config: dict[str, Any]
+    chat_templates: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
     def _pieces(self, texts: tf.Tensor, with_offsets: bool) -> framing.Pieces:
@@ -45,7 +47,11 @@ class Tokenizer(abc.ABC):
             folder: The path of the folder, which is created if it does not exist.
                 Files of the same names are replaced.
         """
-        writing.write(folder, self._files())
+        files = self._files()
+        if self.chat_templates:
+            name = "tokenizer_config.json"
+            files[name] = {**files.get(name, {}), **chat.entry(self.chat_templates)}
+        writing.write(folder, files)
 
     def __call__(self, texts: Any, texts_pair: Any = None) -> dict[str, tf.Tensor]:
         return self._run(texts, texts_pair, False)
@@ -184,6 +190,48 @@ class Tokenizer(abc.ABC):
             for with_offsets in (False, True)
         }
 
+    def apply_chat_template(
+        self,
+        messages: Sequence[Any],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> Any:
+        """Returns messages as the ids, or the text, that a chat model was trained on.
+
+        The template is the folder's; it runs in a sandbox, as in transformers, with a
+        limit of steps. Needs `pip install "keras-attention-layers[chat]"`.
+
+        Args:
+            messages: One conversation, a list of dicts of `role` and `content`; or a
+                list of conversations.
+            add_generation_prompt: Whether the beginning of an answer is appended.
+            tokenize: Whether ids are returned, and not text.
+            tools: JSON schemas of the functions that the model may call, as dicts.
+            documents: Dicts of `title` and `text` that the model may read.
+            chat_template: A template, or the name of one of the folder's.
+            **variables: What the template sees in addition, such as `enable_thinking`.
+
+        Returns:
+            A list of ids, for `CausalLM.generate`, or a text; a list of them for a list
+            of conversations.
+        """
+        template = chat.chosen(self.chat_templates, chat_template, tools)
+        several = bool(messages) and isinstance(messages[0], list | tuple)
+        own = {f"{role}_token": token for role, token in self._special_tokens.items()}
+        given = {"tools": tools, "documents": documents, **own, **variables}
+        given["add_generation_prompt"] = add_generation_prompt
+        texts = [
+            chat.render(template, each, **given)
+            for each in (messages if several else [messages])
+        ]
+        rows = self.tokenize(texts).to_list() if tokenize else texts
+        return rows if several else rows[0]
+
     def tokenize(self, texts: Any) -> tf.RaggedTensor:
         """Returns the token ids `[B, None]` of each text (int32).
 
@@ -300,9 +348,17 @@ class Tokenizer(abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, with the vocabulary as a list."""
-        return {"vocabulary": self.vocabulary, **self._config}
+        config = {"vocabulary": self.vocabulary, **self._config}
+        if self.chat_templates:
+            config["chat_templates"] = dict(self.chat_templates)
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Returns a tokenizer with the arguments that `get_config` returned."""
-        return cls(**config)
+        config = dict(config)
+        templates = config.pop("chat_templates", None)
+        tokenizer = cls(**config)
+        if templates:
+            tokenizer.chat_templates = templates
+        return tokenizer

@@ -4,9 +4,10 @@ import pathlib
 from typing import Any, Literal
 
 from keras_attention import untrusted
-from keras_attention.text import json_files
+from keras_attention.text import chat, json_files
 
 
+@chat.with_templates
 def load_tokenizer(
     folder: json_files.Path,
     *,

@@ -65,7 +65,8 @@ def _lowercased(tokenizer: Any) -> Any:
             f"Received: do_lower_case=True, {type(tokenizer).__name__}"
         )
     accents = bool(config.get("strip_accents"))
-    return type(tokenizer)(**{**config, "lowercase": True, "strip_accents": accents})
+    changed = {"lowercase": True, "strip_accents": accents}
+    return type(tokenizer).from_config({**config, **changed})
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -95,3 +95,28 @@ def test_saving_and_loading_changes_no_bit(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert np.array_equal(loaded(IDS)["sentence_embedding"], expected)
     assert loaded.normalize is False
+
+
+@pytest.mark.tensorflow
+def test_an_export_from_text_has_the_default_prompt_too():
+    import tensorflow as tf
+    from samples import VOCABULARY, small_bert
+
+    from keras_attention.export.signatures.catalogue import signatures_of
+
+    tokenizer = ka.WordPieceTokenizer(VOCABULARY, max_length=61)
+    settings = {"prompts": {"query": "the "}, "default_prompt_name": "query"}
+    dense = [{"units": 5, "activation": "tanh"}]
+    encoder = small_bert(num_layers=1)
+    model = ka.SentenceEncoder(encoder, tokenizer, dense=dense, **settings)
+    served, *_ = signatures_of(model)
+    texts = ["animal", "a street!"]
+    answer = served.function(text=tf.constant(texts))["sentence_embedding"]
+    expected = model.encode(texts)
+    assert relative_error(to_numpy(answer), expected) <= 1e-5
+    alone = model.encode(["the animal", "the a street!"], prompt="")
+    assert relative_error(alone, expected) <= 1e-5
+    assert relative_error(model.encode(texts, prompt=""), expected) > 1e-3
+    left_out = ka.SentenceEncoder(encoder, tokenizer, include_prompt=False, **settings)
+    with pytest.raises(ValueError, match=r"Received: include_prompt=False"):
+        signatures_of(left_out)

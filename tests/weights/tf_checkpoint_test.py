@@ -84,6 +84,52 @@ def test_the_bert_of_its_authors_is_read(bert):
     )
 
 
+HEADS = {  # Google's name -> the variable of the task, and whether it is transposed
+    "masked_lm": {
+        "cls/predictions/transform/dense/kernel": ("transform.kernel", False),
+        "cls/predictions/transform/dense/bias": ("transform.bias", False),
+        "cls/predictions/transform/LayerNorm/gamma": ("normalization.gamma", False),
+        "cls/predictions/transform/LayerNorm/beta": ("normalization.beta", False),
+        "cls/predictions/output_bias": ("bias", False),
+    },
+    "next_sentence": {
+        "cls/seq_relationship/output_weights": ("output_projection.kernel", True),
+        "cls/seq_relationship/output_bias": ("output_projection.bias", False),
+    },
+}
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_the_heads_of_its_authors_are_read(bert, tmp_path, task):
+    model, folder = bert
+    reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
+    names = reader.get_variable_to_shape_map()
+    tensors = {name: reader.get_tensor(name) for name in names}
+    rng, sizes = np.random.default_rng(5), {"E": 33, "V": model.vocabulary_size, "2": 2}
+    shapes = {"kernel": "EE", "output_weights": "2E", "gamma": "E", "beta": "E"}
+    shapes |= {"dense/bias": "E", "predictions/output_bias": "V"}
+    shapes |= {"seq_relationship/output_bias": "2"}
+    for name in {name for head in HEADS.values() for name in head}:
+        (letters,) = (x for end, x in shapes.items() if name.endswith(end))
+        shape = [sizes[letter] for letter in letters]
+        tensors[name] = rng.normal(size=shape).astype("float32")
+    again = tmp_path / "with heads"
+    again.mkdir()
+    write(again, "bert_model.ckpt", tensors)
+    (again / "bert_config.json").write_bytes((folder / "bert_config.json").read_bytes())
+    loaded = ka.from_pretrained(again, task=task)
+    for name, (place, transposed) in HEADS[task].items():
+        variable = loaded.head
+        for part in place.split("."):
+            variable = getattr(variable, part)
+        stored = tensors[name].T if transposed else tensors[name]
+        np.testing.assert_array_equal(np.asarray(variable), stored)
+    # Other heads are drawn at random, and that is said.
+    with pytest.warns(UserWarning, match="no QuestionAnswering head.*at random"):
+        ka.from_pretrained(again, task="question_answerer")
+    assert len(str(loaded.load_report)) < 1200
+
+
 @pytest.mark.tensorflow
 def test_the_gpt2_of_its_authors_is_read(tmp_path):
     model = ka.GPTDecoder(13, 2, 3, 33, 132, max_sequence_length=29)

@@ -156,7 +156,8 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Returns a tokenizer with the arguments that `get_config` returned."""
-        return cls(**{**config, "model": base64.b64decode(config["model"])})
+        model = base64.b64decode(config["model"])
+        return super().from_config({**config, "model": model})
 
     @property
     def resources(self) -> list[Any]:
