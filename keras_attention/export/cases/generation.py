@@ -134,7 +134,7 @@ def _alignments(model, batch, found, from_text):
     for row, source, target in zip(weights, sources, targets, strict=True):
         (aligned,) = model.align([source.tolist()], [target.tolist()])
         row[: len(target), : len(source)] = aligned
-    outputs = {"alignments": weights}
+    outputs: dict[str, Any] = {"alignments": weights}
     if from_text:
         padding = model.tokenizer.pad_token_id or 0
         ids = np.full((len(batch), width), padding, "int32")
