@@ -136,11 +136,9 @@ def _alignments(model, batch, found, from_text):
         row[: len(target), : len(source)] = aligned
     outputs: dict[str, Any] = {"alignments": weights}
     if from_text:
-        padding = model.tokenizer.pad_token_id or 0
-        ids = np.full((len(batch), width), padding, "int32")
-        for row, source in zip(ids, sources, strict=True):
-            row[: len(source)] = source
-        outputs["source_ids"] = ids
+        padded = _padded(sources)
+        outputs["source_ids"] = padded["token_ids"]
+        outputs["source_mask"] = padded["padding_mask"]
     return outputs
 
 

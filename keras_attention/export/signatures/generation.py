@@ -77,7 +77,8 @@ def generation_signature(
             first, on a second axis of all outputs; up to `num_beams`.
         alignments: For a `Seq2SeqLM`, whether to return `alignments` `[B, N, S]`, the
             weights of `model.align` between the new tokens and those of the source
-            (with text, `generated_ids`, `generated_mask` and `source_ids` too).
+            (with text, the ids and masks of both too: `generated_ids`,
+            `generated_mask`, `source_ids` and `source_mask`).
 
     Raises:
         ValueError: If the settings need something that a graph cannot do.
@@ -133,6 +134,7 @@ def _outputs(served: "_Served") -> dict[str, TensorInfo]:
         found["alignments"] = TensorInfo("float32", ("batch", "new", "sequence"))
         if served.from_text:
             found["source_ids"] = TensorInfo("int32", ("batch", "sequence"))
+            found["source_mask"] = TensorInfo("bool", ("batch", "sequence"))
     return found
 
 
@@ -257,7 +259,10 @@ class _Served:
         weights = alignment_of(self.model, inputs)
         weights = tf.where(mask[..., None], tf.cast(weights, tf.float32), 0.0)
         found = {"alignments": weights}
-        return found | ({"source_ids": source_ids} if self.from_text else {})
+        if self.from_text:
+            found["source_ids"] = tf.where(source_mask, source_ids, 0)
+            found["source_mask"] = source_mask
+        return found
 
     def _controls(self):
         return CONTROLS if self.controls else {}

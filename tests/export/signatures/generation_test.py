@@ -419,5 +419,6 @@ def test_artifacts_align_as_the_model(name, tmp_path):
             assert_aligned(model, sources, got)
             if folder == saved:
                 got = runner.run("aligned_text", text=["the cat", "é"], **controls(2))
-                rows = [row[row != 0].tolist() for row in got["source_ids"]]
+                both = zip(got["source_ids"], got["source_mask"], strict=True)
+                rows = [ids[mask].tolist() for ids, mask in both]
                 assert_aligned(model, rows, got)
