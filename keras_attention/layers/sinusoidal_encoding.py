@@ -51,7 +51,7 @@ class SinusoidalEncoding(keras.layers.Layer):
     def __init__(
         self,
         max_wavelength: float = 10000.0,
-        layout: Literal["interleaved", "concatenated"] = "interleaved",
+        layout: Literal["interleaved", "concatenated", "tensor2tensor"] = "interleaved",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)

@@ -43,7 +43,7 @@ class SinusoidalEncoding2D(keras.layers.Layer):
     def __init__(
         self,
         max_wavelength: float = 10000.0,
-        layout: Literal["interleaved", "concatenated"] = "interleaved",
+        layout: Literal["interleaved", "concatenated", "tensor2tensor"] = "interleaved",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)

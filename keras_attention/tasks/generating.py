@@ -10,7 +10,9 @@ from keras import ops
 from keras_attention.generation.generate import Generated, new_tokens
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import TextStream, text_of
+from keras_attention.layers.base import observing
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 
 
 def rows_of_ids(task: Any, given: Any, name: str) -> tuple[list[list[int]], bool]:
@@ -158,3 +160,24 @@ def streamed(
     for state in steps:
         yield from pieces.more(new_tokens(state.history)[0])
     yield from pieces.end()
+
+
+def alignment_of(model: Any, inputs: dict[str, Any]) -> Any:
+    """Returns the mean attention of targets to sources, `[B, T, S]`.
+
+    Args:
+        model: A `Seq2SeqLM`, which is called once.
+        inputs: The inputs of a call, with the decoder's tokens shifted by one.
+    """
+    watched, observed = _cross_attentions(model.backbone), []
+    with observing(lambda layer, weights: observed.append((layer, weights))):
+        model(inputs, training=False)
+    maps = [w for layer, w in observed if any(layer is one for one in watched)]
+    maps = [ops.mean(w, axis=1) if len(w.shape) == 4 else w for w in maps]
+    return sum(maps) / len(maps)
+
+
+def _cross_attentions(backbone):
+    if isinstance(backbone, RecurrentSeq2Seq):
+        return [backbone.decoder.cell.attention]
+    return [block.cross_attention for block in backbone.decoder_blocks]

@@ -12,7 +12,6 @@ from keras_attention.generation.generate import Generator
 from keras_attention.generation.model import LanguageModel
 from keras_attention.generation.settings import GenerationSettings
 from keras_attention.generation.streaming import text_of
-from keras_attention.layers.base import observing
 from keras_attention.models.common import from_base_config
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
@@ -27,7 +26,12 @@ from keras_attention.tasks.common import (
     parts_config,
     with_parts,
 )
-from keras_attention.tasks.generating import generated, rows_of_ids, streamed
+from keras_attention.tasks.generating import (
+    alignment_of,
+    generated,
+    rows_of_ids,
+    streamed,
+)
 
 PARTS = ("backbone", "tokenizer")
 
@@ -241,15 +245,10 @@ class Seq2SeqLM(keras.Model):
             the heads and layers; `ka.attention_maps` returns each of them.
         """
         pairs = self.batches(sources, targets, shuffle=False)
-        watched, found = _cross_attentions(self.backbone), []
+        found = []
         for index, row in enumerate(pairs.rows):
-            observed: list[Any] = []
             inputs, _ = pairs.batch_of([index])
-            with observing(lambda layer, weights: observed.append((layer, weights))):  # noqa: B023
-                self(inputs, training=False)
-            maps = [w for layer, w in observed if any(layer is one for one in watched)]
-            maps = [ops.mean(w, axis=1) if len(w.shape) == 4 else w for w in maps]
-            mean = ops.convert_to_numpy(sum(maps) / len(maps))  # [1, T, S]
+            mean = ops.convert_to_numpy(alignment_of(self, inputs))  # [1, T, S]
             assert mean.shape[2] == len(row["token_ids"])
             found.append(mean[0])
         return found
@@ -385,12 +384,6 @@ def language_model_of_pair(backbone: Any, kind: Any = AmpleKVCache) -> LanguageM
         backbone.max_sequence_length if bounded else None,
         cache_of_source,
     )
-
-
-def _cross_attentions(backbone):
-    if isinstance(backbone, RecurrentSeq2Seq):
-        return [backbone.decoder.cell.attention]
-    return [block.cross_attention for block in backbone.decoder_blocks]
 
 
 def _first(given, tokenizer, roles):

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -435,3 +439,33 @@ def test_a_saved_model_has_warm_up_requests_by_default(saved_model):
     pytest.importorskip("tensorflow_serving")
     files = json.loads((saved_model / "manifest.json").read_text())["files"]
     assert files["assets.extra/tf_serving_warmup_requests"]["bytes"] > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_good_export_writes_no_warning_of_tensorflow(tmp_path):
+    """With the log level that users have: nobody sets TF_CPP_MIN_LOG_LEVEL."""
+    code = """
+import sys
+import keras
+import keras_attention as ka
+tokens = keras.Input((None,), dtype="int32", name="ids")
+x = keras.layers.Embedding(50, 8, mask_zero=True)(tokens)
+x = ka.EncoderBlock(ka.MultiHeadAttention(2, 4), ka.FeedForward(16))(x)
+model = keras.Model(tokens, keras.layers.Dense(2, name="o")(x))
+print("imported", file=sys.stderr, flush=True)
+ka.export_model(model, "saved", warmup=False)
+ka.export_model(model, "onnx", "onnx")
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stderr.split("imported\n")[1].splitlines()
+    assert [line for line in lines if not line.startswith("I0000 ")] == []

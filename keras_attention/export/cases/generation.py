@@ -1,6 +1,6 @@
 """Cases for generation in an artifact: prompts, and what the task generates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ def examples(
     *,
     from_text: bool,
     controls: bool,
+    outputs: Sequence[str] = ("generated_ids", "generated_mask"),
 ) -> Iterator[tuple[str, dict, dict]]:
     """Yields prompts or sources, and what `generate` returns for each row alone.
 
@@ -31,6 +32,7 @@ def examples(
         settings: The settings that are fixed at export.
         from_text: Whether prompts are texts.
         controls: Whether each row has settings of its own.
+        outputs: The names of the outputs of the signature.
 
     Yields:
         `(name, inputs, expected outputs)`.
@@ -43,25 +45,26 @@ def examples(
         modes: dict[str, Any] = dict(_MODES) if controls else {"fixed": None}
         for mode, choose in modes.items():
             chosen = choose(len(batch), new) if choose is not None else {}
-            rows = [
+            found = [
                 generate(ids, _settings_of(settings, chosen, row))
                 for row, ids in enumerate(_ids(model, batch))
             ]
             inputs = {"text": batch} if from_text else _padded(batch)
-            expected = _outputs(model, rows, from_text)
-            yield f"{name}, {mode}", inputs | chosen, expected
+            expected = _outputs(model, batch, found, settings.num_return_sequences)
+            kept = {each: expected[each] for each in outputs if each in expected}
+            if "alignments" in outputs:
+                kept |= _alignments(model, batch, found, from_text)
+            yield f"{name}, {mode}", inputs | chosen, kept
 
 
 def _generate_one(model):
-    """Returns a function that generates from one prompt or source."""
+    """Returns a function that returns the `Generated` of one prompt or source."""
     if isinstance(model, Seq2SeqLM):
         pair = Generator(language_model_of_pair(model.backbone), compiled=False)
         start = [[model.start_token_id]]
-        return lambda ids, settings: pair.generate(
-            start, settings, sources=[ids]
-        ).token_ids[0]
+        return lambda ids, settings: pair.generate(start, settings, sources=[ids])
     generator = Generator(language_model(model.decoder), compiled=False)
-    return lambda ids, settings: generator.generate([ids], settings).token_ids[0]
+    return lambda ids, settings: generator.generate([ids], settings)
 
 
 def _prompts(model, longest, from_text):
@@ -103,12 +106,41 @@ def _settings_of(settings, chosen, row):
     )
 
 
-def _outputs(model, rows, from_text):
-    if from_text:
-        texts = [text_of(model.tokenizer, ids) for ids in rows]
-        return {"generated_text": np.array(texts, object)}
+def _outputs(model, batch, found, count):
+    """The outputs that there may be, of one `Generated` per prompt."""
+    rows = [ids for one in found for ids in one.token_ids]
     names = ("generated_ids", "generated_mask")
-    return dict(zip(names, _padded(rows).values(), strict=True))
+    outputs: dict[str, Any] = dict(zip(names, _padded(rows).values(), strict=True))
+    if model.tokenizer is not None:
+        texts = [text_of(model.tokenizer, ids) for ids in rows]
+        outputs["generated_text"] = np.array(texts, object)
+    if found[0].scores is not None:
+        outputs["scores"] = np.concatenate([one.scores for one in found])
+    else:
+        chances = np.zeros(outputs["generated_ids"].shape, "float32")
+        for row, values in zip(chances, found, strict=True):
+            row[: len(values.token_ids[0])] = values.log_probabilities[0]
+        outputs["log_probabilities"] = chances
+    if count == 1:
+        return outputs
+    return {k: x.reshape(len(batch), count, *x.shape[1:]) for k, x in outputs.items()}
+
+
+def _alignments(model, batch, found, from_text):
+    """The weights of `align` between the new tokens and those of the source."""
+    sources = [np.asarray(ids) for ids in _ids(model, batch)]
+    targets = [one.token_ids[0] for one in found]
+    width = max(map(len, sources))
+    weights = np.zeros((len(batch), max(map(len, targets)), width), "float32")
+    for row, source, target in zip(weights, sources, targets, strict=True):
+        (aligned,) = model.align([source.tolist()], [target.tolist()])
+        row[: len(target), : len(source)] = aligned
+    outputs: dict[str, Any] = {"alignments": weights}
+    if from_text:
+        padded = _padded(sources)
+        outputs["source_ids"] = padded["token_ids"]
+        outputs["source_mask"] = padded["padding_mask"]
+    return outputs
 
 
 def _padded(rows):

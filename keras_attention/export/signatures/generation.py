@@ -6,8 +6,8 @@ batch requests; a row depends on its own inputs only.
 """
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,6 +15,8 @@ from keras_attention.export.cases.generation import examples
 from keras_attention.export.signatures.generation_controls import (
     CONTROLS,
     PerRowControls,
+    check_answers,
+    check_settings,
 )
 from keras_attention.export.signatures.signature import Signature, TensorInfo
 from keras_attention.generation.beam import BeamSearch
@@ -27,7 +29,11 @@ from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
 from keras_attention.ops.caches.fixed import FixedKVCache
 from keras_attention.ops.positions import EMPTY
 from keras_attention.tasks.causal_lm import CausalLM, language_model
-from keras_attention.tasks.seq2seq_lm import Seq2SeqLM, language_model_of_pair
+from keras_attention.tasks.generating import alignment_of
+from keras_attention.tasks.seq2seq_lm import (
+    Seq2SeqLM,
+    language_model_of_pair,
+)
 
 _IDS = {
     "token_ids": TensorInfo("int32", ("batch", "sequence")),
@@ -42,6 +48,9 @@ def generation_signature(
     name: str = "generate",
     from_text: bool | None = None,
     controls: bool | None = None,
+    scores: bool = False,
+    num_answers: int = 1,
+    alignments: bool = False,
 ) -> Signature:
     """Returns a signature that generates, for `export_model(signatures=[…])`.
 
@@ -62,6 +71,15 @@ def generation_signature(
         controls: Whether `max_new_tokens`, `temperature`, `top_k`, `top_p` and
             `seed` are inputs, `[B]` each; otherwise `settings` fixes them. By default
             they are inputs, except for beam search, whose beams have one length.
+        scores: Whether to return what `generate(return_details=True)` returns too:
+            `scores` `[B]` of the best beams, or without beams `log_probabilities`
+            `[B, N]` of the new tokens (with text, these tokens too).
+        num_answers: The number of beams that are returned for each prompt, the best
+            first, on a second axis of all outputs; up to `num_beams`.
+        alignments: For a `Seq2SeqLM`, whether to return `alignments` `[B, N, S]`, the
+            weights of `model.align` between the new tokens and those of the source
+            (with text, the ids and masks of both too: `generated_ids`,
+            `generated_mask`, `source_ids` and `source_mask`).
 
     Raises:
         ValueError: If the settings need something that a graph cannot do.
@@ -78,16 +96,13 @@ def generation_signature(
     settings = model._settings(settings or GenerationSettings(), None)
     text = model.tokenizer is not None if from_text is None else from_text
     free = settings.num_beams == 1 if controls is None else controls
-    _check(settings, text, free, model.tokenizer)
-    served = _Served(model, settings, text, free)
+    check_settings(settings, text, free, model.tokenizer)
+    check_answers(model, settings, num_answers, alignments)
+    settings = replace(settings, num_return_sequences=num_answers)
+    served = _Served(model, settings, text, free, scores, alignments)
     vocabulary_size = model.backbone.vocabulary_size
     inputs = {"text": TensorInfo("string", ("batch",))} if text else dict(_IDS)
-    outputs = {"generated_text": TensorInfo("string", ("batch",))}
-    if not text:
-        outputs = {
-            "generated_ids": TensorInfo("int32", ("batch", "new")),
-            "generated_mask": TensorInfo("bool", ("batch", "new")),
-        }
+    outputs = _outputs(served)
     return Signature(
         name,
         served,
@@ -95,8 +110,33 @@ def generation_signature(
         outputs,
         limits={} if text else {"token_ids": vocabulary_size},
         formats=_formats(model),
-        examples=lambda: examples(model, settings, from_text=text, controls=free),
+        examples=lambda: examples(
+            model, settings, from_text=text, controls=free, outputs=[*outputs]
+        ),
     )
+
+
+def _outputs(served: "_Served") -> dict[str, TensorInfo]:
+    """The outputs of a signature, by what it returns besides the new tokens."""
+    count = served.settings.num_return_sequences
+    rows = ("batch",) if count == 1 else ("batch", count)
+    beams = served.settings.num_beams > 1
+    found = {}
+    if served.from_text:
+        found["generated_text"] = TensorInfo("string", rows)
+    if served.returns_tokens:
+        found["generated_ids"] = TensorInfo("int32", (*rows, "new"))
+        found["generated_mask"] = TensorInfo("bool", (*rows, "new"))
+    if served.scores and beams:
+        found["scores"] = TensorInfo("float32", rows)
+    elif served.scores:
+        found["log_probabilities"] = TensorInfo("float32", (*rows, "new"))
+    if served.alignments:
+        found["alignments"] = TensorInfo("float32", ("batch", "new", "sequence"))
+        if served.from_text:
+            found["source_ids"] = TensorInfo("int32", ("batch", "sequence"))
+            found["source_mask"] = TensorInfo("bool", ("batch", "sequence"))
+    return found
 
 
 def _formats(model):
@@ -107,25 +147,17 @@ def _formats(model):
     return ("saved_model", "onnx")
 
 
-def _check(settings, from_text, controls, tokenizer):
-    if from_text and tokenizer is None:
-        raise ValueError(
-            "Prompts of text need a tokenizer: build the model with `tokenizer=`, or "
-            "pass `from_text=False`. Received: tokenizer=None"
-        )
-    on_host = settings.allowed_tokens is not None or settings.stop_strings
-    if on_host or settings.num_return_sequences > 1:
-        raise ValueError(
-            "A graph ends rows by tokens, runs no Python and returns one row per "
-            "prompt: omit `stop_strings`, `allowed_tokens` and `num_return_sequences`. "
-            f"Received: settings={settings}"
-        )
-    if controls and (settings.do_sample or settings.num_beams > 1):
-        raise ValueError(
-            "With `controls`, each request chooses how tokens are sampled, and beam "
-            "search is not possible: omit `do_sample` and `num_beams`, or pass "
-            f"`controls=False`. Received: settings={settings}"
-        )
+class _Found(NamedTuple):
+    """What a search found: `[R, L]` tokens, lengths `[R]`, and how likely they are.
+
+    There are R rows, `num_return_sequences` in succession for each prompt. `scores` is
+    `[R]` for beams and `[R, L]`, the log-probabilities of the tokens, without.
+    """
+
+    token_ids: Any
+    lengths: Any
+    scores: Any
+    broken: Any
 
 
 @dataclass(frozen=True)
@@ -137,12 +169,22 @@ class _Served:
         settings: The settings that are fixed at export.
         from_text: Whether prompts are texts.
         controls: Whether the `CONTROLS` are inputs.
+        scores: Whether the scores of beams, or of tokens, are outputs.
+        alignments: Whether the weights between target and source are outputs.
     """
 
     model: CausalLM | Seq2SeqLM
     settings: GenerationSettings
     from_text: bool
     controls: bool
+    scores: bool = False
+    alignments: bool = False
+
+    @property
+    def returns_tokens(self) -> bool:
+        """Whether ids are outputs; numbers of tokens say nothing without them."""
+        of_tokens = self.scores and self.settings.num_beams == 1
+        return not self.from_text or of_tokens or self.alignments
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         if self.from_text:
@@ -164,24 +206,64 @@ class _Served:
         more = tf.zeros((tf.shape(ids)[0], tf.reduce_max(limit)), tf.int32)
         history = history._replace(token_ids=tf.concat([history.token_ids, more], 1))
         search = self._beams if self.settings.num_beams > 1 else self._rows
-        token_ids, lengths, broken = search(
+        found = search(
             history,
             given,
             lambda loop: loop.prefill(history, tf.zeros((before,)), source),
         )
         message = "The logits of the model were NaN: no token can be chosen. Received:"
         with tf.control_dependencies(
-            [_assert(~tf.reduce_any(broken), message, broken)]
+            [_assert(~tf.reduce_any(found.broken), message, found.broken)]
         ):
-            lengths = tf.identity(lengths) - history.prompt_lengths
+            found = found._replace(lengths=tf.identity(found.lengths))
+        return self._answers(found, history.prompt_lengths, source)
+
+    def _answers(self, found: _Found, prompt_lengths: Any, source: Any) -> dict:
+        """Returns the outputs, with an axis for the answers if there are several."""
+        count = self.settings.num_return_sequences
+        begins = tf.repeat(prompt_lengths, count)[:, None]  # [R, 1]
+        lengths = found.lengths - begins[:, 0]
         columns = tf.range(tf.reduce_max(lengths))[None]
-        mask = columns < lengths[:, None]  # [B, N]
-        at = history.prompt_lengths[:, None] + tf.where(mask, columns, 0)
-        new = tf.where(mask, tf.gather(token_ids, at, batch_dims=1), 0)
-        if not self.from_text:
-            return {"generated_ids": new, "generated_mask": mask}
-        rows = tf.RaggedTensor.from_tensor(new, lengths)
-        return {"generated_text": self.model.tokenizer.detokenize(rows)}
+        mask = columns < lengths[:, None]  # [R, N]
+        at = begins + tf.where(mask, columns, 0)
+        new = tf.where(mask, tf.gather(found.token_ids, at, batch_dims=1), 0)
+        outputs = {}
+        if self.from_text:
+            rows = tf.RaggedTensor.from_tensor(new, lengths)
+            outputs["generated_text"] = self.model.tokenizer.detokenize(rows)
+        if self.returns_tokens:
+            outputs |= {"generated_ids": new, "generated_mask": mask}
+        if self.scores and self.settings.num_beams > 1:
+            outputs["scores"] = found.scores
+        elif self.scores:
+            chances = tf.gather(found.scores, at, batch_dims=1)
+            outputs["log_probabilities"] = tf.where(mask, chances, 0.0)
+        if count > 1:
+            outputs = {
+                name: tf.reshape(x, tf.concat([[-1, count], tf.shape(x)[1:]], 0))
+                for name, x in outputs.items()
+            }
+        if self.alignments:
+            outputs |= self._alignments(new, mask, source)
+        return outputs
+
+    def _alignments(self, new, mask, source):
+        assert isinstance(self.model, Seq2SeqLM)
+        source_ids, source_mask = source
+        start = tf.fill((tf.shape(new)[0], 1), self.model.start_token_id)
+        inputs = {
+            "encoder_token_ids": source_ids,
+            "encoder_padding_mask": source_mask,
+            "decoder_token_ids": tf.concat([start, new[:, :-1]], axis=1),
+            "decoder_padding_mask": mask,
+        }
+        weights = alignment_of(self.model, inputs)
+        weights = tf.where(mask[..., None], tf.cast(weights, tf.float32), 0.0)
+        found = {"alignments": weights}
+        if self.from_text:
+            found["source_ids"] = tf.where(source_mask, source_ids, 0)
+            found["source_mask"] = source_mask
+        return found
 
     def _controls(self):
         return CONTROLS if self.controls else {}
@@ -228,7 +310,7 @@ class _Served:
         )
 
     def _rows(self, history, given, prefill):
-        """Runs the loop; returns tokens, lengths and which rows' logits were NaN."""
+        """Runs the loop over one row per prompt."""
         processors = self.settings.make_processors(self._ends())
         if given:
             names = ("temperature", "top_k", "top_p")
@@ -239,10 +321,12 @@ class _Served:
         seeds = seeds_of_rows(seed, 1) + tf.zeros_like(history.lengths)
         state = self._start(history, prefill(loop))._replace(seeds=seeds)
         state = loop.steps(state, tf.reduce_max(history.max_new_tokens))
-        return state.history.token_ids, state.history.lengths, state.broken
+        history = state.history
+        chances = state.log_probabilities
+        return _Found(history.token_ids, history.lengths, chances, state.broken)
 
     def _beams(self, history, given, prefill):
-        """Runs beam search; returns the same for the best beam of each row."""
+        """Runs beam search; returns the best beams of each prompt."""
         settings = self.settings
         processors = settings.make_processors(self._ends())
         search = self._search(
@@ -255,7 +339,13 @@ class _Served:
         start = self._start(history, prefill(self._search(Loop, processors)))
         beams = search.start(repeated(start, settings.num_beams))
         beams = search.steps(beams, tf.constant(settings.max_new_tokens))
-        return beams.token_ids[:, 0], beams.lengths[:, 0], beams.broken
+        count = settings.num_return_sequences
+        ids = beams.token_ids[:, :count]
+        ids = tf.reshape(ids, (-1, tf.shape(ids)[2]))
+        lengths, scores = (
+            tf.reshape(x[:, :count], (-1,)) for x in (beams.lengths, beams.scores)
+        )
+        return _Found(ids, lengths, scores, beams.broken)
 
     def _search(self, kind, processors, **settings):
         """Builds a `Loop` or `BeamSearch` over the model."""

@@ -274,6 +274,80 @@ def test_what_a_graph_cannot_do_is_refused(settings, options):
         generation_signature(model, ka.GenerationSettings(**settings), **options)
 
 
+@pytest.mark.parametrize(
+    ("settings", "options", "words"),
+    [
+        ({"num_beam_groups": 2, "num_beams": 4}, {}, "num_beam_groups"),
+        ({"penalty_alpha": 0.5, "top_k": 3}, {}, "penalty_alpha"),
+        ({}, {"num_answers": 2}, "num_answers=2, num_beams=1"),
+        ({"num_beams": 2}, {"num_answers": 3}, "num_answers=3, num_beams=2"),
+        ({}, {"alignments": True}, "of a `Seq2SeqLM`"),
+    ],
+)
+def test_answers_that_a_graph_does_not_have_are_refused(settings, options, words):
+    model = language_model("gpt2", num_layers=1)
+    with pytest.raises(ValueError, match=words):
+        generation_signature(model, ka.GenerationSettings(**settings), **options)
+
+
+def details(model, prompts, **settings):
+    settings = ka.GenerationSettings(**{"max_new_tokens": 6, **settings})
+    return [model.generate([x], settings, return_details=True) for x in prompts]
+
+
+def test_an_artifact_returns_the_log_probabilities_of_generate(model):
+    signature = generation_signature(model, from_text=False, scores=True)
+    chosen = controls(3, max_new_tokens=6, temperature=[0, 0.75, 0], seed=[0, 3, 0])
+    got = signature.function(**padded(PROMPTS), **chosen)
+    greedy, drawn = {}, {"do_sample": True, "temperature": 0.75, "seed": 3}
+    for row, settings in enumerate((greedy, drawn, greedy)):
+        (expected,) = details(model, [PROMPTS[row]], **settings)
+        mask = got["generated_mask"][row]
+        found = np.asarray(got["log_probabilities"][row])
+        np.testing.assert_allclose(
+            found[mask], expected.log_probabilities[0], rtol=1e-5, atol=1e-5
+        )
+        assert not found[~mask].any()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_artifact_returns_the_best_answers_with_their_scores(model, tmp_path):
+    beams = ka.GenerationSettings(max_new_tokens=6, num_beams=4)
+    options = {"scores": True, "num_answers": 3}
+    signatures = [
+        generation_signature(model, beams, name="best", **options),
+        generation_signature(model, beams, name="ids", from_text=False, **options),
+    ]
+    expected = details(model, PROMPTS, num_beams=4, num_return_sequences=3)
+    for format in ("saved_model", "onnx"):
+        folder = ka.export_model(
+            model,
+            tmp_path / format,
+            format,
+            signatures=signatures if format == "saved_model" else signatures[1:],
+        )
+        with ka.open_artifact(folder) as runner:
+            got = runner.run("ids", **padded(PROMPTS))
+            if format == "saved_model":
+                texts = runner.run("best", text=TEXTS)
+                answers = [model.generate([x], beams_of(3)) for x in TEXTS]
+                assert texts["generated_text"].tolist() == answers
+                assert texts["scores"].shape == (3, 3)
+        assert got["generated_ids"].shape[:2] == got["scores"].shape == (3, 3)
+        for row, found in enumerate(expected):
+            np.testing.assert_allclose(got["scores"][row], found.scores, rtol=1e-5)
+            for answer, ids in enumerate(found.token_ids):
+                mask = got["generated_mask"][row, answer]
+                assert got["generated_ids"][row, answer][mask].tolist() == ids.tolist()
+
+
+def beams_of(count):
+    return ka.GenerationSettings(
+        max_new_tokens=6, num_beams=4, num_return_sequences=count
+    )
+
+
 def test_cases_keep_answers_of_text(tmp_path):
     texts = np.array(["é\0", "", "日本"], object)
     case = Case("generate", "texts", {"text": ["a", "b", "c"]}, {"out": texts})
@@ -324,3 +398,60 @@ def test_encoder_decoders_generate_in_artifacts(name, tmp_path):
     with ka.open_artifact(folder) as runner:
         got = rows_of(runner.run("beams", **padded(sources)))
     assert got == [row.tolist() for row in model.generate(sources, beams)]
+
+
+def pair_of(name):
+    keras.utils.set_random_seed(3)
+    backbone = PAIRS[name]()
+    rng = np.random.default_rng(1)
+    for weight in backbone.trainable_weights:
+        weight.assign(rng.normal(scale=0.2, size=weight.shape))
+    return ka.Seq2SeqLM(backbone, byte_pairs(), start_token_id=2, compiled=False)
+
+
+def assert_aligned(model, sources, got):
+    """Each row has the weights of `align`; beyond its tokens they are 0."""
+    for row, source in enumerate(sources):
+        ids = got["generated_ids"][row][got["generated_mask"][row]].tolist()
+        (expected,) = model.align([source], [ids])
+        found = np.array(got["alignments"][row])
+        np.testing.assert_allclose(
+            found[: len(ids), : len(source)], expected, atol=1e-5
+        )
+        found[: len(ids), : len(source)] = 0
+        assert not found.any()
+
+
+@pytest.mark.parametrize("name", ["t5", pytest.param("bart", marks=pytest.mark.slow)])
+def test_the_function_of_a_signature_aligns_as_the_model(name):
+    model, sources = pair_of(name), [[5, 17, 33, 40], [7], [41, 42, 43]]
+    signature = generation_signature(model, from_text=False, alignments=True)
+    got = signature.function(**padded(sources), **controls(3, max_new_tokens=[8, 3, 5]))
+    assert_aligned(model, sources, {name: x.numpy() for name, x in got.items()})
+    with pytest.raises(ValueError, match="recurrent"):
+        generation_signature(pair_of("recurrent"), alignments=True)
+    with pytest.raises(ValueError, match="num_answers=2"):
+        generation_signature(
+            model, ka.GenerationSettings(num_beams=2), alignments=True, num_answers=2
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_artifacts_align_as_the_model(name, tmp_path):
+    model, sources = pair_of(name), [[5, 17, 33, 40], [7], [41, 42, 43]]
+    options = {"scores": True, "alignments": True}
+    text = generation_signature(model, name="aligned_text", **options)
+    ids = generation_signature(model, name="aligned", from_text=False, **options)
+    saved = ka.export_model(model, tmp_path / "saved", signatures=[text, ids])
+    onnx = ka.export_model(model, tmp_path / "onnx", "onnx", signatures=[ids])
+    for folder in (saved, onnx):
+        with ka.open_artifact(folder) as runner:
+            got = runner.run("aligned", **padded(sources), **controls(3))
+            assert_aligned(model, sources, got)
+            if folder == saved:
+                got = runner.run("aligned_text", text=["the cat", "é"], **controls(2))
+                both = zip(got["source_ids"], got["source_mask"], strict=True)
+                rows = [ids[mask].tolist() for ids, mask in both]
+                assert_aligned(model, rows, got)
