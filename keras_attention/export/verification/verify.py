@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from keras_attention.export.artifact.folders import artifact_folder
-from keras_attention.export.artifact.manifest import MANIFEST_NAME, read_manifest
 from keras_attention.export.cases.grid import CASES_NAME, Case, load_cases
 from keras_attention.export.runtimes.base import Runner
 from keras_attention.export.runtimes.opening import open_artifact, open_copy
@@ -299,22 +298,19 @@ def verify_here(
         for case in cases:
             if case.signature not in runners:
                 step(f"opening the signature {case.signature!r}")
-                runner = _opened(Path(folder), case.signature, runtime, private)
+                # An artifact is verified before its manifest is written.
+                more: dict[str, Any] = {"runtime": runtime}
+                if private:
+                    runner = open_copy(Path(folder), None, case.signature, **more)
+                else:
+                    more["allow_unverified"] = True
+                    runner = open_artifact(folder, case.signature, **more)
                 opened.enter_context(runner)
                 # A SavedModel has all signatures, an ONNX file has one.
                 runners |= dict.fromkeys(runner.signatures, runner)
             step(f"case {case.name!r} of the signature {case.signature!r}")
             results.append(_run_case(runners[case.signature], case, tolerance))
     return Report(Path(folder), tuple(results))
-
-
-def _opened(folder: Path, signature: str, runtime: str | None, private: bool) -> Runner:
-    if private:
-        has_manifest = (folder / MANIFEST_NAME).is_file()
-        manifest = read_manifest(folder) if has_manifest else None
-        return open_copy(folder, manifest, signature, runtime=runtime)
-    # An artifact is verified before its manifest is written.
-    return open_artifact(folder, signature, runtime=runtime, allow_unverified=True)
 
 
 def _run_case(runner: Runner, case: Case, tolerance: float) -> CaseResult:
