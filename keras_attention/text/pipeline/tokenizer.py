@@ -140,7 +140,7 @@ class PipelineTokenizer(Tokenizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return dict(self._config)
+        return {**self._config, **self._chat_config()}
 
     def _files(self) -> dict[str, Any]:
         settings = writing.settings_json("PreTrainedTokenizerFast", self._config)
