@@ -1,4 +1,4 @@
-"""Write `keras_attention/text/unicode_sets.py` from Hugging Face's tokenizers.
+"""Write `keras_attention/text/codes/unicode_sets.py` from Hugging Face's tokenizers.
 
 The Rust crate is run on every code point, so the tables hold what it does, which may
 differ from any version of Unicode. Run this script after an upgrade of `tokenizers`
@@ -14,7 +14,7 @@ import unicodedata
 from tokenizers import normalizers, pre_tokenizers
 
 HERE = pathlib.Path(__file__).resolve()
-TARGET = HERE.parents[2] / "keras_attention" / "text" / "unicode_sets.py"
+TARGET = HERE.parents[2] / "keras_attention" / "text" / "codes" / "unicode_sets.py"
 LINE = 88
 HANGUL = range(0xAC00, 0xD7A4)
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]

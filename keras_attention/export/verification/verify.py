@@ -83,10 +83,9 @@ class Report:
     def worst(self) -> dict[str, CaseResult]:
         """The worst case of each signature: a failed one, else the largest error."""
         worst: dict[str, CaseResult] = {}
-        for result in self.results:
-            known = worst.get(result.signature)
-            if known is None or _badness(result) > _badness(known):
-                worst[result.signature] = result
+        by_badness = sorted(self.results, key=lambda x: (x.passed, -x.max_abs_error))
+        for result in by_badness:
+            worst.setdefault(result.signature, result)
         return worst
 
     def __str__(self) -> str:
@@ -101,10 +100,6 @@ class Report:
                 f"{printable(result.case)}{note}"
             )
         return "\n".join(lines)
-
-
-def _badness(result: CaseResult) -> tuple[bool, float]:
-    return not result.passed, result.max_abs_error
 
 
 class VerificationError(RuntimeError):

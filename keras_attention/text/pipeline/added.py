@@ -5,8 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attention.text import unicode_categories
 from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes import unicode_categories
 from keras_attention.text.codes.state import ADDED, CodeTable, State
 from keras_attention.text.codes.trie import Trie
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import unicode_categories
 from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes import unicode_categories
 from keras_attention.text.codes.state import ADDED, CodeTable, State
 from keras_attention.text.codes.trie import Trie
 from keras_attention.text.json_files import refuse

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_attention.text import sections, unicode_categories, unicode_sets
-from keras_attention.text.codes import forms
+from keras_attention.text import sections
+from keras_attention.text.codes import forms, unicode_categories, unicode_sets
 from keras_attention.text.codes import state as pieces
 from keras_attention.text.codes.regex import Pattern
 from keras_attention.text.codes.state import ADDED, CodeTable, State

@@ -5,8 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attention.text import arguments, framing, unicode_categories
+from keras_attention.text import arguments, framing
 from keras_attention.text.codes import state as pieces
+from keras_attention.text.codes import unicode_categories
 from keras_attention.text.codes.state import ADDED
 from keras_attention.text.json_files import refuse
 from keras_attention.text.patterns import byte_characters

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attention import untrusted
-from keras_attention.text import arguments, unicode_sets
+from keras_attention.text import arguments
+from keras_attention.text.codes import unicode_sets
 
 # The kinds of code points. The word splitter sees those from _SPACE on.
 _DROP, _DROP_STARTER, _SPACE, _ALONE, _LETTER, _SEVERAL = range(6)

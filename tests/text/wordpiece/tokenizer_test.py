@@ -25,7 +25,8 @@ from text.tokenizer_reference import (
     small_vocabulary,
 )
 
-from keras_attention.text import engine, unicode_sets
+from keras_attention.text import engine
+from keras_attention.text.codes import unicode_sets
 from keras_attention.text.wordpiece.tokenizer import OP_LIBRARIES, WordPieceTokenizer
 
 
