@@ -82,11 +82,10 @@ class Report:
 
     def worst(self) -> dict[str, CaseResult]:
         """The worst case of each signature: a failed one, else the largest error."""
-        worst: dict[str, CaseResult] = {}
-        by_badness = sorted(self.results, key=lambda x: (x.passed, -x.max_abs_error))
-        for result in by_badness:
-            worst.setdefault(result.signature, result)
-        return worst
+        results = reversed(self.results)  # of equal ones the first is kept
+        results = sorted(results, key=lambda x: (not x.passed, x.max_abs_error))
+        worst = {result.signature: result for result in results}
+        return {result.signature: worst[result.signature] for result in self.results}
 
     def __str__(self) -> str:
         if self.error:
