@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-backends lint bench clean
+.PHONY: help demo test test-all fuzz test-backends lint bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,10 @@ test: $(VENV)/.installed-dev  ## the tests, without the slow ones
 # With torch and transformers, the originals that models are compared with.
 test-all: $(VENV)/.installed-dev $(VENV)/.installed-originals  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --slow
+
+# They end with what they found: a test for it goes into the quick tier.
+fuzz: $(VENV)/.installed-dev  ## the fuzzers in full: 140,000 files, 21,000 graphs; hours
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --fuzz -m fuzz
 
 # One process a backend: each is on one core. XLA compiles every step of an eager call
 # on JAX; at level 0 that takes less time than it saves here.

@@ -20,8 +20,9 @@ import pytest
 
 
 def pytest_addoption(parser):
-    """Add --slow."""
+    """Add --slow and --fuzz."""
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--fuzz", action="store_true", help="run the fuzzers in full")
 
 
 def pytest_configure(config):
@@ -35,12 +36,13 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Skip the slow tier unless it was asked for; leave out other backends' tests."""
     _leave_out_other_backends(config, items)
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: run by `make test-all` (pytest --slow)")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    for name, target in (("slow", "test-all"), ("fuzz", "fuzz")):
+        if config.getoption(f"--{name}"):
+            continue
+        reason = f"{name}: run by `make {target}` (pytest --{name})"
+        for item in items:
+            if name in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _leave_out_other_backends(config, items):

@@ -1,10 +1,8 @@
 """Any small functional model exports and agrees, or is refused with a reason.
 
-Drawn at random: see random_models.py. `CASES` of the environment sets how many are
-drawn, `EXPORTS` how many of them are written to files and run by a runtime.
+Drawn at random: see random_models.py.
 """
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -29,13 +27,20 @@ pytestmark = [
         "hypothesis.errors.HypothesisDeprecationWarning"
     ),
 ]
-CASES = int(os.environ.get("CASES", "300"))
-EXPORTS = int(os.environ.get("EXPORTS", "20"))
 CHECKS = {
     "deadline": None,
     "suppress_health_check": list(HealthCheck),
-    "derandomize": "SEED" not in os.environ,
+    "derandomize": True,
 }
+
+
+def examples(few, many):
+    """Few models in the slow tier, and many with `make fuzz`."""
+    tiers = [
+        pytest.param(few, marks=pytest.mark.slow),
+        pytest.param(many, marks=pytest.mark.fuzz),
+    ]
+    return pytest.mark.parametrize("examples", tiers)
 
 
 def inputs_of(model, signature, random):
@@ -154,12 +159,12 @@ def test_a_random_model_is_traced_as_keras_computes_it(model, seed):
     check_traced(model, seed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_many_random_models(record_property):
+@examples(60, 10_000)
+def test_many_random_models(examples, record_property):
     told = {}
 
-    @settings(max_examples=CASES, **CHECKS)
+    @settings(max_examples=examples, **CHECKS)
     @given(model=functional_models(), seed=st.integers(0, 99))
     def check(model, seed):
         result = check_traced(model, seed)
@@ -170,16 +175,16 @@ def test_many_random_models(record_property):
     record_property("summary", f"random models, traced: {told}")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(0)
+@examples(10, 300)
 @pytest.mark.parametrize("format", ["onnx", "saved_model"])
-def test_some_random_models_are_written_to_files(format, record_property):
+def test_some_random_models_are_written_to_files(format, examples, record_property):
     if format == "onnx":
         pytest.importorskip("tf2onnx")
         pytest.importorskip("onnxruntime")
     told = {}
 
-    @settings(max_examples=EXPORTS, **CHECKS)
+    @settings(max_examples=examples, **CHECKS)
     @given(model=functional_models(), seed=st.integers(0, 99))
     def check(model, seed):
         result = check_exported(model, seed, format)

@@ -30,8 +30,10 @@ BODIES = [
 
 
 def examples(many, few=30):
-    marks = [pytest.mark.slow, pytest.mark.timeout(0)]
-    return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=marks)])
+    """Few inputs in the quick tier, more in the slow one, many with `make fuzz`."""
+    more = pytest.param(many // 20, marks=pytest.mark.slow)
+    all_of_them = pytest.param(many, marks=[pytest.mark.fuzz, pytest.mark.timeout(0)])
+    return pytest.mark.parametrize("examples", [few, more, all_of_them])
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_the_check_sees_what_a_hostile_graph_does(way, seen, worker, tmp_path):
 
 NUMBERS = [range(300)]
 NUMBERS += [
-    pytest.param(range(first, first + 7000), marks=pytest.mark.slow)
+    pytest.param(range(first, first + 7000), marks=pytest.mark.fuzz)
     for first in (300, 7300, 14_300)
 ]
 
