@@ -31,10 +31,13 @@ class Seq2SeqFeatures(keras.Model):
         token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
         A dict: `sequence_output` `[B, T, hidden_dim]` and `pooled_output`
-        `[B, hidden_dim]`, the vector at the last end token.
+        `[B, hidden_dim]`, the vector at the last end token. With
+        `return_hidden_states=True` also `encoder_hidden_states` and
+        `decoder_hidden_states`, as `seq2seq` returns them.
 
     Example:
     >>> model = ka.Seq2SeqTransformer(100, 2, 2, 16, 32)
@@ -60,16 +63,22 @@ class Seq2SeqFeatures(keras.Model):
         self.pooler = EndTokenPooler(end_token_id, name="pooler")
         self.built = True
 
-    def call(self, token_ids, padding_mask=None, training=None):
+    def call(
+        self, token_ids, padding_mask=None, training=None, *, return_hidden_states=False
+    ):
         inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
         ids, mask = inputs["token_ids"], inputs["padding_mask"]
-        encoded = self.seq2seq.encode(ids, mask, training=training)
-        decoded = self.seq2seq.decode(
-            self._shifted(ids, mask), mask, encoded=encoded, training=training
-        )
+        how = {"training": training, "return_hidden_states": return_hidden_states}
+        encoded = self.seq2seq.encode(ids, mask, **how)
+        shifted = self._shifted(ids, mask)
+        decoded = self.seq2seq.decode(shifted, mask, encoded=encoded, **how)
         sequence = decoded["sequence_output"]  # [B, T, E]
         pooled = self.pooler(sequence, ids, mask)  # [B, E]
-        return {"sequence_output": sequence, "pooled_output": pooled}
+        outputs = {"sequence_output": sequence, "pooled_output": pooled}
+        if return_hidden_states:
+            for name, found in (("encoder", encoded), ("decoder", decoded)):
+                outputs[f"{name}_hidden_states"] = found[f"{name}_hidden_states"]
+        return outputs
 
     def _shifted(self, ids, mask):
         """Returns the ids one place later, with the start token before the first."""

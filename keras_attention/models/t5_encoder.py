@@ -48,9 +48,12 @@ class T5Encoder(keras.Model):
         token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
+        return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
-        A dict: `sequence_output` `[B, T, hidden_dim]`.
+        A dict: `sequence_output` `[B, T, hidden_dim]`. With
+        `return_hidden_states=True` also `hidden_states`, a tuple of the vectors before
+        the first block and after each block; the last one is the `sequence_output`.
 
     Example:
     >>> encoder = ka.T5Encoder(100, 2, 2, 16, 32, head_dim=8)
@@ -121,14 +124,22 @@ class T5Encoder(keras.Model):
         self.encoder_normalization.build(shape)
         self.built = True
 
-    def call(self, token_ids, padding_mask=None, training=None):
+    def call(
+        self, token_ids, padding_mask=None, training=None, *, return_hidden_states=False
+    ):
         inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
         x = self.token_embedding(inputs["token_ids"])  # [B, T, E]
         x = self.outer_dropout(x, training=training)
         mask = inputs["padding_mask"]
-        x = run_encoder(self.encoder_blocks, x, padding_mask=mask, training=training)
-        x = self.outer_dropout(self.encoder_normalization(x), training=training)
-        return {"sequence_output": x}  # [B, T, E]
+        states = run_encoder(
+            self.encoder_blocks, x, padding_mask=mask, training=training
+        )
+        x = self.encoder_normalization(states[-1])
+        x = self.outer_dropout(x, training=training)
+        outputs: dict[str, Any] = {"sequence_output": x}  # [B, T, E]
+        if return_hidden_states:
+            outputs["hidden_states"] = (*states[:-1], x)
+        return outputs
 
     def get_config(self):
         names = (

@@ -21,6 +21,10 @@ MODELS = {
     "Seq2SeqTransformer": lambda: ka.Seq2SeqTransformer(13, norm="pre", **SIZES),
     "T5EncoderDecoder": lambda: ka.T5EncoderDecoder(13, **SIZES, num_decoder_layers=1),
     "RecurrentSeq2Seq": lambda: ka.RecurrentSeq2Seq(13, 5, 8),
+    "T5Encoder": lambda: ka.T5Encoder(13, **SIZES),
+    "Seq2SeqFeatures": lambda: ka.Seq2SeqFeatures(
+        ka.T5EncoderDecoder(13, **SIZES), start_token_id=0
+    ),
 }
 
 
@@ -66,10 +70,17 @@ def test_the_states_are_those_between_the_blocks(name):
             assert np.array_equal(last, outputs[output])
         return
     padding = {} if name == "VisionTransformer" else {"padding_mask": KEEP}
-    parts = [("hidden_states", getattr(model, "blocks", ()), (), padding)]
+    if name == "Seq2SeqFeatures":
+        model = model.seq2seq
+        encoded = model.encode(IDS, KEEP)["encoder_sequence_output"]
+        outputs["encoder_sequence_output"] = encoded
+    blocks = getattr(model, "blocks", getattr(model, "encoder_blocks", ()))
+    parts = [("hidden_states", blocks, (), padding)]
     if isinstance(model, EncoderDecoder):
         source = (outputs["encoder_sequence_output"],)
         both = {"encoder_padding_mask": KEEP}
+        if name == "Seq2SeqFeatures":
+            both["padding_mask"] = KEEP
         parts = [
             ("encoder_hidden_states", model.encoder_blocks, (), padding),
             ("decoder_hidden_states", model.decoder_blocks, source, both),

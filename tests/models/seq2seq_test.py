@@ -151,7 +151,7 @@ def test_wrong_inputs_are_refused(inputs, name):
     [
         ({"decoder": {"hidden_dim": 3}}, "decoder"),
         ({"positions": "learned"}, "max_sequence_length"),
-        ({"positions": "rotary"}, "layout"),
+        ({"positions": "rotary"}, "positions"),
         ({"decoder": {"num_heads": 5}}, "num_heads"),
     ],
 )

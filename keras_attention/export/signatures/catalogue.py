@@ -236,10 +236,13 @@ def _from_ids(
 
     names = tuple(maps)
     served = Signature("serving_default", answer, ids, outputs, **limits)
+    states = ["hidden_states"]
+    if isinstance(model, Seq2SeqFeatures):
+        states = ["encoder_hidden_states", "decoder_hidden_states"]
     return [
         served,
         Signature("attention", attend, ids, maps, exact_zeros=names, **limits),
-        hidden_states_signature(model, served, {"hidden_states": SEQUENCE}),
+        hidden_states_signature(model, served, dict.fromkeys(states, SEQUENCE)),
     ]
 
 
@@ -333,7 +336,9 @@ def _limits(model: Any, *, segments: bool) -> dict[str, Any]:
     limits = {"token_ids": model.vocabulary_size}
     if segments:
         limits["segment_ids"] = model.num_segments
-    return {"limits": limits, "max_lengths": {"sequence": model.max_sequence_length}}
+    longest = model.max_sequence_length
+    longest = {} if longest is None else {"sequence": longest}
+    return {"limits": limits, "max_lengths": longest}
 
 
 def _maps(model: Any, ids: dict[str, Any]) -> dict[str, Any]:

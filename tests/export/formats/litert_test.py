@@ -184,7 +184,7 @@ def test_without_a_runtime_the_error_says_what_to_install(monkeypatch):
 
 
 def test_the_grid_covers_lengths_and_paddings_within_the_size(bert):
-    (static, _) = with_sizes(
+    static, *_ = with_sizes(
         catalogue.signatures_of(bert), {"batch": 3, "sequence": LENGTH}
     )
     assert static.inputs["token_ids"].shape == (3, LENGTH)
