@@ -137,7 +137,7 @@ def open_signatures(
     try:
         for name in manifest.signatures:
             if name not in runners:
-                runner = open_copy(copy, manifest, name, runtime=runtime)
+                runner = open_copy(copy, name, manifest=manifest, runtime=runtime)
                 runners |= dict.fromkeys(runner.signatures, runner)
     except BaseException:
         for runner in runners.values():
@@ -148,17 +148,17 @@ def open_signatures(
 
 def open_copy(
     copy: Path,
-    manifest: Manifest | None,
     signature: str | None,
     *,
+    manifest: Manifest | None = None,
     runtime: str | None = None,
 ) -> Runner:
     """Open a signature of files that were scanned, and that nobody else can change.
 
     Args:
         copy: The private copy.
-        manifest: Its manifest, if it has one.
         signature: See `open_artifact`.
+        manifest: Its manifest, if it describes the signatures.
         runtime: See `open_artifact`.
     """
     file = _file_to_open(copy, signature)

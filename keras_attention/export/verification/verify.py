@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,16 +156,10 @@ def verify_artifact(
         if tolerance is None:
             allowed = [float(case["tolerance"]) for case in manifest.verification]
             tolerance = max(allowed, default=TOLERANCE)
+        limits = {"time_limit": time_limit, "case_time_limit": case_time_limit}
+        options = {**limits, "tolerance": tolerance, "memory_limit": memory_limit}
         try:
-            report = verify_folder(
-                copy,
-                tolerance=tolerance,
-                runtime=runtime,
-                time_limit=time_limit,
-                case_time_limit=case_time_limit,
-                memory_limit=memory_limit,
-                private=True,
-            )
+            report = verify_folder(copy, runtime=runtime, private=True, **options)
         except RuntimeError as error:
             raise RuntimeError(str(error).replace(str(copy), str(folder))) from None
     return replace(report, path=folder)
@@ -293,12 +288,9 @@ def verify_here(
             if case.signature not in runners:
                 step(f"opening the signature {case.signature!r}")
                 # An artifact is verified before its manifest is written.
-                more: dict[str, Any] = {"runtime": runtime}
-                if private:
-                    runner = open_copy(Path(folder), None, case.signature, **more)
-                else:
-                    more["allow_unverified"] = True
-                    runner = open_artifact(folder, case.signature, **more)
+                open_one = partial(open_artifact, allow_unverified=True)
+                open_one = open_copy if private else open_one
+                runner = open_one(Path(folder), case.signature, runtime=runtime)
                 opened.enter_context(runner)
                 # A SavedModel has all signatures, an ONNX file has one.
                 runners |= dict.fromkeys(runner.signatures, runner)
