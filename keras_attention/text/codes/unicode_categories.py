@@ -1,9 +1,9 @@
 r"""The general categories of all code points, as Hugging Face's `tokenizers` has them.
 
 Python, RE2 and ICU (TensorFlow) follow other versions of Unicode than the crate. Each
-line of the table was made by its regular expression `\\p{..}` on every code point
-(0.23); `tests/text/make_categories.py` writes what follows the line "generated", and a
-test compares all code points again. `100-136/2` is every second code point.
+line of the table was made by its regular expression `\p{..}` on every code point
+(0.23); `tests/text/make_categories.py` writes what follows the line "generated".
+`100-136/2` is every second code point.
 """
 
 import functools
