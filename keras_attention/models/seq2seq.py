@@ -16,9 +16,10 @@ from keras_attention.layers.sinusoidal_encoding import SinusoidalEncoding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.common import base_config, check_divisible, initializer
 from keras_attention.models.encoder_decoder import EncoderDecoderOfBlocks
+from keras_attention.ops.positions import LAYOUTS
 
 LEARNED = "learned"
-POSITIONS = (LEARNED, "interleaved", "concatenated")
+POSITIONS = (LEARNED, *LAYOUTS)
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -108,7 +109,9 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         *,
         decoder: dict[str, int] | None = None,
         max_sequence_length: int | None = None,
-        positions: Literal["learned", "interleaved", "concatenated"] = "interleaved",
+        positions: Literal[
+            "learned", "interleaved", "concatenated", "tensor2tensor"
+        ] = "interleaved",
         position_offset: int = 0,
         norm: Literal["pre", "post"] = "post",
         scale_embedding: bool = True,

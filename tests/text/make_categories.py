@@ -1,4 +1,4 @@
-r"""Write `keras_attention/text/unicode_categories.py` from Hugging Face's tokenizers.
+r"""Write `text/codes/unicode_categories.py` from Hugging Face's tokenizers.
 
 The regular expression `\p{..}` of the crate is run on every code point, so the table
 holds what it does, which may differ from any version of Unicode. It takes minutes:
@@ -12,7 +12,8 @@ import textwrap
 from tokenizers import Regex, pre_tokenizers
 
 HERE = pathlib.Path(__file__).resolve()
-TARGET = HERE.parents[2] / "keras_attention" / "text" / "unicode_categories.py"
+PACKAGE = HERE.parents[2] / "keras_attention"
+TARGET = PACKAGE / "text" / "codes" / "unicode_categories.py"
 CODES = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 NAMES = (
     "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp "
