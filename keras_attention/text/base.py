@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -26,6 +27,8 @@ class Tokenizer(abc.ABC):
     _template: framing.Template
     _limits: framing.Limits
     _config: dict[str, Any]
+    # From this number of texts on, the graph is faster than the library of `_engine`.
+    _fewest_for_graph: float = math.inf
     chat_templates: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
@@ -80,7 +83,7 @@ class Tokenizer(abc.ABC):
         if not tf.executing_eagerly() or not isinstance(given[0], list | tuple):
             return None
         encode = self._without_graph
-        if encode is None:
+        if encode is None or len(given[0]) >= self._fewest_for_graph:
             return None
         batch = engine.batch(encode, given, with_offsets, self._template, limits)
         if batch is None:

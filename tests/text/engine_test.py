@@ -1,5 +1,7 @@
 """The library that answers outside of graphs, compared with the graph."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -93,8 +95,19 @@ def assert_equal(ours, theirs):
 )
 def test_both_engines_give_the_same_batches(kind, monkeypatch):
     tokenizer = KINDS[kind](max_length=7)
+    tokenizer._fewest_for_graph = math.inf  # else many texts are the graph's
     assert_equal(*answers(monkeypatch, tokenizer, TEXTS, OTHERS))
     assert_equal(*answers(monkeypatch, tokenizer.encode_with_offsets, TEXTS))
+
+
+def test_many_texts_are_split_by_the_graph_where_it_is_faster(monkeypatch):
+    tokenizer = KINDS["word piece"]()
+    calls = []
+    split = engine.batch
+    monkeypatch.setattr(engine, "batch", lambda *all: calls.append(1) or split(*all))
+    few, many = tokenizer(["the cat"] * 31), tokenizer(["the cat"] * 32)
+    assert calls == [1]
+    np.testing.assert_array_equal(few["token_ids"], many["token_ids"][:31])
 
 
 def drawn(rng, rows):

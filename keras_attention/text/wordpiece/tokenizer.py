@@ -197,6 +197,8 @@ class WordPieceTokenizer(Tokenizer):
             "vocab.txt": "".join(f"{token}\n" for token in self._vocabulary),
         }
 
+    _fewest_for_graph = 32
+
     def _engine(self) -> engine.Encode | None:
         return engine.hugging_face(writing.word_piece_json(self._ids, self._config))
 
