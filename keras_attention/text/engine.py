@@ -21,7 +21,7 @@ Encode = Callable[[list[str], bool], tuple[list[list[int]], list[Any]] | None]
 
 
 def hugging_face(specification: Any) -> Encode | None:
-    """Returns the crate `tokenizers` with a `tokenizer.json`, if it is installed.
+    """Returns the crate `tokenizers` with a `tokenizer.json`, if it can read it.
 
     Args:
         specification: The content of the file.
@@ -30,7 +30,10 @@ def hugging_face(specification: Any) -> Encode | None:
         return None
     import tokenizers
 
-    library = tokenizers.Tokenizer.from_str(json.dumps(specification))
+    try:
+        library = tokenizers.Tokenizer.from_str(json.dumps(specification))
+    except Exception:  # the crate has no other; what it cannot read, the graph can
+        return None
     library.no_padding()
     library.no_truncation()
     fast = getattr(library, "encode_batch_fast", library.encode_batch)

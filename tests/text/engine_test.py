@@ -110,6 +110,10 @@ def test_many_texts_are_split_by_the_graph_where_it_is_faster(monkeypatch):
     np.testing.assert_array_equal(few["token_ids"], many["token_ids"][:31])
 
 
+def test_what_the_library_cannot_read_is_left_to_the_graph():
+    assert engine.hugging_face({"decoder": {"type": "ByteLevel"}}) is None
+
+
 def drawn(rng, rows):
     """Token lists with offsets, and the same as the graph has them."""
     ids = [[*rng.integers(10, 99, rng.integers(9))] for _ in range(rows)]

@@ -19,6 +19,8 @@ _TOKENS = {
     "Qwen2Tokenizer": {"eos": _END, "pad": _END},
 }
 CLASSES = tuple(_TOKENS)
+# What a tokenizer.json says of each added token; other programs need all of it.
+_FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
 
 
 def read(
@@ -37,7 +39,7 @@ def read(
     ids = {**vocab, **{token["content"]: token["id"] for token in added}}
     model = {"type": "BPE", "vocab": dict(vocab), "merges": list(merges)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    data: dict[str, Any] = {"decoder": {"type": "ByteLevel"}, "added_tokens": added}
+    data: dict[str, Any] = {"decoder": {**level}, "added_tokens": added}
     if kind == "CLIPTokenizer":
         model |= {"end_of_word_suffix": "</w>", "unk_token": roles["unk"]}
         spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
@@ -80,4 +82,8 @@ def _added_tokens(vocab, roles, settings):
             if token not in vocab:
                 refuse("a special token outside vocab.json", "a tokenizer.json", token)
             found[token] = {"content": token, "id": vocab[token], "special": True}
-    return sorted(found.values(), key=lambda token: token["id"])
+    tokens = [
+        {**_FLAGS, "normalized": not token.get("special"), **token}
+        for token in found.values()
+    ]
+    return sorted(tokens, key=lambda token: token["id"])
