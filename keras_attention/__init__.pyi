@@ -134,11 +134,16 @@ from keras_attention.text.wordpiece.tokenizer import (
     WordPieceTokenizer as WordPieceTokenizer,
 )
 from keras_attention.training.adamw import AdamW as AdamW
+from keras_attention.training.checkpoint import (
+    TrainingCheckpoint as TrainingCheckpoint,
+)
 from keras_attention.training.entity_scores import entity_scores as entity_scores
 from keras_attention.training.fine_tuning import fine_tune as fine_tune
 from keras_attention.training.fine_tuning import (
     fine_tuning_optimizer as fine_tuning_optimizer,
 )
+from keras_attention.training.launcher import launch as launch
+from keras_attention.training.layouts import layout_map as layout_map
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay
 from keras_attention.weights.pretrained import from_pretrained as from_pretrained
 from keras_attention.weights.pretrained import save_pretrained as save_pretrained

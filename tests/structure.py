@@ -42,7 +42,7 @@ FOUNDATIONS = {"untrusted"}  # only the standard library; a leaf may import it t
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
     "tensorflow": {"text", "export", "serving", "ops.backend.compiled"}
-    | {"weights.tf_checkpoint"},
+    | {"weights.tf_checkpoint", "ops.backend.replicas"},
     "tensorflow_serving": {"export", "serving"},
     "grpc": {"serving"},
     "starlette": {"serving"},

@@ -42,13 +42,17 @@ COMMANDS = {
     "quantize": ["quantize", "compare"],
     "train_tokenizer": ["train-tokenizer"],
     "publish": ["publish", "rollback", "restore"],
+    "launch": ["launch"],
 }
 
 # The modules load neither TensorFlow nor Keras; their functions do.
 for _module, _names in COMMANDS.items():
     _commands = importlib.import_module(f"keras_attention.cli.{_module}")
     for _name in _names:
-        app.command(_name)(getattr(_commands, _name.replace("-", "_")))
+        # What comes after the script of `launch` is for the script.
+        _settings = {"allow_interspersed_args": _name != "launch"}
+        _command = getattr(_commands, _name.replace("-", "_"))
+        app.command(_name, context_settings=_settings)(_command)
 
 
 def main() -> None:

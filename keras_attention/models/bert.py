@@ -23,10 +23,11 @@ from keras_attention.models.common import (
     token_positions,
 )
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.backend.replicas import ReplicaTraining
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class BertEncoder(keras.Model):
+class BertEncoder(ReplicaTraining, keras.Model):
     """An encoder of BERT's shape: embeddings, post-norm encoder blocks, a pooler.
 
     RoBERTa and XLM-R are this class with `position_offset=2, num_segments=1`;

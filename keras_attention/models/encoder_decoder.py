@@ -13,6 +13,7 @@ from keras_attention.models.common import (
     token_positions,
 )
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.caches.growing import KVCache
 from keras_attention.ops.caches.static import EncoderDecoderCache
 
@@ -48,7 +49,7 @@ def inputs_of_both(encoder_token_ids: Any, *others: Any) -> list[Any]:
     return [given.get(name, other) for name, other in zip(INPUTS, listed, strict=True)]
 
 
-class EncoderDecoder(keras.Model):
+class EncoderDecoder(ReplicaTraining, keras.Model):
     """The base of models with an encoder and a decoder.
 
     A call runs both; `encode` and `decode` run one each. A subclass defines

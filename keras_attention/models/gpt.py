@@ -30,11 +30,12 @@ from keras_attention.models.decoder_options import (
     windows_of_layers,
 )
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.caches.growing import KVCache
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class GPTDecoder(keras.Model):
+class GPTDecoder(ReplicaTraining, keras.Model):
     """A decoder of pre-norm causal blocks, with GPT-2's shape or Llama's.
 
     A call computes a whole sequence, a prompt, or one more token. For the last two,

@@ -8,10 +8,11 @@ from keras import ops
 from keras_attention.blocks.pooling import EndTokenPooler
 from keras_attention.models.common import base_config, from_base_config
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.backend.replicas import ReplicaTraining
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Seq2SeqFeatures(keras.Model):
+class Seq2SeqFeatures(ReplicaTraining, keras.Model):
     """The decoder's vectors of a text that the encoder and the decoder both read.
 
     The decoder reads a start token and then the text without its last token, as in

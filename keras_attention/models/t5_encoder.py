@@ -16,10 +16,11 @@ from keras_attention.models.common import (
 )
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.models.t5 import parts_of_block, relative_position
+from keras_attention.ops.backend.replicas import ReplicaTraining
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class T5Encoder(keras.Model):
+class T5Encoder(ReplicaTraining, keras.Model):
     """The encoder of a `T5EncoderDecoder` alone, as an encoder of texts.
 
     It is the backbone of Sentence-T5 and GTR (Ni et al., 2021, arXiv:2108.08877), and

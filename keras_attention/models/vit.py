@@ -20,11 +20,12 @@ from keras_attention.models.common import (
     initializer,
     run_encoder,
 )
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.backend.shapes import describe
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class VisionTransformer(keras.Model):
+class VisionTransformer(ReplicaTraining, keras.Model):
     """An encoder of image patches behind a class token, of pre-norm blocks.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020

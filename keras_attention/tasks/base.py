@@ -11,6 +11,7 @@ from keras_attention.blocks.heads import mean_of_tokens
 from keras_attention.blocks.pooling import last_token
 from keras_attention.models.common import from_base_config, initializer
 from keras_attention.models.inputs import standardize_ids
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.tasks.batches import PaddedBatches, padded_rows
 from keras_attention.tasks.common import (
     batches_by_length,
@@ -24,7 +25,7 @@ from keras_attention.tasks.common import (
 )
 
 
-class BackboneTask(keras.Model):
+class BackboneTask(ReplicaTraining, keras.Model):
     """A head on a backbone: what all tasks of this kind share.
 
     A subclass defines its constructor (`super().__init__`, its settings,

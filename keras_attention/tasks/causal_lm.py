@@ -15,6 +15,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.common import base_config, from_base_config
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.backend.compiled import Compiled
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
@@ -23,7 +24,7 @@ from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class CausalLM(keras.Model):
+class CausalLM(ReplicaTraining, keras.Model):
     """A causal decoder with a tokenizer: it generates, streams and scores text.
 
     Train it with `ka.fine_tune(model, model.batches(texts))`, or with `compile` and

@@ -20,6 +20,7 @@ from keras_attention.models.common import from_base_config, initializer
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.tasks.common import (
     batches_by_length,
     check_texts,
@@ -51,7 +52,7 @@ DENSE = {"units": None, "activation": None, "use_bias": True}
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class SentenceEncoder(keras.Model):
+class SentenceEncoder(ReplicaTraining, keras.Model):
     """One vector per sentence: the pooled token vectors of an encoder, normalised.
 
     Reference: Reimers & Gurevych, "Sentence-BERT", 2019 (arXiv:1908.10084).

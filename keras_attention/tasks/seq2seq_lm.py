@@ -15,6 +15,7 @@ from keras_attention.generation.streaming import text_of
 from keras_attention.models.common import from_base_config
 from keras_attention.models.encoder_decoder import inputs_of_both
 from keras_attention.models.recurrent_seq2seq import RecurrentSeq2Seq
+from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PairBatches
@@ -37,7 +38,7 @@ PARTS = ("backbone", "tokenizer")
 
 
 @keras.saving.register_keras_serializable("keras_attention")
-class Seq2SeqLM(keras.Model):
+class Seq2SeqLM(ReplicaTraining, keras.Model):
     """An encoder and a decoder with a tokenizer: it generates, scores and aligns text.
 
     Train it with `fit` on the result of `batches`. The decoder reads `start_token_id`,

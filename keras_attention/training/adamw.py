@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attention.ops.backend.replicas import summed_over_replicas
+
 
 @keras.saving.register_keras_serializable("keras_attention")
 class AdamW(keras.optimizers.AdamW):
@@ -92,7 +94,12 @@ class AdamW(keras.optimizers.AdamW):
             # The sum of TensorFlow's slices and a tensor is a tensor.
             if hasattr(grad, "dense_shape"):
                 grads[index] = ops.add(grad, ops.zeros(grad.dense_shape, grad.dtype))
-        return super().apply(grads, trainable_variables)
+        return super().apply(summed_over_replicas(grads), trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras sums on TensorFlow after it has clipped what each replica found. Here
+        # `apply` has summed already, so that the batch's gradients are clipped.
+        return list(grads_and_vars)
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable.

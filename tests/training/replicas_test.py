@@ -1,0 +1,80 @@
+"""Training on several devices and in several processes, as on one device."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_attention as ka
+from keras_attention.training.launcher import launch
+
+pytest.importorskip("tensorflow_text")
+pytestmark = pytest.mark.tensorflow
+SCRIPT = Path(__file__).parents[1] / "replicas.py"
+NAMES = [
+    "BertEncoder",
+    "CausalLM",
+    "ImageClassifier",
+    "MaskedLM",
+    "NextSentence",
+    "QuestionAnswerer",
+    "Seq2SeqLM",
+    "T5",
+    "TextClassifier",
+    "TextScorer",
+    "TokenClassifier",
+]
+
+
+def assert_equal(found, expected):
+    """Compare two trainings, except the weights of models that were made apart."""
+    for name in ("history", "evaluate", "predict"):
+        pairs = zip(
+            keras.tree.flatten(found[name]),
+            keras.tree.flatten(expected[name]),
+            strict=True,
+        )
+        assert max(abs(one - other) for one, other in pairs) <= 1e-6, name
+    assert found["shape"] == expected["shape"]
+
+
+def on_two_devices(folder, *names):
+    command = [sys.executable, str(SCRIPT), "local", str(folder), *names]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((folder / "0.json").read_text("utf-8"))
+    ones = [name for name in found if name.endswith(" one")]
+    assert ones
+    for name in ones:
+        assert_equal(found[name.replace(" one", " two")], found[name])
+    return found
+
+
+def test_two_devices_train_as_one_where_a_batch_has_one_row(tmp_path):
+    on_two_devices(tmp_path, "CausalLM:5")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_models_train_on_two_devices_and_in_two_processes_as_on_one(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    expected = on_two_devices(here, *NAMES)
+    lines = []
+    status = launch(SCRIPT, ["worker", str(there), *NAMES], write=lines.append)
+    assert status == 0, lines[-30:]
+    first, second = (json.loads((there / f"{i}.json").read_text()) for i in (0, 1))
+    assert first == second  # every bit of the weights too
+    assert len(first) == 2 * len(NAMES)
+    for name, values in first.items():
+        assert_equal(values, expected[name.replace(" worker", " one")])
+    model = ka.load_model(there / "CausalLM 7.keras")
+    ids = [[5, 3], [6, 3, 7], [7, 3, 7, 8], [8, 3, 7, 8, 9], [9, 3], [10, 3, 7]]
+    batches = model.batches([*ids, [11, 3, 7, 8]], batch_size=7, shuffle=False)
+    outputs = model.predict_on_batch(batches[0][0])
+    np.testing.assert_allclose(
+        outputs.ravel()[:40], first["CausalLM 7 worker"]["predict"], rtol=0, atol=1e-6
+    )
