@@ -28,7 +28,7 @@ LOSS = {"pooled_output": "mse"}
 def makers():
     """Functions that return a model and its batches, by the task's name."""
     import numpy as np
-    from samples import VOCABULARY
+    from samples import VOCABULARY, small_bert
     from small_models import MODELS, SIZES, small_tasks
 
     import keras_attention as ka
@@ -60,6 +60,10 @@ def makers():
         )
         data[name] = (IDS, IDS[::-1])
 
+    tasks["SentenceEncoder"] = lambda: ka.SentenceEncoder(
+        small_bert(num_layers=1), tokenizer
+    )
+    data["SentenceEncoder"] = (TEXTS, TEXTS[::-1])
     tasks["BertEncoder"] = MODELS["bert"]
     data["BertEncoder"] = ()
 

@@ -114,6 +114,8 @@ class MultipleNegativesRanking(keras.losses.Loss):
         **kwargs: The arguments of `keras.losses.Loss`.
     """
 
+    whole_batch = True  # rows of all replicas are compared, see `ReplicaTraining`
+
     def __init__(self, scale: float = 20.0, **kwargs: Any):
         kwargs.setdefault("name", "multiple_negatives_ranking")
         super().__init__(**kwargs)
@@ -140,6 +142,8 @@ class CosineScore(keras.losses.Loss):
     Args:
         **kwargs: The arguments of `keras.losses.Loss`.
     """
+
+    whole_batch = True
 
     def __init__(self, **kwargs: Any):
         kwargs.setdefault("name", "cosine_score")

@@ -23,9 +23,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     aside with a warning, and the one before it is taken.
 
     The data must be the same in each epoch, or be batches with an `epoch` that chooses
-    them, as those of the tasks are; batches before the place are read and left out. The
-    history of `fit` begins anew, and the states of other callbacks are not held. With
-    several workers the folder is shared, and the first worker writes.
+    them, as those of the tasks are; batches before the place are read and left out. Of
+    an endless `tf.data.Dataset` all batches since the beginning are. The history of
+    `fit` begins anew, and the states of other callbacks are not held. With several
+    workers the folder is shared, and the first worker writes.
 
     Args:
         folder: The folder of the checkpoints, for one training only.
@@ -37,7 +38,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: In `fit`, if the checkpoints are all damaged, or are of another
-            model, other data or another optimizer.
+            model, other data or another optimizer; or if `steps_per_epoch` ends an
+            epoch before the data ends.
 
     Example:
     ```python
@@ -84,6 +86,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 "optimizer: call the model once on a batch before `fit`. "
                 f"Received: {model.name}, built={model.built}"
             )
+        self._check_epoch_is_whole()
         if not model.optimizer.built:
             with scope_of(model):
                 model.optimizer.build(model.trainable_variables)
@@ -93,6 +96,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         found = files.newest(self.folder, is_chief(model))
         if found is not None:
             self._restore(model, *found)
+
+    def _check_epoch_is_whole(self):
+        # Otherwise `fit` goes on with the rest of the data in the next epoch, and where
+        # that is nobody can tell.
+        steps, whole = self.params.get("steps"), _num_batches(self.batches)
+        if whole and whole > 0 and steps and steps != whole:
+            raise ValueError(
+                "`TrainingCheckpoint` cannot find its place in the data if an epoch of "
+                "`fit` is not the data's. Leave out `steps_per_epoch`, or pass an "
+                "endless dataset (`dataset.repeat()`). Received: "
+                f"steps_per_epoch={steps}, {whole} batches"
+            )
 
     def _restore(self, model, path, content):
         files.check_settings(path, content.about["settings"], self._settings)
@@ -105,8 +120,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         model._initial_epoch = self._epoch = place["epoch"]
         if place["data_epoch"] is not None:
             self.batches.epoch = place["data_epoch"]
-        if self._first_step:
-            _leave_out(model, self._first_step)
+        endless = _num_batches(self.batches) == -1
+        count = self._total if endless else self._first_step
+        if count:
+            _leave_out(model, count)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes the epoch."""
@@ -155,6 +172,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         files.remove_old(self.folder, self.keep)
 
 
+def checkpoint_of(resume: Any) -> list[keras.callbacks.Callback]:
+    """Returns the callback that resumes, if any, for the callbacks of `fit`.
+
+    Args:
+        resume: A folder, a `TrainingCheckpoint`, or `None`.
+    """
+    if resume is None or isinstance(resume, TrainingCheckpoint):
+        return [resume] if resume else []
+    return [TrainingCheckpoint(resume)]
+
+
 def _variables(model: Any) -> dict[str, Any]:
     """Returns everything that training changes, by name.
 
@@ -167,6 +195,13 @@ def _variables(model: Any) -> dict[str, Any]:
         for part, variables in parts.items()
         for number, variable in enumerate(variables)
     }
+
+
+def _num_batches(batches: Any) -> int | None:
+    """Returns the number of batches, -1 for an endless dataset, `None` if unknown."""
+    if hasattr(batches, "cardinality"):
+        return int(batches.cardinality())  # -1 is endless, -2 is unknown
+    return getattr(batches, "num_batches", None)
 
 
 def _settings(model: Any, batches: Any) -> dict[str, Any]:

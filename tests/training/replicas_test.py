@@ -22,6 +22,7 @@ NAMES = [
     "MaskedLM",
     "NextSentence",
     "QuestionAnswerer",
+    "SentenceEncoder",
     "Seq2SeqLM",
     "T5",
     "TextClassifier",

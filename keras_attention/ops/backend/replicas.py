@@ -39,10 +39,18 @@ class ReplicaTraining:
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """Returns the loss of a batch, or the part of it that this replica adds."""
+        y, y_pred = _of_whole_batch(self, y, y_pred)
         loss = super().compute_loss(  # pyright: ignore
             x, y, y_pred, sample_weight, training=training
         )
         return _part_of_whole(self, loss, y, y_pred, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Returns the metrics after they have seen a batch."""
+        y, y_pred = _of_whole_batch(self, y, y_pred)
+        return super().compute_metrics(  # pyright: ignore
+            x, y, y_pred, sample_weight=sample_weight
+        )
 
     def predict_on_batch(self, x):
         """Returns the outputs of one batch, as NumPy arrays.
@@ -144,6 +152,37 @@ def _with_axis(model: Any, logs: Any) -> Any:
     return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
 
 
+def _replica(model: Any) -> Any:
+    """Returns the replica that computes now; `None` for one, or while it is built."""
+    strategy = _strategy(model)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context()
+
+
+def _of_whole_batch(model: Any, y: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Returns the rows of all replicas, if the loss compares rows with each other."""
+    replica = _replica(model)
+    if replica is None or not getattr(_only_loss(model), "whole_batch", False):
+        return y, y_pred
+
+    def gathered(value):
+        return keras.tree.map_structure(lambda x: replica.all_gather(x, axis=0), value)
+
+    if not isinstance(y_pred, dict):
+        return gathered(y), gathered(y_pred)
+    used = {name: y_pred[name] for name in y_pred if name in model.loss}
+    return gathered(y), {**y_pred, **gathered(used)}
+
+
+def _only_loss(model: Any) -> Any:
+    """Returns the loss of a model that has one, whatever structure it is in."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    return losses[0] if len(losses) == 1 else None
+
+
 def _part_of_whole(
     model: Any, loss: Any, y: Any, y_pred: Any, sample_weight: Any
 ) -> Any:
@@ -151,20 +190,18 @@ def _part_of_whole(
 
     Its value is the batch's loss, divided by the number of replicas as in Keras.
     """
-    strategy = _strategy(model)
-    if strategy is None or strategy.num_replicas_in_sync == 1:
+    replica = _replica(model)
+    if replica is None:
         return loss
     import tensorflow as tf
 
-    replica = tf.distribute.get_replica_context()
-    if replica is None:  # the model is being built
-        return loss
-    given = getattr(model, "loss", None)
-    if getattr(given, "reduction", "mean") in ("sum", "none", None):
+    given = _only_loss(model)
+    summed = getattr(given, "reduction", "mean") in ("sum", "none", None)
+    if summed or getattr(given, "whole_batch", False):
         return loss
     count = tf.cast(_count(given, y, y_pred, sample_weight), loss.dtype)
     total = replica.all_reduce(tf.distribute.ReduceOp.SUM, count)
-    replicas = strategy.num_replicas_in_sync
+    replicas = replica.num_replicas_in_sync
     part = loss * tf.math.divide_no_nan(count * replicas, total)
     whole = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(part))
     return part + tf.stop_gradient(whole / replicas - part)
@@ -178,5 +215,6 @@ def _count(loss: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         return ops.sum(sample_weight)
     ignored = getattr(loss, "ignore_class", None)
     if ignored is not None:
-        return ops.sum(ops.cast(ops.not_equal(y, ignored), "int32"))
+        labels = keras.tree.flatten(y)[0]
+        return ops.sum(ops.cast(ops.not_equal(labels, ignored), "int32"))
     return ops.shape(keras.tree.flatten(y_pred)[0])[0]
