@@ -101,6 +101,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         # Otherwise `fit` goes on with the rest of the data in the next epoch, and where
         # that is nobody can tell.
         steps, whole = self.params.get("steps"), _num_batches(self.batches)
+        if whole == -1 and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "`TrainingCheckpoint` finds its place in an endless dataset on "
+                "TensorFlow only; pass a dataset that ends. "
+                f"Received: {type(self.batches).__name__}"
+            )
         if whole and whole > 0 and steps and steps != whole:
             raise ValueError(
                 "`TrainingCheckpoint` cannot find its place in the data if an epoch of "
@@ -121,9 +127,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if place["data_epoch"] is not None:
             self.batches.epoch = place["data_epoch"]
         endless = _num_batches(self.batches) == -1
-        count = self._total if endless else self._first_step
-        if count:
-            _leave_out(model, count)
+        before = self._total - self._first_step if endless else 0
+        if before or self._first_step:
+            _leave_out(model, before, self._first_step)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Notes the epoch."""
@@ -218,19 +224,31 @@ def _settings(model: Any, batches: Any) -> dict[str, Any]:
     }
 
 
-def _leave_out(model: Any, count: int) -> None:
-    """Replaces the function that trains until it was called for `count` batches."""
-    train, left = model.train_function, count
+def _leave_out(model: Any, before: int, steps: int) -> None:
+    """Replaces the function that trains until the place in the data is reached.
+
+    Args:
+        model: The model.
+        before: The number of batches that are read at once, before the epoch's.
+        steps: The number of batches of the epoch that are read and not trained.
+    """
+    train = model.train_function
 
     def read_only(*args):
-        nonlocal left
-        if left <= 0:
+        nonlocal before, steps
+        _read(args[-1], before)
+        before = 0
+        if steps <= 0:
             model.train_function = train
             return train(*args)
-        left -= model.steps_per_execution
-        if not isinstance(args[-1], list):  # on TensorFlow it is an iterator
-            for _ in range(model.steps_per_execution):
-                next(args[-1])
+        steps -= model.steps_per_execution
+        _read(args[-1], model.steps_per_execution)
         return {} if len(args) == 1 else ({}, args[0])  # on JAX with the state
 
     model.train_function = read_only
+
+
+def _read(batches: Any, count: int) -> None:
+    if not isinstance(batches, list):  # what Keras has read, on other backends
+        for _ in range(count):
+            next(batches)

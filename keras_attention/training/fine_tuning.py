@@ -7,9 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attention.ops.backend.replicas import ReplicaTraining, in_scope_of_model
 from keras_attention.tasks.batches import ArrayBatches, EpochBatches
 from keras_attention.tasks.common import freeze_unread_pooler
 from keras_attention.training.adamw import AdamW
+from keras_attention.training.checkpoint import checkpoint_of
 from keras_attention.training.schedules import WarmupLinearDecay
 from keras_attention.training.settings import (
     StopAtNaN,
@@ -86,6 +88,7 @@ def fine_tuning_optimizer(
     )
 
 
+@in_scope_of_model
 def fine_tune(
     model: keras.Model,
     batches: Any,
@@ -105,6 +108,7 @@ def fine_tune(
     monitor: str = "val_loss",
     steps_per_epoch: int | None = None,
     dtype: Any = None,
+    resume: Any = None,
     callbacks: Sequence[Any] = (),
     verbose: bool | str = "auto",
 ) -> keras.callbacks.History:
@@ -142,6 +146,9 @@ def fine_tune(
         steps_per_epoch: The number of batches per epoch, if `batches` does not say it.
         dtype: The dtype policy of the training, such as `"mixed_bfloat16"`; the model's
             own when `None`. The weights keep their dtype.
+        resume: A folder of checkpoints, one after each epoch, or a
+            `ka.TrainingCheckpoint`. If it has a checkpoint, the training goes on from
+            there.
         callbacks: The callbacks of `fit`.
         verbose: Whether to show a progress bar; `"auto"` as in `fit`.
 
@@ -193,7 +200,7 @@ def fine_tune(
     with computing_in(model, dtype):
         trained = model
         if _reads_features(model, batches, validation):
-            trained = keras.Sequential([model.head])
+            trained = HeadTraining([model.head])
             batches = _features(model, batches, verbose)
             if validation is not None:
                 validation = _features(model, validation, verbose)
@@ -205,7 +212,14 @@ def fine_tune(
             # Ours are shuffled by seed and epoch; Keras' shuffle cannot be resumed.
             shuffle=not isinstance(batches, EpochBatches),
             validation_data=validation,
-            callbacks=[StopAtNaN(), _Validation(validation), *swap, *callbacks, *stop],
+            callbacks=[
+                StopAtNaN(),
+                *checkpoint_of(resume),
+                _Validation(validation),
+                *swap,
+                *callbacks,
+                *stop,
+            ],
             verbose=verbose if verbose == "auto" else int(verbose),  # pyright: ignore
         )
     if trained is not model:
@@ -237,7 +251,6 @@ def _features(model: Any, batches: EpochBatches, verbose: bool | str) -> ArrayBa
 
     Rows are in the order of epoch 0, so that a resumed training draws the same.
     """
-    compute = keras.Model.predict_on_batch
     show = int(verbose if verbose != "auto" else batches.num_batches >= 10)
     bar = keras.utils.Progbar(batches.num_batches, verbose=show, unit_name="batch")
     features, targets = [], []
@@ -245,7 +258,7 @@ def _features(model: Any, batches: EpochBatches, verbose: bool | str) -> ArrayBa
     epoch, batches.epoch = batches.epoch, 0
     for index in range(batches.num_batches):
         inputs, target = batches[index]
-        features.append(compute(reader, inputs))
+        features.append(reader.predict_on_batch(inputs))
         targets.append(target)
         bar.update(index + 1)
     found = ArrayBatches(
@@ -259,7 +272,11 @@ def _features(model: Any, batches: EpochBatches, verbose: bool | str) -> ArrayBa
     return found
 
 
-class FeatureReader(keras.Model):
+class HeadTraining(ReplicaTraining, keras.Sequential):
+    """A head alone, on features that were computed before."""
+
+
+class FeatureReader(ReplicaTraining, keras.Model):
     """A task without its head, as a model that Keras can compile."""
 
     def __init__(self, task: Any):

@@ -6,10 +6,13 @@ of a strategy, nothing here changes what Keras does.
 
 import contextlib
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import keras
 from keras import ops
+
+F = TypeVar("F", bound=Callable)
 
 
 class ReplicaTraining:
@@ -108,6 +111,21 @@ def scope_of(model: Any) -> Any:
     """
     strategy = _strategy(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def in_scope_of_model(function: F) -> F:
+    """Runs a function in the scope of its first argument, so that what it makes fits.
+
+    Args:
+        function: A function whose first argument is a model.
+    """
+
+    @functools.wraps(function)
+    def run(model, *args, **kwargs):
+        with scope_of(model):
+            return function(model, *args, **kwargs)
+
+    return cast(F, run)
 
 
 def summed_over_replicas(gradients: list[Any]) -> list[Any]:
