@@ -4,6 +4,11 @@ python tests/replicas.py KIND OUT NAME ...
 
 KIND is `local` (one device, then two logical ones) or `worker` (TF_CONFIG says which).
 The folder OUT gets a file per process. `NAME:5` trains on 5 rows, `NAME` on 7 too.
+
+python tests/replicas.py checkpoints OUT LOST
+
+trains as one of two workers, with a checkpoint every 2 steps in OUT. Worker 1 kills
+itself after LOST steps of it.
 """
 
 import hashlib
@@ -15,6 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 TEXTS = ["the tired animal", "street", "a tired street !", "the", "animals", "b c"]
 TEXTS = [*TEXTS, "the street is tired ."]
@@ -113,22 +119,61 @@ def train(make, num_rows):
     on_batch = model.predict_on_batch(inputs)
     outputs, on_batch = (keras.tree.flatten(x)[0] for x in (outputs, on_batch))
     np.testing.assert_allclose(outputs, on_batch, rtol=0, atol=1e-6)
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.asarray(keras.ops.convert_to_numpy(weight)).tobytes())
     return model, {
         "history": history.history,
         "evaluate": {name: float(value) for name, value in logs.items()},
         "predict": np.asarray(outputs, "float64").ravel()[:40].tolist(),
         "shape": list(outputs.shape),
-        "weights": digest.hexdigest(),
+        "weights": digest_of(model),
     }
+
+
+def digest_of(model):
+    """The checksum of all weights, the same for the same bits."""
+    import keras
+
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()
+
+
+def train_with_checkpoints(out, lost):
+    """Train with dropout; print the first step that is trained and the weights."""
+    import signal
+
+    import keras
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import keras_attention as ka
+
+    class Lose(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += bool(logs)
+            if self.steps == 1 and logs:
+                print("begins with", int(self.model.optimizer.iterations) - 1)
+            if self.steps == lost and strategy.cluster_resolver.task_id == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        model, data = makers()["MaskedLM"]()
+    batches = model.batches(*data, batch_size=4)
+    checkpoint = ka.TrainingCheckpoint(out, every_steps=2)
+    settings = {"epochs": 4, "learning_rate": 1e-3, "verbose": 0}
+    ka.fine_tune(model, batches, resume=checkpoint, callbacks=[Lose()], **settings)
+    print("weights", digest_of(model))
 
 
 def main(kind, out, *names):
     """Run what the command line names and write the results."""
     import tensorflow as tf
 
+    if kind == "checkpoints":
+        return train_with_checkpoints(out, int(names[0]))
     cpu = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * (1 + (kind == "local"))
     tf.config.set_logical_device_configuration(cpu, devices)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ from keras_attention.training import fine_tuning
 TASKS = ["TextClassifier", "MaskedLM", "CausalLM"]
 TEXTS = ["the tired animal", "a street", "the", "a b c d e f", "animal !", "tired"]
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 24}
-EPOCHS = 8
+EPOCHS = 12
 
 
 def make(name):
@@ -47,44 +48,54 @@ def make(name):
 
 
 class Tell(keras.callbacks.Callback):
-    """Writes a byte when the training begins."""
+    """Writes a byte when the training begins, or after its first step."""
 
-    def __init__(self, pipe):
+    def __init__(self, pipe, first_step):
         super().__init__()
-        self.pipe = pipe
+        self.pipe, self.first_step = pipe, first_step
 
     def on_train_begin(self, logs=None):
-        os.write(self.pipe, b"x")
+        if not self.first_step:
+            os.write(self.pipe, b"x")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs and self.first_step:  # a step that is left out has no logs
+            self.first_step = False
+            os.write(self.pipe, b"x")
 
 
-def train(name, first, folder, out, pipe):
+def arrays(variables):
+    """Return the values of variables."""
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def train(name, first, folder, out, *, first_step, pipe):
     """Train from the weights of `first`, and write those of the end to `out`."""
     model, batches = make(name)
     if not first.exists():
-        np.savez(first, *[np.array(variable) for variable in model.variables])
+        np.savez(first, *arrays(model.variables))
     with np.load(first) as values:
         for variable, key in zip(model.variables, values.files, strict=True):
             variable.assign(values[key])
     optimizer = fine_tuning.fine_tuning_optimizer(1e-2, EPOCHS * batches.num_batches)
     model.compile(optimizer, **model.compile_arguments())
-    callbacks = [Tell(pipe)]
+    callbacks = [Tell(pipe, first_step)]
     if folder is not None:
         callbacks.append(ka.TrainingCheckpoint(folder, every_steps=1))
     model.fit(batches, epochs=EPOCHS, verbose=0, callbacks=callbacks)
-    values = [*model.variables, *model.optimizer.variables]
-    np.savez(out, *[np.array(value) for value in values])
+    np.savez(out, *arrays(model.variables), *arrays(model.optimizer.variables))
 
 
-def run(*args, kill_after=None):
+def run(*args, first_step=True, kill_after=None):
     """Train in a forked process; return its exit status and the seconds it trained.
 
-    `kill_after` is the number of seconds from the beginning of its training.
+    `kill_after` is the number of seconds from its beginning or after its first step.
     """
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            train(*args, theirs)
+            train(*args, first_step=first_step, pipe=theirs)
         except BaseException:
             import traceback
 
@@ -118,8 +129,12 @@ def main(folder, kills):
             out = folder / f"{name} {counts['trainings']}.npz"
             # The kills come so early that a training goes on several times.
             for _ in range(left):
-                moment = draw.uniform(0, 0.5 * seconds)
-                status, _ = run(name, first, checkpoints, out, kill_after=moment)
+                # Some end before the first step, which takes longest.
+                moment = {
+                    "first_step": draw.random() < 0.85,
+                    "kill_after": draw.uniform(0, 0.4 * seconds),
+                }
+                status, _ = run(name, first, checkpoints, out, **moment)
                 if status == 0:
                     break
                 left -= 1

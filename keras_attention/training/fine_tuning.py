@@ -200,7 +200,7 @@ def fine_tune(
     with computing_in(model, dtype):
         trained = model
         if _reads_features(model, batches, validation):
-            trained = HeadTraining([model.head])
+            trained = HeadTraining([model.head])  # pyright: ignore[reportCallIssue]
             batches = _features(model, batches, verbose)
             if validation is not None:
                 validation = _features(model, validation, verbose)

@@ -46,7 +46,7 @@ def launch(
             "`launch` needs the path of a Python script, and at least one worker. "
             f"Received: script={str(script)!r}, num_workers={num_workers}"
         )
-    addresses = [f"localhost:{port}" for port in _free_ports(num_workers)]
+    addresses = [f"localhost:{port}" for port in free_ports(num_workers)]
     processes, readers = [], []
     try:
         for index in range(num_workers):
@@ -75,8 +75,12 @@ def launch(
             reader.join(_SECONDS_TO_END)
 
 
-def _free_ports(count: int) -> list[int]:
-    """Returns ports of this machine that no process listens on."""
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this machine that no process listens on.
+
+    Args:
+        count: The number of ports.
+    """
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

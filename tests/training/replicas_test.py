@@ -1,8 +1,10 @@
 """Training on several devices and in several processes, as on one device."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import keras_attention as ka
-from keras_attention.training.launcher import launch
+from keras_attention.training.launcher import free_ports, launch
 
 pytest.importorskip("tensorflow_text")
 pytestmark = pytest.mark.tensorflow
@@ -80,3 +82,44 @@ def test_all_models_train_on_two_devices_and_in_two_processes_as_on_one(tmp_path
     np.testing.assert_allclose(
         outputs.ravel()[:40], first["CausalLM 7 worker"]["predict"], rtol=0, atol=1e-6
     )
+
+
+def checkpointed(folder, lost=0):
+    """The lines of both workers of a training that ends well."""
+    lines = []
+    status = launch(SCRIPT, ["checkpoints", str(folder), str(lost)], write=lines.append)
+    assert status == 0, lines[-30:]
+    return sorted(line for line in lines if "begins with" in line or "weights" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_when_a_worker_is_lost_the_other_ends_and_both_go_on(tmp_path, record_property):
+    places = [f"localhost:{port}" for port in free_ports(2)]
+    workers = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": places}, "task": task})
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), "checkpoints", str(tmp_path / "a"), "5"],
+                env={**os.environ, "TF_CONFIG": config},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    assert workers[1].wait(600) == -9
+    begin = time.monotonic()
+    said = workers[0].communicate(timeout=120)[1]
+    seconds = time.monotonic() - begin
+    record_property("summary", f"the other worker ended after {seconds:.1f} s")
+    assert seconds < 60
+    assert workers[0].returncode != 0
+    assert "Error" in said
+    after = checkpointed(tmp_path / "a")
+    # It was lost after step 5 of 8, and step 4 is in the newest checkpoint.
+    assert after[:1] + after[2:3] == ["[0] begins with 4", "[1] begins with 4"]
+    whole = checkpointed(tmp_path / "b")
+    assert after[1::2] == whole[1::2]
+    assert len({line.split()[-1] for line in after[1::2]}) == 1
