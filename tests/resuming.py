@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
+import safetensors.numpy
 from samples import VOCABULARY
 
 import keras_attention as ka
@@ -69,6 +70,16 @@ def arrays(variables):
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
+def write_slowly(tensors, path, metadata):
+    """Write a file of tensors as a slow disk does, in two parts."""
+    content = safetensors.numpy.save(tensors, metadata)
+    with open(path, "wb") as file:
+        for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+            file.write(part)
+            file.flush()
+            time.sleep(0.01)
+
+
 def train(name, first, folder, out, *, first_step, pipe):
     """Train from the weights of `first`, and write those of the end to `out`."""
     model, batches = make(name)
@@ -81,6 +92,7 @@ def train(name, first, folder, out, *, first_step, pipe):
     model.compile(optimizer, **model.compile_arguments())
     callbacks = [Tell(pipe, first_step)]
     if folder is not None:
+        safetensors.numpy.save_file = write_slowly
         callbacks.append(ka.TrainingCheckpoint(folder, every_steps=1))
     model.fit(batches, epochs=EPOCHS, verbose=0, callbacks=callbacks)
     np.savez(out, *arrays(model.variables), *arrays(model.optimizer.variables))
