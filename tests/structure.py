@@ -56,12 +56,13 @@ ONLY_IN = {
     "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
     "jinja2": {"text"},
+    "sacrebleu": {"training"},
     "jax": {"ops.backend.kernels", "ops.backend.compiled"},
     "torch": {"ops.backend.kernels", "ops.backend.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
-    *("ai_edge_litert", "jinja2"),
+    *("ai_edge_litert", "jinja2", "sacrebleu"),
     *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client"),
 }
 

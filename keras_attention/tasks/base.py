@@ -14,6 +14,7 @@ from keras_attention.models.inputs import standardize_ids
 from keras_attention.tasks.batches import PaddedBatches, padded_rows
 from keras_attention.tasks.common import (
     batches_by_length,
+    check_lengths,
     cross_entropy,
     freeze_unread_pooler,
     padding_of,
@@ -133,6 +134,7 @@ class BackboneTask(keras.Model):
 
     def _padded_batches(self, rows: Any, targets: Any, **settings: Any):
         """Returns rows and their targets as `PaddedBatches`."""
+        check_lengths(rows, self.backbone)
         padding = padding_of(self.tokenizer)
         return PaddedBatches(rows, targets, padding=padding, **settings)
 

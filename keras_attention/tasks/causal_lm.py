@@ -20,7 +20,7 @@ from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
 from keras_attention.tasks.common import cross_entropy, padding_of
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
-from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
+from keras_attention.tasks.metrics import token_metrics
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -288,8 +288,7 @@ class CausalLM(keras.Model):
 
     def compile_arguments(self) -> dict[str, Any]:
         """Returns the loss and the metrics for `compile`; padding does not count."""
-        metrics = [LabelledAccuracy(), Perplexity()]
-        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
+        return {"loss": cross_entropy(IGNORED), "metrics": token_metrics()}
 
     def _settings(self, settings, max_new_tokens, lengths=()):
         end = getattr(self.tokenizer, "eos_token_id", None)

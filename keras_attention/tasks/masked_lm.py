@@ -10,9 +10,14 @@ from keras import ops
 from keras_attention.blocks.heads import MaskedTokenHead
 from keras_attention.tasks.base import BackboneTask
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
-from keras_attention.tasks.common import check_texts, cross_entropy, tokenized
+from keras_attention.tasks.common import (
+    check_lengths,
+    check_texts,
+    cross_entropy,
+    tokenized,
+)
 from keras_attention.tasks.masking import MaskedBatches
-from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
+from keras_attention.tasks.metrics import token_metrics
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -144,8 +149,10 @@ class MaskedLM(BackboneTask):
         prefix = None
         if whole_words:
             prefix = self.tokenizer.get_config()["continuing_subword_prefix"]
+        rows = tokenized(self.tokenizer, texts)
+        check_lengths(rows, self.backbone)
         return MaskedBatches(
-            tokenized(self.tokenizer, texts),
+            rows,
             self.tokenizer,
             mask_id=self._mask_id(),
             mask_rate=mask_rate,
@@ -166,5 +173,4 @@ class MaskedLM(BackboneTask):
 
     def compile_arguments(self) -> dict[str, Any]:
         """Returns the loss and the metrics for `compile`; only hidden tokens count."""
-        metrics = [LabelledAccuracy(), Perplexity()]
-        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
+        return {"loss": cross_entropy(IGNORED), "metrics": token_metrics()}
