@@ -76,7 +76,7 @@ def fine_tune(
             verbose=False if as_json else 1 if errors.is_terminal else 2,
         )
         with working("Saving", quiet=as_json) as update:
-            report["path"] = str(_save(trained, out, report))
+            _save(trained, out, report)
             if export is not None:
                 update("Exporting")
                 from keras_attention.export.api import export_model
@@ -135,23 +135,22 @@ def _load(path: Path, tokenizer: Path | None) -> tuple[Any, Any]:
     return model, load_tokenizer(folder, getattr(model, "backbone", model))
 
 
-def _save(model: Any, out: Path, report: dict[str, Any]) -> Path:
-    """Writes the model and the report; returns what the other commands take.
+def _save(model: Any, out: Path, report: dict[str, Any]) -> None:
+    """Writes the model and the report, with the path that other commands take.
 
-    It is a folder in Hugging Face's format, or a .keras file for a model that this
-    format does not have.
+    It is that of a folder in Hugging Face's format, or of a .keras file for a model
+    that this format does not have.
     """
     from keras_attention.training.report import report_page
     from keras_attention.weights.pretrained import save_pretrained
 
     out.mkdir(parents=True, exist_ok=True)
-    path = out
     try:
         save_pretrained(model, out)
+        report["path"] = str(out)
     except ValueError:
-        path = out / "model.keras"
-        model.save(path)
+        model.save(out / "model.keras")
+        report["path"] = str(out / "model.keras")
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text, encoding="utf-8")
     (out / "report.html").write_text(report_page(report), encoding="utf-8")
-    return path
