@@ -18,7 +18,7 @@ from keras_attention.ops.backend.compiled import Compiled
 from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
-from keras_attention.tasks.common import cross_entropy, padding_of
+from keras_attention.tasks.common import cross_entropy, padding_of, run_backbone
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
 
 
@@ -45,9 +45,10 @@ class CausalLM(keras.Model):
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
+        token_ids: Int `[B, T]`, or a dict of all inputs with `[B, T]`.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
+        document_ids: Int `[B, T]`, the document that a token is of; see `GPTDecoder`.
 
     Returns:
         Logits `[B, T, V]`.
@@ -86,9 +87,10 @@ class CausalLM(keras.Model):
         self.built = True
         self._generator = None
 
-    def call(self, token_ids, padding_mask=None, training=None):
-        inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
-        return self.decoder(inputs, training=training)["logits"]  # [B, T, V]
+    def call(self, token_ids, padding_mask=None, training=None, *, document_ids=None):
+        others = {"padding_mask": padding_mask, "document_ids": document_ids}
+        inputs = standardize_ids(token_ids, others)
+        return run_backbone(self.decoder, inputs, training)["logits"]  # [B, T, V]
 
     @property
     def backbone(self) -> keras.Model:
