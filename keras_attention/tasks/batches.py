@@ -1,4 +1,8 @@
-"""Batches for `fit`, on every backend: of rows of one length, or of different ones."""
+"""Batches for `fit`, on every backend: of rows of one length, or of different ones.
+
+What a batch holds is a function of the seed, the epoch and the number of the batch. A
+training that was interrupted goes on with the same batches when `epoch` is set.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +16,67 @@ _BATCHES_SORTED_TOGETHER = 50
 IGNORED = -100  # the label of a token that does not count in the loss
 
 
-class PaddedBatches(keras.utils.PyDataset):
+class EpochBatches(keras.utils.PyDataset):
+    """Batches whose order is drawn from the seed and the epoch.
+
+    A subclass sets its attributes, then calls `super().__init__`, and defines
+    `order_of`. `fit` raises `epoch` by 1 after each epoch.
+
+    Args:
+        num_rows: The number of rows.
+        batch_size: The number of rows per batch.
+        shuffle: Whether the order of the rows changes each epoch.
+        seed: The seed of everything that is drawn.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, shuffle: bool, seed: int):
+        super().__init__()
+        if not num_rows or batch_size < 1:
+            raise ValueError(
+                "There must be at least one row to train on, and one in a batch. "
+                f"Received: {num_rows} rows, batch_size={batch_size}"
+            )
+        self.num_rows, self.batch_size = num_rows, batch_size
+        self.shuffle, self.seed = shuffle, seed
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch. Setting it chooses the batches of that epoch."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, number: int):
+        self._epoch = int(number)
+        self._batches = self.order_of(self.random())
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches per epoch."""
+        return len(self._batches)
+
+    def random(self, *numbers: int) -> np.random.Generator:
+        """Returns a generator of this epoch.
+
+        Args:
+            *numbers: Other numbers that it depends on, such as that of a batch.
+        """
+        return np.random.default_rng([self.seed, self.epoch, *numbers])
+
+    def order_of(self, random: np.random.Generator) -> list[Any]:
+        """Returns the row numbers of each batch of an epoch.
+
+        Args:
+            random: The generator that draws the order.
+        """
+        raise NotImplementedError
+
+    def on_epoch_end(self):
+        """Goes on to the next epoch."""
+        self.epoch += 1
+
+
+class PaddedBatches(EpochBatches):
     """Batches of rows of different lengths; each batch has rows of similar length.
 
     A batch is padded to its longest row only. Tasks return it from `batches`, for
@@ -41,30 +105,13 @@ class PaddedBatches(keras.utils.PyDataset):
         padding: dict[str, int] | None = None,
         seed: int = 0,
     ):
-        super().__init__()
-        if not rows:
-            raise ValueError(
-                "There must be at least one row to train on. Received: 0 rows"
-            )
         self.rows, self.targets, self.per_token = rows, targets, per_token
-        self.batch_size, self.shuffle = batch_size, shuffle
         self.padding = padding or {}
         self._lengths = np.array([len(row["token_ids"]) for row in rows])
-        self._random = np.random.default_rng(seed)
-        self._batches = self._order()
-
-    @property
-    def num_batches(self) -> int:
-        """The number of batches per epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        super().__init__(len(rows), batch_size, shuffle, seed)
 
     def __getitem__(self, index):
         return self.batch_of(self._batches[index])
-
-    def on_epoch_end(self):
-        """Draws the order of the next epoch."""
-        if self.shuffle:
-            self._batches = self._order()
 
     def batch_of(self, chosen: Sequence[int]) -> tuple[dict[str, np.ndarray], Any]:
         """Returns the inputs and the targets of one batch.
@@ -77,11 +124,10 @@ class PaddedBatches(keras.utils.PyDataset):
         targets = [np.asarray(self.targets[index]) for index in chosen]
         return inputs, pad(targets, IGNORED) if self.per_token else np.stack(targets)
 
-    def _order(self) -> list[np.ndarray]:
-        """Returns the row numbers of each batch."""
-        rows = np.arange(len(self.rows))
+    def order_of(self, random):
+        rows = np.arange(self.num_rows)
         if self.shuffle:
-            rows = self._random.permutation(rows)
+            rows = random.permutation(rows)
         step = self.batch_size * (_BATCHES_SORTED_TOGETHER if self.shuffle else 10**9)
         batches = []
         for start in range(0, len(rows), step):
@@ -90,7 +136,7 @@ class PaddedBatches(keras.utils.PyDataset):
             cuts = range(self.batch_size, len(part), self.batch_size)
             batches += np.split(part, cuts)
         if self.shuffle:
-            order = self._random.permutation(len(batches))
+            order = random.permutation(len(batches))
             batches = [batches[index] for index in order]
         # Keras takes an axis as dynamic only if the first two batches differ there.
         longest = [self._lengths[batch].max() for batch in batches]
@@ -134,7 +180,7 @@ class PairBatches(PaddedBatches):
         super().__init__(rows, targets, per_token=True, padding=padding, **kwargs)
 
     def __getitem__(self, index):
-        # Keras must see that the targets' axis is dynamic too, see `_order`.
+        # Keras must see that the targets' axis is dynamic too, see `order_of`.
         widths = [self._width(batch) for batch in self._batches[:2]]
         wider = self.multiple if index == 0 and len(set(widths)) == 1 else 0
         return self.batch_of(self._batches[index], wider)
@@ -163,7 +209,7 @@ class PairBatches(PaddedBatches):
         return -(-longest // self.multiple) * self.multiple
 
 
-class ArrayBatches(keras.utils.PyDataset):
+class ArrayBatches(EpochBatches):
     """Batches of rows of one shape, such as images or features.
 
     Args:
@@ -183,31 +229,18 @@ class ArrayBatches(keras.utils.PyDataset):
         shuffle: bool = True,
         seed: int = 0,
     ):
-        super().__init__()
-        if not len(inputs):
-            raise ValueError(
-                "There must be at least one row to train on. Received: 0 rows"
-            )
         self.inputs, self.targets = inputs, targets
-        self.batch_size, self.shuffle = batch_size, shuffle
-        self._random = np.random.default_rng(seed)
-        self._rows = np.arange(len(inputs))
-        self.on_epoch_end()
-
-    @property
-    def num_batches(self) -> int:
-        """The number of batches per epoch."""
-        return -(-len(self.inputs) // self.batch_size)
+        super().__init__(len(inputs), batch_size, shuffle, seed)
 
     def __getitem__(self, index):
-        start = index * self.batch_size
-        rows = self._rows[start : start + self.batch_size]
+        rows = self._batches[index]
         return self.inputs[rows], self.targets[rows]
 
-    def on_epoch_end(self):
-        """Draws the order of the next epoch."""
+    def order_of(self, random):
+        rows = np.arange(self.num_rows)
         if self.shuffle:
-            self._rows = self._random.permutation(len(self.inputs))
+            rows = random.permutation(rows)
+        return np.split(rows, range(self.batch_size, len(rows), self.batch_size))
 
 
 def padded_rows(

@@ -21,6 +21,7 @@ class MaskedBatches(PaddedBatches):
             words; `None` to choose single tokens.
         batch_size: The number of rows per batch.
         shuffle: Whether the order of the rows changes each epoch.
+        seed: The seed of the order and of the hidden tokens.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MaskedBatches(PaddedBatches):
         continuing_prefix: str | None,
         batch_size: int,
         shuffle: bool,
+        seed: int = 0,
     ):
         if not 0 < mask_rate < 1:
             raise ValueError(
@@ -47,17 +49,17 @@ class MaskedBatches(PaddedBatches):
         if continuing_prefix is not None:
             starts = [token.startswith(continuing_prefix) for token in vocabulary]
             self._continues = np.array(starts)
-        self._draw = np.random.default_rng(0)
         super().__init__(
             rows,
             np.zeros(len(rows)),
             batch_size=batch_size,
             shuffle=shuffle,
             padding=padding_of(tokenizer),
+            seed=seed,
         )
 
-    def batch_of(self, chosen):
-        inputs, _ = super().batch_of(chosen)
+    def __getitem__(self, index):
+        inputs, _ = super().__getitem__(index)
         ids = inputs["token_ids"]
         hidden, targets = hide_tokens(
             ids,
@@ -66,7 +68,7 @@ class MaskedBatches(PaddedBatches):
             mask_id=self._mask_id,
             rate=self._rate,
             num_tokens=len(self._special),
-            random=self._draw,
+            random=self.random(index),
         )
         return {**inputs, "token_ids": hidden}, targets
 

@@ -1,7 +1,13 @@
+import keras
 import numpy as np
 import pytest
 
-from keras_attention.tasks.batches import IGNORED, ArrayBatches, PaddedBatches
+from keras_attention.tasks.batches import (
+    IGNORED,
+    ArrayBatches,
+    PaddedBatches,
+    PairBatches,
+)
 from keras_attention.tasks.common import batches_by_length, label_ids
 
 LENGTHS = [3, 11, 5, 2, 7, 3, 13]
@@ -64,6 +70,48 @@ def test_rows_of_one_shape_come_once_an_epoch_with_their_targets():
     assert ordered[0][1].tolist() == list(range(7))
     with pytest.raises(ValueError, match=r"at least one row.*Received: 0 rows"):
         ArrayBatches(inputs[:0], np.arange(0))
+    with pytest.raises(ValueError, match=r"one in a batch.*batch_size=0"):
+        ArrayBatches(inputs, np.arange(7), batch_size=0)
+
+
+KINDS = {
+    "padded": lambda seed: PaddedBatches(
+        rows() * 5, np.arange(35), batch_size=2, seed=seed
+    ),
+    "pairs": lambda seed: PairBatches(
+        rows() * 5,
+        [np.arange(1, n) for n in LENGTHS] * 5,
+        start_token_id=0,
+        padding={"token_ids": 0},
+        batch_size=2,
+        seed=seed,
+    ),
+    "arrays": lambda seed: ArrayBatches(
+        np.arange(7), np.arange(7), batch_size=2, seed=seed
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_a_function_of_seed_epoch_and_number(kind):
+    def epoch_of(batches):
+        arrays = keras.tree.flatten([batches[i] for i in range(batches.num_batches)])
+        return [one.tolist() for one in arrays]
+
+    batches = KINDS[kind](3)
+    assert batches.epoch == 0
+    epochs = []
+    for number in range(4):
+        assert batches.epoch == number
+        epochs.append(epoch_of(batches))
+        assert epoch_of(batches) == epochs[-1]  # reading draws nothing
+        batches.on_epoch_end()
+    assert len({str(one) for one in epochs}) == 4
+    resumed = KINDS[kind](3)
+    for number in (2, 0, 3):  # in any order, without the epochs between
+        resumed.epoch = number
+        assert epoch_of(resumed) == epochs[number]
+    assert epoch_of(KINDS[kind](4)) != epochs[0]
 
 
 def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axis():

@@ -199,8 +199,13 @@ def masked_lm():
 def test_masked_batches_hide_other_tokens_each_epoch_and_no_special_ones():
     model = masked_lm()
     batches = model.batches(["the animal the street tired"] * 7, mask_rate=0.5)
-    (inputs, targets), (again, _) = batches[0], batches[0]
-    assert not np.array_equal(inputs["token_ids"], again["token_ids"])
+    inputs, targets = batches[0]
+    same = batches[0][0]["token_ids"]
+    np.testing.assert_array_equal(same, inputs["token_ids"])
+    batches.on_epoch_end()
+    assert not np.array_equal(batches[0][0]["token_ids"], same)
+    batches.epoch = 0
+    np.testing.assert_array_equal(batches[0][0]["token_ids"], same)
     assert (targets[:, [0, -1]] == IGNORED).all()
     assert (targets != IGNORED).any()
 
