@@ -105,7 +105,15 @@ from keras_attention.ops.caches.static import StaticKVCache as StaticKVCache
 from keras_attention.ops.coverage import coverage_loss as coverage_loss
 from keras_attention.tasks.causal_lm import CausalLM as CausalLM
 from keras_attention.tasks.image_classifier import ImageClassifier as ImageClassifier
+from keras_attention.tasks.losses import CosineScore as CosineScore
+from keras_attention.tasks.losses import (
+    MultipleNegativesRanking as MultipleNegativesRanking,
+)
+from keras_attention.tasks.losses import SmoothedCrossEntropy as SmoothedCrossEntropy
 from keras_attention.tasks.masked_lm import MaskedLM as MaskedLM
+from keras_attention.tasks.metrics import InBatchRecall as InBatchRecall
+from keras_attention.tasks.metrics import LabelledAccuracy as LabelledAccuracy
+from keras_attention.tasks.metrics import Perplexity as Perplexity
 from keras_attention.tasks.next_sentence import NextSentence as NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer as QuestionAnswerer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder as SentenceEncoder

@@ -82,6 +82,10 @@ WIDE_FUNCTIONS = {
         "those of keras.layers.MultiHeadAttention, and what a decoder passes",
     ),
     "export/api.py:export_model": (17, "one keyword per option of a user's export"),
+    "training/fine_tuning.py:fine_tune": (
+        20,
+        "one keyword per setting of a training, as in transformers",
+    ),
     "cli/serve.py:serve": (16, "one keyword per option of the command"),
 }
 _FLAT = "flat arguments, as Keras' own models have; saved in .keras files by name"

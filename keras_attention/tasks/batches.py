@@ -16,6 +16,21 @@ _BATCHES_SORTED_TOGETHER = 50
 IGNORED = -100  # the label of a token that does not count in the loss
 
 
+def padded_length(length: int, multiple: int | None = None) -> int:
+    """Returns the length that a batch is padded to: XLA compiles each, so few.
+
+    By default there are four lengths between two powers of 2, all multiples of 4: 4, 8,
+    12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, …
+
+    Args:
+        length: The number of tokens of the longest row.
+        multiple: The number whose multiples the lengths are instead; 1 for no padding
+            beyond the longest row.
+    """
+    step = multiple or max(4, 2 ** ((length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
 class EpochBatches(keras.utils.PyDataset):
     """Batches whose order is drawn from the seed and the epoch.
 
@@ -79,7 +94,8 @@ class EpochBatches(keras.utils.PyDataset):
 class PaddedBatches(EpochBatches):
     """Batches of rows of different lengths; each batch has rows of similar length.
 
-    A batch is padded to its longest row only. Tasks return it from `batches`, for
+    A batch is padded to a little more than its longest row, see `padded_length`, but
+    never to more than the longest row of all. Tasks return it from `batches`, for
     `fit`, `evaluate` and `ka.fine_tune`.
 
     Args:
@@ -92,6 +108,8 @@ class PaddedBatches(EpochBatches):
         padding: The value that fills shorter rows, by the input's name; 0 where none
             is named.
         seed: The seed of the order.
+        multiple: The number whose multiples the lengths of batches are; see
+            `padded_length`.
     """
 
     def __init__(
@@ -104,10 +122,11 @@ class PaddedBatches(EpochBatches):
         shuffle: bool = True,
         padding: dict[str, int] | None = None,
         seed: int = 0,
+        multiple: int | None = None,
     ):
         self.rows, self.targets, self.per_token = rows, targets, per_token
-        self.padding = padding or {}
-        self._lengths = np.array([len(row["token_ids"]) for row in rows])
+        self.padding, self.multiple = padding or {}, multiple
+        self._lengths = np.array([_num_tokens(row) for row in rows])
         super().__init__(len(rows), batch_size, shuffle, seed)
 
     def __getitem__(self, index):
@@ -120,9 +139,17 @@ class PaddedBatches(EpochBatches):
             chosen: The numbers of its rows.
         """
         rows = [self.rows[index] for index in chosen]
-        inputs = padded_rows(rows, self.padding)
+        width = self._width(self._lengths, chosen)
+        inputs = padded_rows(rows, self.padding, width)
         targets = [np.asarray(self.targets[index]) for index in chosen]
-        return inputs, pad(targets, IGNORED) if self.per_token else np.stack(targets)
+        per_token = self.per_token
+        return inputs, pad(targets, IGNORED, width) if per_token else np.stack(targets)
+
+    def _width(self, lengths: np.ndarray, chosen: Any) -> int:
+        """Returns the length that rows are padded to."""
+        width = padded_length(int(lengths[chosen].max()), self.multiple)
+        # A length that no row has may be more than the model's positions.
+        return width if self.multiple else min(width, int(lengths.max()))
 
     def order_of(self, random):
         rows = np.arange(self.num_rows)
@@ -138,9 +165,25 @@ class PaddedBatches(EpochBatches):
         if self.shuffle:
             order = random.permutation(len(batches))
             batches = [batches[index] for index in order]
-        # Keras takes an axis as dynamic only if the first two batches differ there.
-        longest = [self._lengths[batch].max() for batch in batches]
-        first, second = int(np.argmax(longest)), int(np.argmin(longest))
+        return self._longest_and_shortest_first(batches)
+
+    def _longest_and_shortest_first(self, batches):
+        """Keras takes an axis as dynamic only if the first two batches differ there."""
+        widths = [self._width(self._lengths, batch) for batch in batches]
+        if len(batches) > 1 and len(set(widths)) == 1:
+            # Another epoch may have a shorter batch: if one can be made, it is here.
+            size = min(map(len, batches))
+            rows = np.concatenate(batches)
+            order = np.argsort(self._lengths[rows], kind="stable")
+            shortest, others = rows[order[:size]], rows[np.sort(order[size:])]
+            cuts = range(self.batch_size, len(others), self.batch_size)
+            if self._width(self._lengths, shortest) < widths[0]:
+                return [
+                    *np.split(others, cuts)[:1],
+                    shortest,
+                    *np.split(others, cuts)[1:],
+                ]
+        first, second = int(np.argmax(widths)), int(np.argmin(widths))
         ends = [first] if first == second else [first, second]
         rest = [batches[i] for i in range(len(batches)) if i not in ends]
         return [batches[i] for i in ends] + rest
@@ -156,9 +199,9 @@ class PairBatches(PaddedBatches):
         rows: One dict of `token_ids` `[S]` per source.
         targets: One array of token ids `[T]` per source.
         start_token_id: The first token that the decoder reads.
-        multiple: Both lengths of a batch are padded to a multiple of it.
         padding: The value that fills shorter rows, by the input's name.
-        **kwargs: The arguments `batch_size`, `shuffle` and `seed` of `PaddedBatches`.
+        **kwargs: The arguments `batch_size`, `shuffle`, `seed` and `multiple` of
+            `PaddedBatches`.
     """
 
     def __init__(
@@ -167,7 +210,6 @@ class PairBatches(PaddedBatches):
         targets: Sequence[np.ndarray],
         *,
         start_token_id: int,
-        multiple: int = 1,
         padding: dict[str, int],
         **kwargs: Any,
     ):
@@ -176,37 +218,78 @@ class PairBatches(PaddedBatches):
                 "Each target must have at least one token, for example an end token. "
                 f"Received: targets of {[len(target) for target in targets]} tokens"
             )
-        self.start_token_id, self.multiple = start_token_id, multiple
+        self.start_token_id = start_token_id
+        self._target_lengths = np.array([len(target) for target in targets])
         super().__init__(rows, targets, per_token=True, padding=padding, **kwargs)
 
     def __getitem__(self, index):
         # Keras must see that the targets' axis is dynamic too, see `order_of`.
-        widths = [self._width(batch) for batch in self._batches[:2]]
-        wider = self.multiple if index == 0 and len(set(widths)) == 1 else 0
+        widths = [self._width(self._target_lengths, b) for b in self._batches[:2]]
+        may_differ = len(widths) == 2 and len(set(self._target_lengths)) > 1
+        wider = int(index == 0 and may_differ and widths[0] == widths[1])
         return self.batch_of(self._batches[index], wider)
 
     def batch_of(self, chosen, wider=0):
-        inputs, labels = super().batch_of(chosen)
-        source, source_mask = inputs["token_ids"], inputs["padding_mask"]
-        more = -source.shape[1] % self.multiple
-        fill = self.padding["token_ids"]
-        source = np.pad(source, [(0, 0), (0, more)], constant_values=fill)
-        source_mask = np.pad(source_mask, [(0, 0), (0, more)])
-        more = self._width(chosen) + wider - labels.shape[1]
-        labels = np.pad(labels, [(0, 0), (0, more)], constant_values=IGNORED)
+        rows = [self.rows[index] for index in chosen]
+        width = self._width(self._lengths, chosen)
+        inputs, fill = padded_rows(rows, self.padding, width), self.padding["token_ids"]
+        width = self._width(self._target_lengths, chosen)
+        width += wider * (self.multiple or 1)
+        labels = pad([self.targets[index] for index in chosen], IGNORED, width)
         target = np.where(labels == IGNORED, fill, labels)[:, :-1]
         return {
-            "encoder_token_ids": source,
-            "encoder_padding_mask": source_mask,
+            "encoder_token_ids": inputs["token_ids"],
+            "encoder_padding_mask": inputs["padding_mask"],
             "decoder_token_ids": np.pad(
                 target, [(0, 0), (1, 0)], constant_values=self.start_token_id
             ),
             "decoder_padding_mask": labels != IGNORED,
         }, labels
 
-    def _width(self, chosen):
-        longest = max(len(self.targets[index]) for index in chosen)
-        return -(-longest // self.multiple) * self.multiple
+
+class GroupBatches(PaddedBatches):
+    """Batches of groups of texts, such as pairs, whose rows follow one another.
+
+    A batch of B groups has `B * size` rows: the first text of the first group, its
+    second, and so on. The targets have one row per text: the number of the group in the
+    batch, that of the text in the group and, with scores, the group's score.
+
+    Attributes:
+        compile_settings: What `ka.fine_tune` passes to the task's `compile_arguments`.
+
+    Args:
+        rows: One dict of arrays per text, group after group.
+        size: The number of texts in a group.
+        scores: One number per group, or `None`.
+        batch_size: The number of groups per batch.
+        **kwargs: The arguments `shuffle`, `padding`, `seed` and `multiple` of
+            `PaddedBatches`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict[str, np.ndarray]],
+        size: int,
+        scores: Sequence[float] | None = None,
+        *,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ):
+        self.texts, self.size, self.scores = rows, size, scores
+        self.compile_settings = {"scored": scores is not None}
+        starts = range(0, len(rows), size)
+        groups = [max(rows[i : i + size], key=_num_tokens) for i in starts]
+        super().__init__(groups, groups, batch_size=batch_size, **kwargs)
+
+    def batch_of(self, chosen):
+        of_texts = [g * self.size + k for g in chosen for k in range(self.size)]
+        width = self._width(self._lengths, chosen)
+        inputs = padded_rows([self.texts[i] for i in of_texts], self.padding, width)
+        number = np.arange(len(of_texts))
+        targets = [number // self.size, number % self.size]
+        if self.scores is not None:
+            targets.append(np.repeat(np.asarray(self.scores)[chosen], self.size))
+        return inputs, {"sentence_embedding": np.stack(targets, 1).astype("float32")}
 
 
 class ArrayBatches(EpochBatches):
@@ -243,8 +326,12 @@ class ArrayBatches(EpochBatches):
         return np.split(rows, range(self.batch_size, len(rows), self.batch_size))
 
 
+def _num_tokens(row):
+    return len(row["token_ids"])
+
+
 def padded_rows(
-    rows: Sequence[dict[str, np.ndarray]], padding: dict[str, int]
+    rows: Sequence[dict[str, np.ndarray]], padding: dict[str, int], width: int = 0
 ) -> dict[str, np.ndarray]:
     """Returns rows as one batch of inputs, with the `padding_mask` of their tokens.
 
@@ -252,22 +339,25 @@ def padded_rows(
         rows: One dict of arrays `[T]` per row.
         padding: The value that fills shorter rows, by the input's name; 0 where none
             is named.
+        width: The length that rows are padded to, if it is more than the longest row.
     """
     inputs = {
-        name: pad([row[name] for row in rows], padding.get(name, 0)) for name in rows[0]
+        name: pad([row[name] for row in rows], padding.get(name, 0), width)
+        for name in rows[0]
     }
-    ones = [np.ones(len(row["token_ids"]), bool) for row in rows]
-    return {**inputs, "padding_mask": pad(ones, 0)}
+    ones = [np.ones(_num_tokens(row), bool) for row in rows]
+    return {**inputs, "padding_mask": pad(ones, 0, width)}
 
 
-def pad(rows: Sequence[np.ndarray], value: int) -> np.ndarray:
+def pad(rows: Sequence[np.ndarray], value: int, width: int = 0) -> np.ndarray:
     """Pads arrays `[T, …]` of different T to one array `[B, longest T, …]`.
 
     Args:
         rows: The arrays.
         value: The value that fills the shorter ones.
+        width: The length that rows are padded to, if it is more than the longest row.
     """
-    longest = max(len(row) for row in rows)
+    longest = max(width, *map(len, rows))
     batch = np.full((len(rows), longest, *rows[0].shape[1:]), value, rows[0].dtype)
     for padded, row in zip(batch, rows, strict=True):
         padded[: len(row)] = row

@@ -20,6 +20,7 @@ from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
 from keras_attention.tasks.common import cross_entropy, padding_of, run_backbone
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
+from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -239,6 +240,8 @@ class CausalLM(keras.Model):
         max_length: int | None = None,
         batch_size: int = 8,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns texts as batches for `fit`; each token's label is the next token.
 
@@ -251,6 +254,10 @@ class CausalLM(keras.Model):
                 positions when omitted.
             batch_size: The number of rows per batch.
             shuffle: Whether the order of the rows changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         positions = self.decoder.max_sequence_length
         length = positions if max_length is None else max_length
@@ -276,12 +283,15 @@ class CausalLM(keras.Model):
             per_token=True,
             batch_size=batch_size,
             shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
             padding=padding_of(self.tokenizer),
         )
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Returns the loss for `compile`; padding does not count."""
-        return {"loss": cross_entropy(IGNORED)}
+        """Returns the loss and the metrics for `compile`; padding does not count."""
+        metrics = [LabelledAccuracy(), Perplexity()]
+        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
 
     def _settings(self, settings, max_new_tokens, lengths=()):
         end = getattr(self.tokenizer, "eos_token_id", None)

@@ -106,6 +106,7 @@ class ImageClassifier(BackboneTask):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
     ) -> ArrayBatches:
         """Returns images and their labels as batches for `fit` and `evaluate`.
 
@@ -114,6 +115,7 @@ class ImageClassifier(BackboneTask):
             labels: One label per image: a name or a number.
             batch_size: The number of images per batch.
             shuffle: Whether the order of the images changes each epoch.
+            seed: The seed of the order.
         """
         check_same_number(images=images, labels=labels)
         return ArrayBatches(
@@ -121,6 +123,7 @@ class ImageClassifier(BackboneTask):
             self.label_ids(labels),
             batch_size=batch_size,
             shuffle=shuffle,
+            seed=seed,
         )
 
     def label_ids(self, labels: Sequence[Any]) -> np.ndarray:

@@ -12,6 +12,7 @@ from keras_attention.tasks.base import BackboneTask
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
 from keras_attention.tasks.common import check_texts, cross_entropy, tokenized
 from keras_attention.tasks.masking import MaskedBatches
+from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -120,6 +121,8 @@ class MaskedLM(BackboneTask):
         whole_words: bool = False,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns texts as batches for `fit`; other tokens are hidden each epoch.
 
@@ -132,6 +135,10 @@ class MaskedLM(BackboneTask):
             whole_words: Whether all tokens of a word are chosen together.
             batch_size: The number of texts per batch.
             shuffle: Whether the order of the texts changes each epoch.
+            seed: The seed of the order and of the hidden tokens.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         texts = check_texts(self, texts, "texts", "batches")
         prefix = None
@@ -145,6 +152,8 @@ class MaskedLM(BackboneTask):
             continuing_prefix=prefix,
             batch_size=batch_size,
             shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )
 
     def _mask_id(self) -> int:
@@ -156,5 +165,6 @@ class MaskedLM(BackboneTask):
         return self.tokenizer.mask_token_id
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Returns the loss for `compile`; only hidden tokens count."""
-        return {"loss": cross_entropy(IGNORED)}
+        """Returns the loss and the metrics for `compile`; only hidden tokens count."""
+        metrics = [LabelledAccuracy(), Perplexity()]
+        return {"loss": cross_entropy(IGNORED), "metrics": metrics}

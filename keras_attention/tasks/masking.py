@@ -19,9 +19,8 @@ class MaskedBatches(PaddedBatches):
         mask_rate: The share of the tokens that are to be predicted.
         continuing_prefix: The prefix of a token that continues a word, to choose whole
             words; `None` to choose single tokens.
-        batch_size: The number of rows per batch.
-        shuffle: Whether the order of the rows changes each epoch.
-        seed: The seed of the order and of the hidden tokens.
+        **kwargs: The arguments `batch_size`, `shuffle`, `seed` and `multiple` of
+            `PaddedBatches`.
     """
 
     def __init__(
@@ -32,9 +31,7 @@ class MaskedBatches(PaddedBatches):
         mask_id: int,
         mask_rate: float,
         continuing_prefix: str | None,
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 0,
+        **kwargs: Any,
     ):
         if not 0 < mask_rate < 1:
             raise ValueError(
@@ -52,10 +49,8 @@ class MaskedBatches(PaddedBatches):
         super().__init__(
             rows,
             np.zeros(len(rows)),
-            batch_size=batch_size,
-            shuffle=shuffle,
             padding=padding_of(tokenizer),
-            seed=seed,
+            **kwargs,
         )
 
     def __getitem__(self, index):

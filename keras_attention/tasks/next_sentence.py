@@ -90,6 +90,8 @@ class NextSentence(BackboneTask):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns pairs of texts as batches for `fit` and `evaluate`.
 
@@ -99,11 +101,20 @@ class NextSentence(BackboneTask):
             follows: Whether the second text follows the first, for each pair.
             batch_size: The number of pairs per batch.
             shuffle: Whether the order of the pairs changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         texts = check_texts(self, texts, "texts", "batches")
         check_same_number(texts=texts, next_texts=next_texts, follows=follows)
         rows = tokenized(self.tokenizer, texts, next_texts)
         targets = 1 - np.asarray(follows).astype("int32")
         return self._padded_batches(
-            rows, targets, batch_size=batch_size, shuffle=shuffle
+            rows,
+            targets,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )

@@ -144,6 +144,8 @@ class QuestionAnswerer(BackboneTask):
         *,
         batch_size: int = 16,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns questions, contexts and answers as batches for `fit` and `evaluate`.
 
@@ -156,6 +158,10 @@ class QuestionAnswerer(BackboneTask):
                 context); `None` if the context has no answer.
             batch_size: The number of windows per batch.
             shuffle: Whether the order of the windows changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         questions = check_texts(self, questions, "questions", "batches")
         contexts = check_texts(self, contexts, "contexts", "batches")
@@ -169,7 +175,12 @@ class QuestionAnswerer(BackboneTask):
                 target = target + offset if (target >= 0).all() else target * 0
             targets.append(target)
         return self._padded_batches(
-            rows, targets, batch_size=batch_size, shuffle=shuffle
+            rows,
+            targets,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )
 
     def _windows(self, questions: list[str], contexts: list[str]):
@@ -196,8 +207,8 @@ class QuestionAnswerer(BackboneTask):
         return rows, found, [context.spans for context in seconds]
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Returns the loss for `compile`."""
-        return {"loss": cross_entropy()}
+        """Returns the loss and the metrics for `compile`."""
+        return {"loss": cross_entropy(), "metrics": ["accuracy"]}
 
 
 def _target(answer, context, spans, word_of) -> np.ndarray:

@@ -20,13 +20,19 @@ from keras_attention.models.common import from_base_config, initializer
 from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
+from keras_attention.tasks.batches import GroupBatches
 from keras_attention.tasks.common import (
     batches_by_length,
+    check_same_number,
     check_texts,
+    padding_of,
     parts_config,
     run_backbone,
+    tokenized,
     with_parts,
 )
+from keras_attention.tasks.losses import CosineScore, MultipleNegativesRanking
+from keras_attention.tasks.metrics import InBatchRecall
 
 PARTS = ("encoder", "tokenizer")
 SETTINGS = (
@@ -231,11 +237,7 @@ class SentenceEncoder(keras.Model):
             `[len(texts), embedding_dim]` float32, in the order of `texts`.
         """
         texts = check_texts(self, texts, "texts", "encode")
-        if prompt is None:
-            name = self.default_prompt_name if prompt_name is None else prompt_name
-            prompt = self.prompt_of(name)
-        texts = [prompt + text for text in texts] if prompt else texts
-        skipped = self._length_of(prompt) if prompt and not self.include_prompt else 0
+        texts, skipped = self._prompted(texts, prompt_name, prompt)
         vectors = np.zeros((len(texts), self.embedding_dim), "float32")
         lengths = [len(text) for text in texts]
         for rows in batches_by_length(lengths, batch_size, verbose):
@@ -246,12 +248,93 @@ class SentenceEncoder(keras.Model):
             vectors[rows] = self.predict_on_batch(inputs)["sentence_embedding"]
         return vectors
 
+    def _prompted(self, texts, name=None, prompt=None) -> tuple[list[str], int]:
+        """Returns texts behind their prompt, and the number of tokens not pooled."""
+        if prompt is None:
+            prompt = self.prompt_of(self.default_prompt_name if name is None else name)
+        texts = [prompt + text for text in texts] if prompt else texts
+        return texts, self._length_of(prompt) * (prompt > "") * (
+            not self.include_prompt
+        )
+
     def _length_of(self, prompt: str) -> int:
         """Returns the number of a prompt's tokens, without the one that ends a text."""
         batch = {name: np.asarray(x) for name, x in self.tokenizer([prompt]).items()}
         ids = batch["token_ids"][batch["padding_mask"].astype(bool)]
         ends = (getattr(self.tokenizer, f"{role}_token_id") for role in ("sep", "eos"))
         return len(ids) - int(len(ids) > 0 and ids[-1] in [*ends])
+
+    @property
+    def backbone(self) -> keras.Model:
+        """The encoder, under the name that every task has for its model."""
+        return self.encoder
+
+    def batches(
+        self,
+        texts: Sequence[str],
+        texts_pair: Sequence[str],
+        scores: Sequence[float] | None = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
+    ) -> GroupBatches:
+        """Returns pairs of texts as batches for `ka.fine_tune`.
+
+        Without scores, the texts of a pair belong together (a question and its answer),
+        and the second texts of the other pairs of a batch are wrong answers: large
+        batches teach more. With scores, the cosine of the vectors learns the score. The
+        default prompt is put before each text, as in `encode`.
+
+        Args:
+            texts: The first text of each pair.
+            texts_pair: The second text of each pair.
+            scores: How similar the texts of a pair are, from -1 to 1, or `None`.
+            batch_size: The number of pairs per batch.
+            shuffle: Whether the order of the pairs changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: As for the other tasks: few lengths when `None`; 1 pads
+                to the longest row only.
+        """
+        texts = check_texts(self, texts, "texts", "batches")
+        texts_pair = check_texts(self, texts_pair, "texts_pair", "batches")
+        check_same_number(texts=texts, texts_pair=texts_pair, scores=scores)
+        both = [text for pair in zip(texts, texts_pair, strict=True) for text in pair]
+        both, skipped = self._prompted(both)
+        rows = tokenized(self.tokenizer, both)
+        for row in rows if skipped else ():
+            row["pooling_mask"] = np.arange(len(row["token_ids"])) >= skipped
+        if scores is not None:
+            numbers = np.asarray(scores, "float64")
+            if not (np.abs(numbers) <= 1).all():
+                raise ValueError(
+                    "A score must be a number from -1 to 1, as a cosine is. Received: "
+                    f"scores from {numbers.min()} to {numbers.max()}"
+                )
+        return GroupBatches(
+            rows,
+            2,
+            scores,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            padding=padding_of(self.tokenizer),
+            seed=seed,
+            multiple=pad_to_multiple_of,
+        )
+
+    def compile_arguments(self, scored: bool = False) -> dict[str, Any]:
+        """Returns the loss and the metrics for `compile`.
+
+        Args:
+            scored: Whether the pairs have scores.
+        """
+        if scored:
+            return {"loss": {"sentence_embedding": CosineScore()}}
+        return {
+            "loss": {"sentence_embedding": MultipleNegativesRanking()},
+            "metrics": {"sentence_embedding": [InBatchRecall()]},
+        }
 
     def get_config(self):
         settings = {name: getattr(self, name) for name in SETTINGS}

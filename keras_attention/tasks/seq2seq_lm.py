@@ -32,6 +32,7 @@ from keras_attention.tasks.generating import (
     rows_of_ids,
     streamed,
 )
+from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
 
 PARTS = ("backbone", "tokenizer")
 
@@ -244,7 +245,7 @@ class Seq2SeqLM(keras.Model):
             Weights `[T, S]` per pair, whose rows have the sum 1. They are means over
             the heads and layers; `ka.attention_maps` returns each of them.
         """
-        pairs = self.batches(sources, targets, shuffle=False)
+        pairs = self.batches(sources, targets, shuffle=False, pad_to_multiple_of=1)
         found = []
         for index, row in enumerate(pairs.rows):
             inputs, _ = pairs.batch_of([index])
@@ -260,7 +261,8 @@ class Seq2SeqLM(keras.Model):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
-        pad_to_multiple_of: int = 1,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PairBatches:
         """Returns pairs as batches for `fit`, with targets shifted for the decoder.
 
@@ -270,8 +272,10 @@ class Seq2SeqLM(keras.Model):
                 token. An end token is appended to texts if the tokenizer adds none.
             batch_size: The number of pairs per batch.
             shuffle: Whether the order of the pairs changes each epoch.
-            pad_to_multiple_of: The number whose multiples the lengths of a batch are;
-                more than 1 makes fewer shapes to compile.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         rows, _ = rows_of_ids(self, sources, "sources")
         labels, from_text = rows_of_ids(self, targets, "targets")
@@ -284,13 +288,15 @@ class Seq2SeqLM(keras.Model):
             start_token_id=self.start_token_id,
             batch_size=batch_size,
             shuffle=shuffle,
+            seed=seed,
             multiple=pad_to_multiple_of,
             padding=padding_of(self.tokenizer),
         )
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Returns the loss for `compile`; padding does not count."""
-        return {"loss": cross_entropy(IGNORED)}
+        """Returns the loss and the metrics for `compile`; padding does not count."""
+        metrics = [LabelledAccuracy(), Perplexity()]
+        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
 
     def _framed(self, label):
         """Returns the ids of a target text without the start, with the end token."""

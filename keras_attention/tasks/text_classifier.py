@@ -159,6 +159,8 @@ class TextClassifier(BackboneTask):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns texts and their labels as batches for `fit` and `evaluate`.
 
@@ -169,12 +171,21 @@ class TextClassifier(BackboneTask):
             texts_pair: The second text of each, if they come in pairs.
             batch_size: The number of texts per batch.
             shuffle: Whether the order of the texts changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         texts = check_texts(self, texts, "texts", "batches")
         check_same_number(texts=texts, texts_pair=texts_pair, labels=labels)
         rows = tokenized(self.tokenizer, texts, texts_pair)
         return self._padded_batches(
-            rows, self._targets(labels), batch_size=batch_size, shuffle=shuffle
+            rows,
+            self._targets(labels),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )
 
     def _targets(self, labels: Sequence[Any]) -> np.ndarray:

@@ -193,6 +193,8 @@ class TextScorer(BackboneTask):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns texts and their scores as batches for `fit` and `evaluate`.
 
@@ -202,10 +204,19 @@ class TextScorer(BackboneTask):
             texts_pair: The second text of each, if they come in pairs.
             batch_size: The number of texts per batch.
             shuffle: Whether the order of the texts changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         rows = self._rows("batches", texts, texts_pair, scores=scores)
         return self._padded_batches(
-            rows, self._targets(scores), batch_size=batch_size, shuffle=shuffle
+            rows,
+            self._targets(scores),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )
 
     def _rows(self, method: str, texts: Any, texts_pair: Any, **others: Any):

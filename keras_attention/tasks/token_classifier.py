@@ -17,6 +17,7 @@ from keras_attention.tasks.common import (
     cross_entropy,
     label_ids,
 )
+from keras_attention.tasks.metrics import LabelledAccuracy
 from keras_attention.tasks.words import (
     Words,
     frame_of,
@@ -143,6 +144,8 @@ class TokenClassifier(BackboneTask):
         *,
         batch_size: int = 32,
         shuffle: bool = True,
+        seed: int = 0,
+        pad_to_multiple_of: int | None = None,
     ) -> PaddedBatches:
         """Returns sentences and their labels as batches for `fit` and `evaluate`.
 
@@ -151,6 +154,10 @@ class TokenClassifier(BackboneTask):
             labels: One label per word, by name or by number.
             batch_size: The number of sentences per batch.
             shuffle: Whether the order of the sentences changes each epoch.
+            seed: The seed of the order.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are.
+                When `None`, they are a few lengths, 4 between two powers of 2, so that
+                XLA compiles few shapes; 1 pads to the longest row only.
         """
         sentences = check_texts(self, sentences, "sentences", "batches")
         check_same_number(sentences=sentences, labels=labels)
@@ -165,7 +172,13 @@ class TokenClassifier(BackboneTask):
                 target = expected[np.maximum(word_of, 0)] if len(expected) else word_of
                 targets.append(np.where(word_of >= 0, target, IGNORED))
         return self._padded_batches(
-            rows, targets, per_token=True, batch_size=batch_size, shuffle=shuffle
+            rows,
+            targets,
+            per_token=True,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            multiple=pad_to_multiple_of,
         )
 
     def _parts(self, words: Words):
@@ -227,5 +240,5 @@ class TokenClassifier(BackboneTask):
         ]
 
     def compile_arguments(self) -> dict[str, Any]:
-        """Returns the loss for `compile`; only first tokens of words count."""
-        return {"loss": cross_entropy(IGNORED)}
+        """Returns the loss and the metrics; only first tokens of words count."""
+        return {"loss": cross_entropy(IGNORED), "metrics": [LabelledAccuracy()]}

@@ -15,6 +15,8 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         num_steps: The number of steps of the whole training; after it the learning rate
             is 0.
         num_warmup_steps: The number of steps before the peak.
+        gradient_accumulation_steps: The number of batches per step, because Keras
+            counts batches here.
         name: The schedule's name.
 
     Example:
@@ -29,6 +31,7 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         num_steps: int,
         num_warmup_steps: int = 0,
         *,
+        gradient_accumulation_steps: int = 1,
         name: str = "warmup_linear_decay",
     ):
         super().__init__()
@@ -40,9 +43,11 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             )
         self.peak, self.num_steps = peak, num_steps
         self.num_warmup_steps, self.name = num_warmup_steps, name
+        self.gradient_accumulation_steps = gradient_accumulation_steps
 
     def __call__(self, step):
         dtype = keras.backend.result_type(keras.config.floatx(), "float32")
+        step = ops.floor_divide(step, self.gradient_accumulation_steps)
         step = ops.cast(step, dtype)
         rising = step / max(1, self.num_warmup_steps)
         rest = max(1, self.num_steps - self.num_warmup_steps)
@@ -54,5 +59,6 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             "peak": self.peak,
             "num_steps": self.num_steps,
             "num_warmup_steps": self.num_warmup_steps,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "name": self.name,
         }
