@@ -6,10 +6,11 @@ import pytest
 
 import keras_attention as ka
 from keras_attention.ops.positions import positions_in_documents
-from keras_attention.tasks.batches import IGNORED, PaddedBatches, padded_rows
+from keras_attention.tasks.batches import IGNORED, padded_rows
 from keras_attention.tasks.packing import packed_rows
 
 LENGTHS = (7, 3, 5, 1, 9, 2, 4, 6)
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
 SIZES = {
     "vocabulary_size": 30,
     "num_layers": 2,
@@ -19,6 +20,10 @@ SIZES = {
     "max_sequence_length": 12,
     "dropout": 0.0,
 }
+
+
+def texts_of_rows():
+    return texts()[0]
 
 
 def texts():
@@ -108,15 +113,37 @@ def test_the_loss_and_the_gradients_are_those_of_the_texts_alone(kind):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_fit_takes_packed_rows():
-    rows, targets = packed_rows(*texts(), length=12)
+def test_a_causal_decoder_trains_on_packed_texts():
+    keras.utils.set_random_seed(0)
     model = task("windows")
+    texts = [row["token_ids"].tolist() for row in texts_of_rows()]
+    alone = model.batches(texts, shuffle=False, batch_size=8)
+    packed = model.batches(texts, packing=True, batch_size=8)
     model.compile("adam", **model.compile_arguments())
-    batches = PaddedBatches(rows, targets, per_token=True, batch_size=2)
-    first = model.evaluate(batches, verbose=0)
-    model.fit(batches, epochs=3, verbose=0)
+    first = model.evaluate(packed, verbose=0)
 
-    assert model.evaluate(batches, verbose=0) < first
+    numbers = range(packed.num_batches)
+    assert {packed[i][0]["token_ids"].shape[1] for i in numbers} == {12}
+    assert first == pytest.approx(model.evaluate(alone, verbose=0), rel=1e-5)
+    model.fit(packed, epochs=3, verbose=0)
+    assert model.evaluate(alone, verbose=0)[0] < first[0]
+
+
+def test_tokens_of_packed_texts_are_hidden():
+    tokenizer = ka.WordPieceTokenizer(VOCABULARY, max_length=12)
+    backbone = ka.BertEncoder(**{**SIZES, "vocabulary_size": len(VOCABULARY)})
+    model = ka.MaskedLM(backbone, tokenizer)
+    batches = model.batches(["a b c", "b", "c a", "a a b c"], packing=True)
+    inputs, labels = batches[0]
+
+    np.testing.assert_array_equal(
+        inputs["document_ids"][:, :7], [[1] * 4 + [2] * 3, [1] * 6 + [2]]
+    )
+    assert not np.isin(labels, [0, 2, 3]).any()
+    assert (labels[~inputs["padding_mask"]] == IGNORED).all()
+    assert inputs["token_ids"].shape == labels.shape == (2, 12)
+    logits = model.predict_on_batch(inputs)
+    assert logits.shape == (2, 12, len(VOCABULARY))
 
 
 def test_a_document_is_one_of_a_whole_sequence_and_of_labels_per_token():
