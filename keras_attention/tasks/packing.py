@@ -9,7 +9,7 @@ import numpy as np
 
 def packed_rows(
     rows: Sequence[dict[str, np.ndarray]], targets: Sequence[Any] | None, length: int
-) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray] | None]:
+) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
     """Packs rows into as few rows of at most `length` tokens as best fit finds.
 
     The longest row comes first, and goes where the least space is left that holds it.
@@ -20,7 +20,8 @@ def packed_rows(
         length: The largest number of tokens of a packed row.
 
     Returns:
-        The packed rows, with `document_ids` from 1 on, and their targets.
+        The packed rows, with `document_ids` from 1 on, and their targets; none if
+        there were none.
 
     Raises:
         ValueError: If a row is longer than `length`.
@@ -34,7 +35,7 @@ def packed_rows(
     packs = _best_fit(sizes, length)
     packed = [_joined([rows[item] for item in pack]) for pack in packs]
     if targets is None:
-        return packed, None
+        return packed, []
     return packed, [np.concatenate([targets[i] for i in pack]) for pack in packs]
 
 
