@@ -35,7 +35,9 @@ class EpochBatches(keras.utils.PyDataset):
     """Batches whose order is drawn from the seed and the epoch.
 
     A subclass sets its attributes, then calls `super().__init__`, and defines
-    `order_of`. `fit` raises `epoch` by 1 after each epoch.
+    `order_of`. `fit` begins with the batches of `epoch`, and raises it by 1 after each
+    epoch. Pass `shuffle=False` to `fit`, as `ka.fine_tune` does: otherwise Keras
+    shuffles the batches once more, with a generator that no seed of theirs sets.
 
     Args:
         num_rows: The number of rows.
@@ -62,6 +64,7 @@ class EpochBatches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, number: int):
+        self._began, self._extra_ends = False, 0
         self._epoch = int(number)
         self._batches = self.order_of(self.random())
 
@@ -86,9 +89,21 @@ class EpochBatches(keras.utils.PyDataset):
         """
         raise NotImplementedError
 
+    def on_epoch_begin(self):
+        """Takes back what `fit` ended without having begun it.
+
+        Keras says that an epoch has ended once more before the first one, and where
+        data runs out.
+        """
+        if self._extra_ends:
+            self.epoch -= self._extra_ends
+        self._began = True
+
     def on_epoch_end(self):
         """Goes on to the next epoch."""
+        extra = 0 if self._began else self._extra_ends + 1
         self.epoch += 1
+        self._extra_ends = extra
 
 
 class PaddedBatches(EpochBatches):
@@ -289,7 +304,9 @@ class GroupBatches(PaddedBatches):
         targets = [number // self.size, number % self.size]
         if self.scores is not None:
             targets.append(np.repeat(np.asarray(self.scores)[chosen], self.size))
-        return inputs, {"sentence_embedding": np.stack(targets, 1).astype("float32")}
+        target = np.stack(targets, axis=1).astype("float32")
+        # The metrics of Keras want a target of each output; the second is not read.
+        return inputs, {"sentence_embedding": target, "sequence_output": target}
 
 
 class ArrayBatches(EpochBatches):

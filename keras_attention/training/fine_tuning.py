@@ -1,5 +1,6 @@
 """`fine_tune`: training a task on examples in one call."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,6 +187,7 @@ def fine_tune(
         gradient_accumulation_steps=gradient_accumulation_steps,
         ema=ema,
     )
+    validation = copy.copy(validation) if validation is batches else validation
     stop = early_stopping_of(early_stopping, monitor, validation)
     swap = [keras.callbacks.SwapEMAWeights(bool(stop))] if ema is not None else []
     with computing_in(model, dtype):
@@ -200,13 +202,27 @@ def fine_tune(
             batches,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
+            # Ours are shuffled by seed and epoch; Keras' shuffle cannot be resumed.
+            shuffle=not isinstance(batches, EpochBatches),
             validation_data=validation,
-            callbacks=[StopAtNaN(), *swap, *callbacks, *stop],
+            callbacks=[StopAtNaN(), _Validation(validation), *swap, *callbacks, *stop],
             verbose=verbose if verbose == "auto" else int(verbose),  # pyright: ignore
         )
     if trained is not model:
         model.compile(**arguments)
     return history
+
+
+class _Validation(keras.callbacks.Callback):
+    """Evaluates the same batches each time: other hidden tokens are another score."""
+
+    def __init__(self, batches: Any):
+        super().__init__()
+        self.batches = batches
+
+    def on_test_begin(self, logs=None):
+        if isinstance(self.batches, EpochBatches):
+            self.batches.epoch = 0
 
 
 def _reads_features(model: Any, batches: Any, validation: Any) -> bool:

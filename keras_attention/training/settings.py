@@ -51,17 +51,15 @@ def loss_with(
     if not label_smoothing and not class_weight:
         return loss
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-        numbers = {name: number for number, name in enumerate(labels or ())}
+        numbers: dict[Any, Any] = {name: i for i, name in enumerate(labels or ())}
         unknown = [x for x in class_weight or () if isinstance(x, str) - (x in numbers)]
         if unknown:
             raise ValueError(
                 "`class_weight` must name labels of the model, or their numbers. The "
                 f"labels are {', '.join(list(numbers)[:8])}. Received: {unknown[:8]}"
             )
-        weights = {
-            int(numbers[name] if name in numbers else name): weight
-            for name, weight in (class_weight or {}).items()
-        }
+        given = (class_weight or {}).items()
+        weights = {numbers.get(name, name): weight for name, weight in given}
         return SmoothedCrossEntropy(loss.ignore_class, label_smoothing, weights)
     if isinstance(loss, keras.losses.BinaryCrossentropy) and not class_weight:
         config = {**loss.get_config(), "label_smoothing": label_smoothing}

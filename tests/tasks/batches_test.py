@@ -114,6 +114,29 @@ def test_a_batch_is_a_function_of_seed_epoch_and_number(kind):
     assert epoch_of(KINDS[kind](4)) != epochs[0]
 
 
+@pytest.mark.tensorflow
+def test_fit_begins_with_the_batches_of_the_epoch_that_was_set():
+    class Watched(ArrayBatches):
+        def __getitem__(self, index):
+            seen.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    quiet = {"shuffle": False, "verbose": 0}
+    for steps in (None, 4):
+        seen = []
+        batches = Watched(np.ones((7, 1)), np.ones((7, 1)), batch_size=2)
+        batches.epoch = 5
+        model.fit(batches, epochs=3, steps_per_epoch=steps, **quiet)
+        assert batches.epoch == 8
+        trained = [(epoch, index) for epoch in (5, 6, 7) for index in range(4)]
+        assert seen[-12:] == trained  # Keras looks at some before it begins
+        model.evaluate(batches, verbose=0)
+        model.fit(batches, epochs=2, steps_per_epoch=steps, **quiet)
+        assert batches.epoch == 11
+
+
 def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axis():
     for seed in range(5):
         batches = PaddedBatches(rows(), np.arange(7), batch_size=2, seed=seed)
