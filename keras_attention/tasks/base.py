@@ -77,10 +77,27 @@ class BackboneTask(keras.Model):
         """Whether the head reads one vector per row, and not one per token."""
         return self.pooling is not None
 
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
+    def call(
+        self,
+        token_ids,
+        segment_ids=None,
+        padding_mask=None,
+        training=None,
+        *,
+        document_ids=None,
+    ):
+        others = {
+            "segment_ids": segment_ids,
+            "padding_mask": padding_mask,
+            "document_ids": document_ids,
+        }
+        inputs = standardize_ids(token_ids, others)
+        if self.reads_one_vector and inputs["document_ids"] is not None:
+            raise ValueError(
+                "A row with several documents has one label per token, and this task "
+                "has one per row. Pass one text per row, without `document_ids`. "
+                f"Received: document_ids and {type(self).__name__}"
+            )
         return self._logits(inputs, training)
 
     def _logits(self, inputs, training):

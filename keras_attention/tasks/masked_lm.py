@@ -18,6 +18,7 @@ from keras_attention.tasks.common import (
 )
 from keras_attention.tasks.masking import MaskedBatches
 from keras_attention.tasks.metrics import token_metrics
+from keras_attention.tasks.packing import packed_rows
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -124,6 +125,7 @@ class MaskedLM(BackboneTask):
         *,
         mask_rate: float = 0.15,
         whole_words: bool = False,
+        packing: bool = False,
         batch_size: int = 32,
         shuffle: bool = True,
         seed: int = 0,
@@ -138,6 +140,10 @@ class MaskedLM(BackboneTask):
             texts: One or more texts.
             mask_rate: The share of the tokens that are to be predicted.
             whole_words: Whether all tokens of a word are chosen together.
+            packing: Whether short texts share a row of as many tokens as the backbone
+                has positions, so that less is computed for padding. A text does not see
+                the others, and its positions begin at 0. The backbone takes
+                `document_ids`, as `BertEncoder` does.
             batch_size: The number of texts per batch.
             shuffle: Whether the order of the texts changes each epoch.
             seed: The seed of the order and of the hidden tokens.
@@ -149,8 +155,11 @@ class MaskedLM(BackboneTask):
         prefix = None
         if whole_words:
             prefix = self.tokenizer.get_config()["continuing_subword_prefix"]
-        rows = tokenized(self.tokenizer, texts)
+        rows, length = tokenized(self.tokenizer, texts), pad_to_multiple_of
         check_lengths(rows, self.backbone)
+        if packing:
+            length = self.backbone.max_sequence_length
+            rows, _ = packed_rows(rows, None, length)
         return MaskedBatches(
             rows,
             self.tokenizer,
@@ -160,7 +169,7 @@ class MaskedLM(BackboneTask):
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
-            multiple=pad_to_multiple_of,
+            multiple=length,
         )
 
     def _mask_id(self) -> int:

@@ -298,6 +298,7 @@ def file_batches(
     shuffle: bool = True,
     seed: int = 0,
     pad_to_multiple_of: int | None = None,
+    packing: bool = False,
     folder: str | Path | None = None,
 ) -> PaddedBatches:
     """Returns the examples in files as batches, as `model.batches` does of lists.
@@ -315,6 +316,7 @@ def file_batches(
         shuffle: Whether the order of the examples changes each epoch.
         seed: The seed of the order.
         pad_to_multiple_of: As in `model.batches`.
+        packing: Whether short texts share rows, as in `CausalLM.batches`.
         folder: Where the temporary file is; the system's folder when `None`.
 
     Returns:
@@ -339,7 +341,13 @@ def file_batches(
         "shuffle": shuffle,
         "seed": seed,
         "pad_to_multiple_of": pad_to_multiple_of,
+        **({"packing": True} if packing else {}),
     }
+    if packing and "packing" not in inspect.signature(model.batches).parameters:
+        raise ValueError(
+            "Only language models read several texts in one row. "
+            f"Received: packing=True, {type(model).__name__}"
+        )
     first, rows, targets, seen = None, StoredRows(folder), StoredArrays(folder), set()
     limit, num_full = getattr(model.tokenizer, "max_length", None), 0
     for chunk in _chunks(examples):

@@ -28,7 +28,12 @@ TASKS: dict[str, Any] = {
     "fill": MaskedLM,
 }
 # The settings of a run: those of `file_batches`, then those of `fine_tune`.
-OF_BATCHES = {"batch_size": 32, "seed": 0, "pad_to_multiple_of": None}
+OF_BATCHES: dict[str, Any] = {
+    "batch_size": 32,
+    "seed": 0,
+    "pad_to_multiple_of": None,
+    "packing": False,
+}
 OF_TRAINING: dict[str, Any] = {
     "epochs": 3,
     "learning_rate": 5e-5,

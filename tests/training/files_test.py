@@ -126,6 +126,18 @@ def test_every_task_of_texts_reads_files(parts, tmp_path):
         assert type(found) is type(model.batches(*columns))
 
 
+def test_short_texts_of_a_file_share_rows(parts, tmp_path):
+    decoder = ka.GPTDecoder(len(VOCABULARY), 1, 2, 8, 12, max_sequence_length=61)
+    model = ka.CausalLM(decoder, parts[1])
+    texts = [text.replace("\n", " ") for text in TEXTS]
+    path = written(tmp_path, "a.txt", "\n".join(texts))
+    found = ka.file_batches(model, path, packing=True)
+    equal_batches(found, model.batches(texts, packing=True, batch_size=32))
+    assert found.num_rows == 1
+    with pytest.raises(ValueError, match=r"Only language models.*TextClassifier"):
+        ka.file_batches(classifier(parts), path, packing=True)
+
+
 def test_columns_are_renamed_and_values_converted(parts, tmp_path):
     model = classifier(parts)
     rows = [("1", text) for text in TEXTS[:3]] + [("0", text) for text in TEXTS[3:]]
