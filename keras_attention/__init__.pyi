@@ -145,11 +145,11 @@ from keras_attention.training.adamw import AdamW as AdamW
 from keras_attention.training.entity_scores import entity_scores as entity_scores
 from keras_attention.training.evaluation import TaskEvaluation as TaskEvaluation
 from keras_attention.training.evaluation import evaluate_task as evaluate_task
-from keras_attention.training.files import file_batches as file_batches
 from keras_attention.training.fine_tuning import fine_tune as fine_tune
 from keras_attention.training.fine_tuning import (
     fine_tuning_optimizer as fine_tuning_optimizer,
 )
+from keras_attention.training.from_files.files import file_batches as file_batches
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay
 from keras_attention.weights.pretrained import from_pretrained as from_pretrained
 from keras_attention.weights.pretrained import save_pretrained as save_pretrained

@@ -62,7 +62,7 @@ def fine_tune(
         with working("Loading TensorFlow and the model", quiet=as_json):
             start_tensorflow()
             source, of_folder = _load(model, tokenizer)
-        from keras_attention.training.running import run_fine_tuning
+        from keras_attention.training.from_files.running import run_fine_tuning
 
         trained, report = run_fine_tuning(
             source,
@@ -87,10 +87,9 @@ def fine_tune(
             return
         scores = [(name, f"{score:.4f}") for name, score in report["scores"].items()]
         print_table(("held-out", "score"), scores)
-        if report["as_long_as_the_model"]:
+        if report["cut"]:
             console.print(
-                f"{report['as_long_as_the_model']} rows fill the model: "
-                "longer texts are cut there"
+                f"{report['cut']} texts fill the model: what is behind is not read"
             )
         console.print(f"Written to [bold]{shown(report['path'])}[/bold]")
         console.print(f"The report is {shown(out / 'report.html')}")
@@ -141,7 +140,7 @@ def _save(model: Any, out: Path, report: dict[str, Any]) -> None:
     It is that of a folder in Hugging Face's format, or of a .keras file for a model
     that this format does not have.
     """
-    from keras_attention.training.report import report_page
+    from keras_attention.training.from_files.report import report_page
     from keras_attention.weights.pretrained import save_pretrained
 
     out.mkdir(parents=True, exist_ok=True)

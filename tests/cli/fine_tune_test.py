@@ -83,11 +83,15 @@ CASES = {
 @pytest.mark.parametrize("task", CASES)
 def test_each_task_of_an_encoder_is_trained_and_saved(task, source, tmp_path):
     data = as_jsonl(tmp_path / "a.jsonl", **CASES[task])
-    found = run(source, data, tmp_path / "out", "-t", task, "--set", "epochs=1")
+    call = [source, data, tmp_path / "out", "-t", task, "--set", "epochs=2"]
+    score = {"tag": "f1", "answer": "f1", "embed": "recall_at_1", "fill": "perplexity"}
+    watch = ["--set", "early_stopping=1", "--set", f"monitor=val_{score[task]}"]
+    found = run(*call, *watch)
     assert found.exit_code == 0, found.output
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert type(ka.from_pretrained(report["path"])).__name__ == report["model"]
-    assert report["scores"]
+    assert score[task] in report["scores"]
+    assert f"val_{score[task]}" in report["history"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,11 @@ import pytest
 from samples import VOCABULARY, small_bert
 
 import keras_attention as ka
-from keras_attention.training.files import FileExamples, labels_in, rows_of_file
+from keras_attention.training.from_files.files import (
+    FileExamples,
+    labels_in,
+    rows_of_file,
+)
 
 pytest.importorskip("tensorflow_text")
 pytestmark = pytest.mark.tensorflow
@@ -64,7 +68,7 @@ def equal_batches(one, other):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz"])
 def test_files_give_the_batches_that_lists_give(parts, tmp_path, name, monkeypatch):
-    from keras_attention.training import files
+    from keras_attention.training.from_files import files
 
     monkeypatch.setattr(files, "_CHUNK", 4)  # so that the six examples are two chunks
     rows = list(zip(TEXTS, LABELS, strict=True))

@@ -322,6 +322,9 @@ def test_training_stops_early_with_the_best_weights():
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match=r"validation=.*early_stopping=2"):
         ka.fine_tune(model, batches, early_stopping=2)
+    watched = {"early_stopping": 2, "monitor": "val_f1", "verbose": False}
+    with pytest.raises(ValueError, match=r"val_accuracy.*Received: monitor='val_f1'"):
+        ka.fine_tune(model, batches, validation=wrong, **watched)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_before_anything_is_saved(tmp_path):

@@ -14,9 +14,13 @@ from keras_attention.tasks.sentence_encoder import SentenceEncoder
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier
 from keras_attention.tasks.token_classifier import TokenClassifier
-from keras_attention.training.evaluation import evaluate_task
-from keras_attention.training.files import FileExamples, file_batches, labels_in
+from keras_attention.training.evaluation import TaskEvaluation, evaluate_task
 from keras_attention.training.fine_tuning import fine_tune
+from keras_attention.training.from_files.files import (
+    FileExamples,
+    file_batches,
+    labels_in,
+)
 
 TASKS: dict[str, Any] = {
     "classify": TextClassifier,
@@ -27,6 +31,7 @@ TASKS: dict[str, Any] = {
     "translate": Seq2SeqLM,
     "fill": MaskedLM,
 }
+CUT = (TextClassifier, SentenceEncoder, MaskedLM)  # others read long texts in parts
 # The settings of a run: those of `file_batches`, then those of `fine_tune`.
 OF_BATCHES: dict[str, Any] = {
     "batch_size": 32,
@@ -83,9 +88,10 @@ def run_fine_tuning(
         verbose: Whether to show progress.
 
     Returns:
-        The trained task, and the report: `task`, `examples`, `settings`, `labels`,
-        `scores` of the held-out examples, `history` by epoch, `curve` (batch and mean
-        loss since the beginning of its epoch) and `seconds`.
+        The trained task, and the report: `task`, `examples`, `cut` (texts as long as
+        the model or longer), `settings`, `labels`, `scores` of the held-out examples,
+        `history` by epoch, `curve` (batch and mean loss since the beginning of its
+        epoch) and `seconds`.
     """
     chosen = _settings(settings or {})
     of_batches = {name: chosen[name] for name in OF_BATCHES}
@@ -106,23 +112,25 @@ def run_fine_tuning(
     held_out = FileExamples(model, files, columns, share=(0.0, share or 1.0))
     batches = file_batches(model, trained_on, **of_batches)
     tested = file_batches(model, held_out, shuffle=False, **of_batches)
+    columns_of = [*map(list, zip(*(values for _, values in held_out), strict=True))]
+    scores = TaskEvaluation(model, *columns_of)
+    after_epochs = chosen["early_stopping"] and chosen["monitor"] != "val_loss"
     curve = _Curve()
     start = time.monotonic()
     history = fine_tune(
         model,
         batches,
         validation=tested,
-        callbacks=[curve, *(callbacks or ())],
+        callbacks=[curve, *([scores] if after_epochs else []), *(callbacks or ())],
         verbose=verbose,
         **{name: chosen[name] for name in OF_TRAINING},
     ).history
     seconds = time.monotonic() - start
-    columns_of = map(list, zip(*(values for _, values in held_out), strict=True))
     return model, {
         "task": task,
         "model": type(model).__name__,
         "examples": {"trained": batches.num_rows, "held_out": tested.num_rows},
-        "as_long_as_the_model": batches.num_full + tested.num_full,
+        "cut": (batches.num_full + tested.num_full) * (kind in CUT),
         "labels": list(labels or ()),
         "settings": chosen,
         "scores": evaluate_task(model, *columns_of, verbose=False),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
-from keras_attention.training.stored import StoredArrays, StoredRows
+from keras_attention.training.from_files.stored import StoredArrays, StoredRows
 from keras_attention.untrusted import clip, open_plain, parse_json, show
 
 # The argument of a task's `batches` -> the column of a file.
