@@ -224,6 +224,41 @@ def test_a_wrong_file_is_one_clear_error(parts, tmp_path, name, content, message
     assert len(str(caught.value)) < 2000
 
 
+VALUES = [None, True, 0, -1, 1e300, "", " ", "\x00", "a" * 9999, [], ["a"], [None]]
+VALUES += [
+    {},
+    {"text": 1, "start": 0},
+    {"text": "x", "start": -9},
+    {"text": "", "start": 1},
+    [[1]],
+]
+
+
+def test_any_value_in_any_column_is_taken_or_refused_with_its_line(parts, tmp_path):
+    right = {
+        ka.TextClassifier: {"text": "a b", "label": "good", "text_pair": "c"},
+        ka.TokenClassifier: {"words": ["a"], "tags": ["good"]},
+        ka.QuestionAnswerer: {"question": "a", "context": "a b", "answer": "b"},
+        ka.SentenceEncoder: {"text": "a", "text_pair": "b", "score": 0.5},
+        ka.NextSentence: {"text": "a", "next_text": "b", "follows": True},
+    }
+    refused = []
+    for kind, row in right.items():
+        labels = {"labels": ["bad", "good"]} if "Classifier" in kind.__name__ else {}
+        model = kind(parts[0], tokenizer=parts[1], **labels)
+        for column, value in itertools.product(row, VALUES):
+            rows = [json.dumps(row), json.dumps({**row, column: value})]
+            path = written(tmp_path, "a.jsonl", "\n".join(rows))
+            try:
+                found = ka.file_batches(model, path, shuffle=False)
+            except ValueError as error:
+                refused.append(str(error))
+            else:
+                assert found.num_rows >= 2
+    assert len(refused) > 100
+    assert all("line 2" in error and len(error) < 2000 for error in refused)
+
+
 def test_other_wrong_files_are_errors(parts, tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,label\ncaf\xe9,good\n")

@@ -218,17 +218,23 @@ def _text(value, row, task):
 
 def _labels(value, row, task):
     """Returns labels by name, or by number if there is no such name."""
-    if isinstance(value, str) and getattr(task, "multi_label", False) is True:
-        value = [name for name in value.split("|") if name]
-    if isinstance(value, list):
-        return [_labels(one, row, None) if one else one for one in value]
-    if value is None or value == "" or isinstance(value, float):
-        raise ValueError("a label was expected")
     names = getattr(task, "labels", ())
+    names = names if isinstance(names, tuple) else ()
+    several = getattr(task, "multi_label", False) is True
+    if several and isinstance(value, str):
+        value = [name for name in value.split("|") if name]
+    if several or "sentences" in inspect.signature(task.batches).parameters:
+        if not isinstance(value, list):
+            raise ValueError("a list of labels was expected")
+        return [_label(one, names) for one in value]
+    return _label(value, names)
+
+
+def _label(value, names):
+    if not isinstance(value, str | int) or value == "":
+        raise ValueError("a label was expected, by name or by number")
     name = str(value)
-    if isinstance(names, tuple) and name not in names and name.isdecimal():
-        return int(name)
-    return name
+    return int(name) if names and name not in names and name.isdecimal() else name
 
 
 def _truth(value, row, task):
@@ -240,6 +246,8 @@ def _answer(value, row, task):
     if not value:
         return None
     value = value if isinstance(value, dict) else {"text": value}
+    if not isinstance(value["text"], str):
+        raise ValueError("the text of an answer was expected")
     start = value.get("start", row.get("answer_start", ""))
     at = row["context"].index(value["text"]) if start in ("", None) else int(start)
     return {"text": value["text"], "start": at}
@@ -390,7 +398,7 @@ def _batches_of(model, chunk, settings):
         return model.batches(*map(list, columns), **settings)
     except ValueError as error:
         if len(chunk) == 1:
-            raise ValueError(f"{chunk[0][0]}: {error}") from error
+            raise ValueError(f"{chunk[0][0]}: {clip(error, 1500)}") from error
         half = len(chunk) // 2
         for part in (chunk[:half], chunk[half:]):
             _batches_of(model, part, settings)
