@@ -146,10 +146,13 @@ from keras_attention.training.checkpoint import (
     TrainingCheckpoint as TrainingCheckpoint,
 )
 from keras_attention.training.entity_scores import entity_scores as entity_scores
+from keras_attention.training.evaluation import TaskEvaluation as TaskEvaluation
+from keras_attention.training.evaluation import evaluate_task as evaluate_task
 from keras_attention.training.fine_tuning import fine_tune as fine_tune
 from keras_attention.training.fine_tuning import (
     fine_tuning_optimizer as fine_tuning_optimizer,
 )
+from keras_attention.training.from_files.files import file_batches as file_batches
 from keras_attention.training.launcher import launch as launch
 from keras_attention.training.layouts import layout_map as layout_map
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay

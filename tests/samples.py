@@ -1,7 +1,9 @@
 """Small real parts that several tests build on."""
 
+import contextlib
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,20 @@ VOCABULARY = [
     *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"),
     "the", "animal", "street", "tired", "!", "?", ",", "'", ".",
 ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def eagerly():
+    """Runs `fit` without graphs: steps of tiny models take less than compiling them."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def small_bert(**changes):

@@ -56,12 +56,13 @@ ONLY_IN = {
     "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
     "jinja2": {"text"},
+    "sacrebleu": {"training"},
     "jax": {"ops.backend.kernels", "ops.backend.compiled"},
     "torch": {"ops.backend.kernels", "ops.backend.compiled"},
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
-    *("ai_edge_litert", "jinja2"),
+    *("ai_edge_litert", "jinja2", "sacrebleu"),
     *("tensorflow_serving", "grpc", "starlette", "uvicorn", "prometheus_client"),
 }
 
@@ -70,7 +71,7 @@ MAX_BODY_LINES = 60
 MAX_PACKAGE_CODE_LINES = 32500  # docs/design.md says why
 MAX_FILES = 14  # of a folder, with __init__.py
 # Folders in which each file is one of a kind: a reader looks one up by its name.
-ONE_OF_A_KIND = {"layers", "weights", "tasks"}
+ONE_OF_A_KIND = {"layers", "weights", "tasks", "cli"}
 MAX_ENTRIES = {"export": 11}  # files, __init__.py too, and folders
 MAX_ARGUMENTS = 12
 MAX_OWN_ARGUMENTS = 8

@@ -8,7 +8,7 @@ from keras_attention import __version__
 
 app = typer.Typer(
     name="keras-attention",
-    help="Export Keras models with attention, verify and inspect the artifacts.",
+    help="Train and export Keras models with attention, verify the artifacts.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,6 +41,7 @@ COMMANDS = {
     "serve": ["serve"],
     "quantize": ["quantize", "compare"],
     "train_tokenizer": ["train-tokenizer"],
+    "fine_tune": ["fine-tune"],
     "publish": ["publish", "rollback", "restore"],
     "launch": ["launch"],
 }

@@ -16,6 +16,7 @@ from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.common import (
     base_config,
     check_divisible,
+    documents_mask,
     from_base_config,
     initializer,
     run_encoder,
@@ -60,12 +61,15 @@ class BertEncoder(ReplicaTraining, keras.Model):
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        token_ids: Int `[B, T]`, or a dict of all three inputs.
+        token_ids: Int `[B, T]`, or a dict of all inputs with `[B, T]`.
         segment_ids: Int `[B, T]`; 0 when omitted. Tokenizers return them for every
             model; a model without segments ignores them.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens. When it is
             omitted, no token is padding.
         training: Whether dropout is active.
+        document_ids: Int `[B, T]`, the document that a token is of, for rows packed
+            with several: a token attends only to its document's tokens, and positions
+            begin anew in each. The tokens of a document are next to each other.
         return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
@@ -213,14 +217,22 @@ class BertEncoder(ReplicaTraining, keras.Model):
         padding_mask=None,
         training=None,
         *,
+        document_ids=None,
         return_hidden_states=False,
     ):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
+        others = {
+            "segment_ids": segment_ids,
+            "padding_mask": padding_mask,
+            "document_ids": document_ids,
+        }
+        inputs = standardize_ids(token_ids, others)
+        states = run_encoder(
+            self.blocks,
+            self._embed(inputs, training),
+            padding_mask=inputs["padding_mask"],
+            attention_mask=documents_mask(inputs["document_ids"]),
+            training=training,
         )
-        x = self._embed(inputs, training)
-        mask = inputs["padding_mask"]
-        states = run_encoder(self.blocks, x, padding_mask=mask, training=training)
         outputs: dict[str, Any] = {"sequence_output": states[-1]}  # [B, T, E]
         if self.pooler is not None:
             outputs["pooled_output"] = self.pooler(states[-1])  # [B, E]
@@ -241,10 +253,13 @@ class BertEncoder(ReplicaTraining, keras.Model):
 
     def _positions(self, inputs):
         """Returns the table's rows `[B, T]`; `None` for the rows 0, 1, 2 and so on."""
-        if self.position_offset is None:
+        documents = inputs["document_ids"]
+        if self.position_offset is None and documents is None:
             return None
-        positions = token_positions(inputs["token_ids"], inputs["padding_mask"])
-        return table_rows(positions + self.position_offset)
+        positions = token_positions(
+            inputs["token_ids"], inputs["padding_mask"], document_ids=documents
+        )
+        return table_rows(positions + (self.position_offset or 0))
 
     def get_config(self):
         config = {

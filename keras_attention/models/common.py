@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import keras
 from keras import ops
 
-from keras_attention.ops.positions import positions_of_tokens
+from keras_attention.ops import masks
+from keras_attention.ops.positions import positions_in_documents, positions_of_tokens
 
 T = TypeVar("T")
 
@@ -78,7 +79,12 @@ def check_divisible(hidden_dim: int, num_heads: int) -> None:
 
 
 def run_encoder(
-    blocks: Sequence[Any], x: Any, *, padding_mask: Any, training: bool | None
+    blocks: Sequence[Any],
+    x: Any,
+    *,
+    padding_mask: Any,
+    training: bool | None,
+    attention_mask: Any = None,
 ) -> list[Any]:
     """Runs encoder blocks one after the other.
 
@@ -87,26 +93,50 @@ def run_encoder(
         x: The token vectors `[B, S, E]`.
         padding_mask: Bool `[B, S]`, `True` at non-padding tokens, or `None`.
         training: Whether dropout is active.
+        attention_mask: A mask of the blocks' attention, or `None`.
 
     Returns:
         The vectors `[B, S, E]` before the first block and after each block.
     """
     states = [x]
+    call = {"padding_mask": padding_mask, "training": training}
+    if attention_mask is not None:
+        call["attention_mask"] = attention_mask
     for block in blocks:
-        states.append(block(states[-1], padding_mask=padding_mask, training=training))
+        states.append(block(states[-1], **call))
     return states
 
 
-def token_positions(token_ids: Any, padding_mask: Any, cache: Any = None) -> Any:
+def documents_mask(document_ids: Any) -> masks.Mask | None:
+    """Returns the mask that hides other documents of a row; `None` without ids.
+
+    Args:
+        document_ids: Int `[B, T]`, the document that a token is of, or `None`.
+    """
+    return None if document_ids is None else masks.segments(document_ids)
+
+
+def token_positions(
+    token_ids: Any, padding_mask: Any, cache: Any = None, document_ids: Any = None
+) -> Any:
     """Returns positions `[B, T]` that count only non-padding tokens; -1 at padding.
 
     Args:
         token_ids: Int `[B, T]`.
         padding_mask: Bool `[B, T]`, or `None` where no token is padding.
         cache: One cache per decoder block, whose tokens come before these, or `None`.
+        document_ids: Int `[B, T]`, the document that a token is of: positions begin
+            anew in each; `None` for one document per row.
     """
     if padding_mask is None:
         padding_mask = ops.ones_like(token_ids, dtype="bool")
+    if document_ids is not None:
+        if cache is not None:
+            raise ValueError(
+                "`document_ids` are for whole sequences, and a `cache` continues one "
+                "document per row. Pass one of them. Received: both"
+            )
+        return positions_in_documents(document_ids, padding_mask)
     if cache is None:
         return positions_of_tokens(padding_mask)
     return cache[0].next_positions(padding_mask)

@@ -15,6 +15,7 @@ from keras_attention.layers.rotary_embedding import RotaryEmbedding
 from keras_attention.layers.token_embedding import TokenEmbedding
 from keras_attention.models.common import (
     base_config,
+    documents_mask,
     from_base_config,
     initializer,
     table_rows,
@@ -78,11 +79,15 @@ class GPTDecoder(ReplicaTraining, keras.Model):
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
+        token_ids: Int `[B, T]`, or a dict of all inputs with `[B, T]`.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         cache: A list of one cache per layer, from `empty_cache` or from the last
             call.
         training: Whether dropout is active.
+        document_ids: Int `[B, T]`, the document that a token is of, for rows packed
+            with several: a token attends only to its document's tokens, and positions
+            begin anew in each. The tokens of a document are next to each other. Not
+            with a `cache`.
         return_hidden_states: Whether the vectors after each layer are returned too.
 
     Returns:
@@ -263,22 +268,27 @@ class GPTDecoder(ReplicaTraining, keras.Model):
         cache=None,
         training=None,
         *,
+        document_ids=None,
         return_hidden_states=False,
     ):
-        inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
-        token_ids, padding_mask = inputs["token_ids"], inputs["padding_mask"]
-        positions = token_positions(token_ids, padding_mask, cache)
+        inputs = standardize_ids(
+            token_ids, {"padding_mask": padding_mask, "document_ids": document_ids}
+        )
+        token_ids, padding_mask, document_ids = inputs.values()
+        positions = token_positions(token_ids, padding_mask, cache, document_ids)
         x = self.token_embedding(token_ids)  # [B, T, E]
         if self.position_embedding is not None:
             x = self.position_embedding(x, positions=table_rows(positions))
         x = self.embedding_dropout(x, training=training)
         caches = [None] * self.num_layers if cache is None else cache
         states, new_caches = [], []
+        mask = documents_mask(document_ids)
         for block, past in zip(self.blocks, caches, strict=True):
             states.append(x)
             x = block(
                 x,
                 padding_mask=padding_mask,
+                attention_mask=mask,
                 cache=past,
                 positions=positions,
                 training=training,

@@ -35,6 +35,29 @@ def positions_of_tokens(padding_mask: Any) -> Any:
     return ops.where(padding_mask, counts - 1, EMPTY)  # [B, T]
 
 
+def positions_in_documents(document_ids: Any, padding_mask: Any) -> Any:
+    """Numbers the non-padding tokens of each document of a row, from 0 in each.
+
+    Args:
+        document_ids: Int `[B, T]`, the document that a token is of. The tokens of a
+            document are next to each other.
+        padding_mask: Bool `[B, T]`, `True` at non-padding tokens.
+
+    Returns:
+        Int32 `[B, T]`; `EMPTY` at padding.
+    """
+    is_token = ops.cast(padding_mask, "int32")
+    before = ops.cumsum(is_token, axis=-1) - is_token  # [B, T], earlier tokens
+    starts = ops.not_equal(document_ids[:, 1:], document_ids[:, :-1])
+    starts = ops.where(starts, before[:, 1:], 0)  # [B, T - 1], 0 inside a document
+    starts = ops.pad(starts, [(0, 0), (1, 0)])
+    steps = first_positions(ops.shape(starts)[1])
+    earlier = steps[None, :] <= steps[:, None]  # [T, T]
+    # The latest start is the largest one: `before` never decreases along a row.
+    start = ops.max(ops.where(earlier, starts[:, None, :], 0), axis=-1)  # [B, T]
+    return ops.where(padding_mask, before - start, EMPTY)
+
+
 def sinusoids(
     positions: Any,
     size: int,

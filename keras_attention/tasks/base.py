@@ -15,6 +15,7 @@ from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.tasks.batches import PaddedBatches, padded_rows
 from keras_attention.tasks.common import (
     batches_by_length,
+    check_lengths,
     cross_entropy,
     freeze_unread_pooler,
     padding_of,
@@ -77,10 +78,27 @@ class BackboneTask(ReplicaTraining, keras.Model):
         """Whether the head reads one vector per row, and not one per token."""
         return self.pooling is not None
 
-    def call(self, token_ids, segment_ids=None, padding_mask=None, training=None):
-        inputs = standardize_ids(
-            token_ids, {"segment_ids": segment_ids, "padding_mask": padding_mask}
-        )
+    def call(
+        self,
+        token_ids,
+        segment_ids=None,
+        padding_mask=None,
+        training=None,
+        *,
+        document_ids=None,
+    ):
+        others = {
+            "segment_ids": segment_ids,
+            "padding_mask": padding_mask,
+            "document_ids": document_ids,
+        }
+        inputs = standardize_ids(token_ids, others)
+        if self.reads_one_vector and inputs["document_ids"] is not None:
+            raise ValueError(
+                "A row with several documents has one label per token, and this task "
+                "has one per row. Pass one text per row, without `document_ids`. "
+                f"Received: document_ids and {type(self).__name__}"
+            )
         return self._logits(inputs, training)
 
     def _logits(self, inputs, training):
@@ -134,6 +152,7 @@ class BackboneTask(ReplicaTraining, keras.Model):
 
     def _padded_batches(self, rows: Any, targets: Any, **settings: Any):
         """Returns rows and their targets as `PaddedBatches`."""
+        check_lengths(rows, self.backbone)
         padding = padding_of(self.tokenizer)
         return PaddedBatches(rows, targets, padding=padding, **settings)
 

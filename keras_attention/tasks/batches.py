@@ -4,6 +4,7 @@ What a batch holds is a function of the seed, the epoch and the number of the ba
 training that was interrupted goes on with the same batches when `epoch` is set.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,7 +126,13 @@ class PaddedBatches(EpochBatches):
         seed: The seed of the order.
         multiple: The number whose multiples the lengths of batches are; see
             `padded_length`.
+
+    Attributes:
+        num_full: The number of rows that are as long as the tokenizer allows, if the
+            rows are from files.
     """
+
+    num_full = 0
 
     def __init__(
         self,
@@ -139,10 +146,27 @@ class PaddedBatches(EpochBatches):
         seed: int = 0,
         multiple: int | None = None,
     ):
-        self.rows, self.targets, self.per_token = rows, targets, per_token
-        self.padding, self.multiple = padding or {}, multiple
+        self.per_token, self.padding = per_token, padding or {}
+        self.multiple = multiple
+        self._set_rows(rows, targets)
+        super().__init__(len(self._lengths), batch_size, shuffle, seed)
+
+    def _set_rows(self, rows, targets):
+        self.rows, self.targets = rows, targets
         self._lengths = np.array([_num_tokens(row) for row in rows])
-        super().__init__(len(rows), batch_size, shuffle, seed)
+
+    def with_rows(self, rows: Sequence[Any], targets: Sequence[Any]) -> "PaddedBatches":
+        """Returns batches of the same kind and settings, of other rows.
+
+        Args:
+            rows: The rows, as in the constructor; any sequence, also one on disk.
+            targets: The targets.
+        """
+        found = copy.copy(self)
+        found._set_rows(rows, targets)
+        found.num_rows = len(found._lengths)
+        found.epoch = 0
+        return found
 
     def __getitem__(self, index):
         return self.batch_of(self._batches[index])
@@ -234,8 +258,11 @@ class PairBatches(PaddedBatches):
                 f"Received: targets of {[len(target) for target in targets]} tokens"
             )
         self.start_token_id = start_token_id
-        self._target_lengths = np.array([len(target) for target in targets])
         super().__init__(rows, targets, per_token=True, padding=padding, **kwargs)
+
+    def _set_rows(self, rows, targets):
+        super()._set_rows(rows, targets)
+        self._target_lengths = np.array([len(target) for target in targets])
 
     def __getitem__(self, index):
         # Keras must see that the targets' axis is dynamic too, see `order_of`.
@@ -260,53 +287,6 @@ class PairBatches(PaddedBatches):
             ),
             "decoder_padding_mask": labels != IGNORED,
         }, labels
-
-
-class GroupBatches(PaddedBatches):
-    """Batches of groups of texts, such as pairs, whose rows follow one another.
-
-    A batch of B groups has `B * size` rows: the first text of the first group, its
-    second, and so on. The targets have one row per text: the number of the group in the
-    batch, that of the text in the group and, with scores, the group's score.
-
-    Attributes:
-        compile_settings: What `ka.fine_tune` passes to the task's `compile_arguments`.
-
-    Args:
-        rows: One dict of arrays per text, group after group.
-        size: The number of texts in a group.
-        scores: One number per group, or `None`.
-        batch_size: The number of groups per batch.
-        **kwargs: The arguments `shuffle`, `padding`, `seed` and `multiple` of
-            `PaddedBatches`.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[dict[str, np.ndarray]],
-        size: int,
-        scores: Sequence[float] | None = None,
-        *,
-        batch_size: int = 32,
-        **kwargs: Any,
-    ):
-        self.texts, self.size, self.scores = rows, size, scores
-        self.compile_settings = {"scored": scores is not None}
-        starts = range(0, len(rows), size)
-        groups = [max(rows[i : i + size], key=_num_tokens) for i in starts]
-        super().__init__(groups, groups, batch_size=batch_size, **kwargs)
-
-    def batch_of(self, chosen):
-        of_texts = [g * self.size + k for g in chosen for k in range(self.size)]
-        width = self._width(self._lengths, chosen)
-        inputs = padded_rows([self.texts[i] for i in of_texts], self.padding, width)
-        number = np.arange(len(of_texts))
-        targets = [number // self.size, number % self.size]
-        if self.scores is not None:
-            targets.append(np.repeat(np.asarray(self.scores)[chosen], self.size))
-        target = np.stack(targets, axis=1).astype("float32")
-        # The metrics of Keras want a target of each output; the second is not read.
-        return inputs, {"sentence_embedding": target, "sequence_output": target}
 
 
 class ArrayBatches(EpochBatches):

@@ -19,9 +19,10 @@ from keras_attention.ops.backend.replicas import ReplicaTraining
 from keras_attention.ops.caches.fixed import AmpleKVCache
 from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
-from keras_attention.tasks.common import cross_entropy, padding_of
+from keras_attention.tasks.common import cross_entropy, padding_of, run_backbone
 from keras_attention.tasks.generating import generated, rows_of_ids, streamed
-from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
+from keras_attention.tasks.metrics import token_metrics
+from keras_attention.tasks.packing import packed_rows
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -47,9 +48,10 @@ class CausalLM(ReplicaTraining, keras.Model):
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        token_ids: Int `[B, T]`, or a dict of `token_ids` and `padding_mask`.
+        token_ids: Int `[B, T]`, or a dict of all inputs with `[B, T]`.
         padding_mask: Bool or 0 / 1 `[B, T]`, `True` at non-padding tokens.
         training: Whether dropout is active.
+        document_ids: Int `[B, T]`, the document that a token is of; see `GPTDecoder`.
 
     Returns:
         Logits `[B, T, V]`.
@@ -88,9 +90,10 @@ class CausalLM(ReplicaTraining, keras.Model):
         self.built = True
         self._generator = None
 
-    def call(self, token_ids, padding_mask=None, training=None):
-        inputs = standardize_ids(token_ids, {"padding_mask": padding_mask})
-        return self.decoder(inputs, training=training)["logits"]  # [B, T, V]
+    def call(self, token_ids, padding_mask=None, training=None, *, document_ids=None):
+        others = {"padding_mask": padding_mask, "document_ids": document_ids}
+        inputs = standardize_ids(token_ids, others)
+        return run_backbone(self.decoder, inputs, training)["logits"]  # [B, T, V]
 
     @property
     def backbone(self) -> keras.Model:
@@ -237,6 +240,7 @@ class CausalLM(ReplicaTraining, keras.Model):
         texts: Any,
         *,
         max_length: int | None = None,
+        packing: bool = False,
         batch_size: int = 8,
         shuffle: bool = True,
         seed: int = 0,
@@ -251,6 +255,10 @@ class CausalLM(ReplicaTraining, keras.Model):
             texts: The texts, in any form that the prompts of `generate` have.
             max_length: The largest number of tokens per row; the number of the model's
                 positions when omitted.
+            packing: Whether short texts share a row, so that less is computed for
+                padding. A text does not see the others, and its positions begin at 0,
+                so the loss is that of the texts alone. The decoder takes
+                `document_ids`, as `GPTDecoder` does.
             batch_size: The number of rows per batch.
             shuffle: Whether the order of the rows changes each epoch.
             seed: The seed of the order.
@@ -276,21 +284,24 @@ class CausalLM(ReplicaTraining, keras.Model):
                 "A text must have at least two tokens, because each token's label is "
                 f"the next one. Received: texts of {[len(x) for x in given[:8]]} tokens"
             )
+        inputs = [{"token_ids": row[:-1]} for row in rows]
+        targets = [row[1:] for row in rows]
+        if packing:
+            inputs, targets = packed_rows(inputs, targets, length)
         return PaddedBatches(
-            [{"token_ids": row[:-1]} for row in rows],
-            [row[1:] for row in rows],
+            inputs,
+            targets,
             per_token=True,
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
-            multiple=pad_to_multiple_of,
+            multiple=length if packing else pad_to_multiple_of,
             padding=padding_of(self.tokenizer),
         )
 
     def compile_arguments(self) -> dict[str, Any]:
         """Returns the loss and the metrics for `compile`; padding does not count."""
-        metrics = [LabelledAccuracy(), Perplexity()]
-        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
+        return {"loss": cross_entropy(IGNORED), "metrics": token_metrics()}
 
     def _settings(self, settings, max_new_tokens, lengths=()):
         end = getattr(self.tokenizer, "eos_token_id", None)

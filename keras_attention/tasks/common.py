@@ -170,6 +170,25 @@ def tokenized(
     return rows
 
 
+def check_lengths(rows: Sequence[Any], backbone: Any) -> None:
+    """Refuses rows with more tokens than a model has positions, before it is trained.
+
+    Args:
+        rows: The token ids of each row, or dicts of them.
+        backbone: A model of `models/`. Only learned positions are a limit.
+    """
+    kind = getattr(backbone, "position", getattr(backbone, "positions", "learned"))
+    limit = backbone.max_sequence_length if kind == "learned" else None
+    lengths = [len(x["token_ids"] if isinstance(x, dict) else x) for x in rows]
+    for number, length in enumerate(lengths):
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"A text has more tokens than the model has positions, {limit}. "
+                "Shorten it, or let the tokenizer cut texts (its `max_length=`). "
+                f"Received: {length} tokens in row {number + 1} of {len(rows)}"
+            )
+
+
 def padding_of(tokenizer: Any) -> dict[str, int]:
     """Returns the value that fills shorter rows, by the input's name.
 

@@ -127,7 +127,7 @@ class MultipleNegativesRanking(keras.losses.Loss):
         logits = ops.where(first[None, :], -self.scale - 60.0, self.scale * cosines)
         log_p = ops.log_softmax(logits, axis=-1)
         loss = -ops.sum(ops.where(second, log_p, 0.0), axis=-1)
-        return _mean_of(loss, first)
+        return mean_of_rows(loss, first)
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale}
@@ -152,10 +152,10 @@ class CosineScore(keras.losses.Loss):
     def call(self, y_true, y_pred):
         cosines, first, second = similarities_of_groups(y_true, y_pred)
         of_pair = ops.sum(ops.where(second, cosines, 0.0), axis=-1)
-        return _mean_of(ops.square(of_pair - y_true[:, 2]), first)
+        return mean_of_rows(ops.square(of_pair - y_true[:, 2]), first)
 
 
-def _mean_of(losses: Any, rows: Any) -> Any:
+def mean_of_rows(losses: Any, rows: Any) -> Any:
     """Returns losses whose mean over all rows is the mean over some of them."""
     rows = ops.cast(rows, losses.dtype)
     return losses * rows * (_size(rows) / ops.maximum(ops.sum(rows), 1.0))

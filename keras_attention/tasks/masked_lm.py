@@ -10,9 +10,15 @@ from keras import ops
 from keras_attention.blocks.heads import MaskedTokenHead
 from keras_attention.tasks.base import BackboneTask
 from keras_attention.tasks.batches import IGNORED, PaddedBatches
-from keras_attention.tasks.common import check_texts, cross_entropy, tokenized
+from keras_attention.tasks.common import (
+    check_lengths,
+    check_texts,
+    cross_entropy,
+    tokenized,
+)
 from keras_attention.tasks.masking import MaskedBatches
-from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
+from keras_attention.tasks.metrics import token_metrics
+from keras_attention.tasks.packing import packed_rows
 
 
 @keras.saving.register_keras_serializable("keras_attention")
@@ -119,6 +125,7 @@ class MaskedLM(BackboneTask):
         *,
         mask_rate: float = 0.15,
         whole_words: bool = False,
+        packing: bool = False,
         batch_size: int = 32,
         shuffle: bool = True,
         seed: int = 0,
@@ -133,6 +140,10 @@ class MaskedLM(BackboneTask):
             texts: One or more texts.
             mask_rate: The share of the tokens that are to be predicted.
             whole_words: Whether all tokens of a word are chosen together.
+            packing: Whether short texts share a row of as many tokens as the backbone
+                has positions, so that less is computed for padding. A text does not see
+                the others, and its positions begin at 0. The backbone takes
+                `document_ids`, as `BertEncoder` does.
             batch_size: The number of texts per batch.
             shuffle: Whether the order of the texts changes each epoch.
             seed: The seed of the order and of the hidden tokens.
@@ -144,8 +155,13 @@ class MaskedLM(BackboneTask):
         prefix = None
         if whole_words:
             prefix = self.tokenizer.get_config()["continuing_subword_prefix"]
+        rows, length = tokenized(self.tokenizer, texts), pad_to_multiple_of
+        check_lengths(rows, self.backbone)
+        if packing:
+            length = self.backbone.max_sequence_length
+            rows, _ = packed_rows(rows, None, length)
         return MaskedBatches(
-            tokenized(self.tokenizer, texts),
+            rows,
             self.tokenizer,
             mask_id=self._mask_id(),
             mask_rate=mask_rate,
@@ -153,7 +169,7 @@ class MaskedLM(BackboneTask):
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
-            multiple=pad_to_multiple_of,
+            multiple=length,
         )
 
     def _mask_id(self) -> int:
@@ -166,5 +182,4 @@ class MaskedLM(BackboneTask):
 
     def compile_arguments(self) -> dict[str, Any]:
         """Returns the loss and the metrics for `compile`; only hidden tokens count."""
-        metrics = [LabelledAccuracy(), Perplexity()]
-        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
+        return {"loss": cross_entropy(IGNORED), "metrics": token_metrics()}

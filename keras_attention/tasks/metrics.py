@@ -91,6 +91,11 @@ class InBatchRecall(keras.metrics.Mean):
         return super().update_state(right, sample_weight=first)
 
 
+def token_metrics() -> list[keras.metrics.Metric]:
+    """Returns the metrics of tasks that predict tokens."""
+    return [LabelledAccuracy(), Perplexity()]
+
+
 def _labels_and_weights(y_true, y_pred, sample_weight):
     labels = ops.cast(ops.reshape(y_true, ops.shape(y_pred)[:-1]), "int32")
     counted = ops.not_equal(labels, IGNORED)

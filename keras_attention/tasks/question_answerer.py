@@ -215,12 +215,13 @@ def _target(answer, context, spans, word_of) -> np.ndarray:
     """Returns the first and last token of an answer in a window, or -1 and -1."""
     start, text = answer["start"], answer["text"]
     end = start + len(text)
-    if context[start:end] != text or not text:
-        raise ValueError(
-            "An answer must be in its context, beginning at its `start`. Received: "
-            f"{text!r} at {start}, where the context has {context[start:end]!r}"
-        )
     inside = [i for i, (s, e) in enumerate(spans) if s < end and e > start]
+    if context[start:end] != text or not inside:
+        raise ValueError(
+            "An answer must be in its context, beginning at its `start`, and have a "
+            f"word. Received: {text!r} at {start}, where the context has "
+            f"{context[start:end]!r}"
+        )
     first = np.nonzero(word_of == inside[0])[0]
     last = np.nonzero(word_of == inside[-1])[0]
     if not len(first) or not len(last):

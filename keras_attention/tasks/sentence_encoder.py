@@ -21,9 +21,9 @@ from keras_attention.models.inputs import standardize_ids
 from keras_attention.ops.activations import get_activation
 from keras_attention.ops.attend import score_dtype
 from keras_attention.ops.backend.replicas import ReplicaTraining
-from keras_attention.tasks.batches import GroupBatches
 from keras_attention.tasks.common import (
     batches_by_length,
+    check_lengths,
     check_same_number,
     check_texts,
     padding_of,
@@ -32,6 +32,7 @@ from keras_attention.tasks.common import (
     tokenized,
     with_parts,
 )
+from keras_attention.tasks.groups import GroupBatches
 from keras_attention.tasks.losses import CosineScore, MultipleNegativesRanking
 from keras_attention.tasks.metrics import InBatchRecall
 
@@ -304,6 +305,7 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
         both = [text for pair in zip(texts, texts_pair, strict=True) for text in pair]
         both, skipped = self._prompted(both)
         rows = tokenized(self.tokenizer, both)
+        check_lengths(rows, self.encoder)
         for row in rows if skipped else ():
             row["pooling_mask"] = np.arange(len(row["token_ids"])) >= skipped
         if scores is not None:

@@ -21,6 +21,7 @@ from keras_attention.tasks import generation_defaults
 from keras_attention.tasks.batches import IGNORED, PairBatches
 from keras_attention.tasks.common import (
     batches_by_length,
+    check_lengths,
     check_same_number,
     cross_entropy,
     padding_of,
@@ -33,7 +34,7 @@ from keras_attention.tasks.generating import (
     rows_of_ids,
     streamed,
 )
-from keras_attention.tasks.metrics import LabelledAccuracy, Perplexity
+from keras_attention.tasks.metrics import token_metrics
 
 PARTS = ("backbone", "tokenizer")
 
@@ -274,15 +275,15 @@ class Seq2SeqLM(ReplicaTraining, keras.Model):
             batch_size: The number of pairs per batch.
             shuffle: Whether the order of the pairs changes each epoch.
             seed: The seed of the order.
-            pad_to_multiple_of: The number whose multiples the lengths of batches are.
-                When `None`, they are a few lengths, 4 between two powers of 2, so that
-                XLA compiles few shapes; 1 pads to the longest row only.
+            pad_to_multiple_of: The number whose multiples the lengths of batches are;
+                a few lengths, 4 between two powers of 2, when `None`.
         """
         rows, _ = rows_of_ids(self, sources, "sources")
         labels, from_text = rows_of_ids(self, targets, "targets")
         check_same_number(sources=rows, targets=labels)
         if from_text:
             labels = [self._framed(label) for label in labels]
+        check_lengths([*rows, *labels], self.backbone)
         return PairBatches(
             [{"token_ids": np.array(row, "int32")} for row in rows],
             [np.array(label, "int32") for label in labels],
@@ -296,8 +297,7 @@ class Seq2SeqLM(ReplicaTraining, keras.Model):
 
     def compile_arguments(self) -> dict[str, Any]:
         """Returns the loss and the metrics for `compile`; padding does not count."""
-        metrics = [LabelledAccuracy(), Perplexity()]
-        return {"loss": cross_entropy(IGNORED), "metrics": metrics}
+        return {"loss": cross_entropy(IGNORED), "metrics": token_metrics()}
 
     def _framed(self, label):
         """Returns the ids of a target text without the start, with the end token."""

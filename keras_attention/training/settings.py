@@ -120,10 +120,22 @@ def early_stopping_of(patience: int | None, monitor: str, validation: Any) -> li
         )
     less = ("loss", "perplexity", "error")
     mode = "min" if monitor.endswith(less) else "max"
-    stop = keras.callbacks.EarlyStopping(
+    stop = _EarlyStopping(
         monitor, patience=patience, mode=mode, restore_best_weights=True
     )
     return [stop]
+
+
+class _EarlyStopping(keras.callbacks.EarlyStopping):
+    def get_monitor_value(self, logs):
+        """Returns the value; Keras only warns where there is none, and never stops."""
+        if self.monitor not in (logs or {}):
+            raise ValueError(
+                "Early stopping compares a metric that there is not. There are "
+                f"{', '.join(logs or {})}; the callback `ka.TaskEvaluation` adds more. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        return super().get_monitor_value(logs)
 
 
 class StopAtNaN(keras.callbacks.Callback):

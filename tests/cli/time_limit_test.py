@@ -52,10 +52,11 @@ def onnx_artifact(tmp_path_factory):
     folder.mkdir()
     number, true = TensorProto.FLOAT, helper.make_tensor("t", TensorProto.BOOL, [], [1])
     value = helper.make_tensor_value_info
-    body = helper.make_graph(
+    body = helper.make_graph(  # its end depends on its input, as that of `endless`
         [
-            helper.make_node("Identity", ["go"], ["again"]),
             helper.make_node("Abs", ["v"], ["w"]),
+            helper.make_node("ReduceMin", ["w"], ["least"], keepdims=0),
+            helper.make_node("GreaterOrEqual", ["least", "zero"], ["again"]),
         ],
         "body",
         [
@@ -64,6 +65,7 @@ def onnx_artifact(tmp_path_factory):
             value("v", number, ["batch", 32]),
         ],
         [value("again", TensorProto.BOOL, []), value("w", number, ["batch", 32])],
+        [helper.make_tensor("zero", number, [], [0.0])],
     )
     graph = helper.make_graph(
         [

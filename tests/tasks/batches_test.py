@@ -7,6 +7,7 @@ from keras_attention.tasks.batches import (
     ArrayBatches,
     PaddedBatches,
     PairBatches,
+    padded_length,
 )
 from keras_attention.tasks.common import batches_by_length, label_ids
 
@@ -135,6 +136,38 @@ def test_fit_begins_with_the_batches_of_the_epoch_that_was_set():
         model.evaluate(batches, verbose=0)
         model.fit(batches, epochs=2, steps_per_epoch=steps, **quiet)
         assert batches.epoch == 11
+
+
+def test_batches_have_few_lengths_that_are_little_longer_than_their_rows():
+    lengths = [padded_length(n) for n in range(1, 97)]
+    assert sorted({*lengths}) == [*range(4, 32, 4), *range(32, 64, 8), 64, 80, 96]
+    for length in range(1, 3000):
+        assert length <= padded_length(length) <= max(length + 3, 1.25 * length)
+    assert [padded_length(n, 1) for n in (1, 5, 9)] == [1, 5, 9]
+    assert [padded_length(n, 7) for n in (1, 7, 9)] == [7, 7, 14]
+
+
+def test_an_axis_that_keras_takes_as_static_is_the_same_in_every_epoch():
+    draw = np.random.default_rng(7)
+    static = 0
+    for _ in range(200):
+        size, number = int(draw.integers(1, 5)), int(draw.integers(2, 12))
+        lengths = draw.choice([3, 4, 5, 9], number, p=[0.1, 0.1, 0.4, 0.4])
+        given = [{"token_ids": np.ones(n, "int32")} for n in lengths]
+        batches = PaddedBatches(given, np.arange(number), batch_size=size)
+        epochs = []
+        for _ in range(6):
+            found = [batches[i] for i in range(batches.num_batches)]
+            rows_of_epoch = np.concatenate([targets for _, targets in found])
+            assert sorted(rows_of_epoch) == list(range(number))
+            epochs.append([inputs["token_ids"].shape[1] for inputs, _ in found])
+            batches.on_epoch_end()
+        assert batches.num_batches == -(-number // size) == len(epochs[0])
+        for widths in epochs:
+            if len({*widths[:2]}) == 1:
+                static += 1
+                assert {w for one in epochs for w in one} == {widths[0]}
+    assert 0 < static < 6 * 200
 
 
 def test_the_first_two_batches_differ_in_length_so_that_keras_sees_a_dynamic_axis():

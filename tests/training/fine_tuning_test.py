@@ -1,11 +1,9 @@
 """`ka.fine_tune` trains every task, with the settings and the data of the user."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
-from samples import VOCABULARY, small_bert
+from samples import VOCABULARY, eagerly, small_bert
 from small_models import small_tasks
 
 import keras_attention as ka
@@ -60,14 +58,8 @@ def classifier(**settings):
 
 @pytest.fixture(autouse=True)
 def eager():
-    """Steps of these tiny models take less time than compiling them."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
+    with eagerly():
         yield
-    tf.config.run_functions_eagerly(False)
 
 
 def weights_of(model):
@@ -97,6 +89,28 @@ def test_every_task_trains_in_one_call(name):
         not np.array_equal(a, b) for a, b in zip(before, weights_of(model), strict=True)
     ]
     assert sum(changed) > len(changed) // 2
+
+
+def test_longer_padding_changes_no_weight():
+    def trained(multiple):
+        keras.utils.set_random_seed(4)
+        bert = small_bert(num_layers=1, dropout=0.0)
+        model = ka.TokenClassifier(bert, ["O", "B-one"], tokenizer(), dropout=0.0)
+        rows = [words for words in WORDS for _ in range(2)]
+        tags = [["B-one"] + ["O"] * (len(words) - 1) for words in rows]
+        batches = model.batches(rows, tags, batch_size=2, pad_to_multiple_of=multiple)
+        model.compile(keras.optimizers.SGD(0.1), **model.compile_arguments())
+        widths = []
+        for start in (0, 4, 8):  # the order of batches depends on their lengths
+            inputs, targets = batches.batch_of([start, start + 3])
+            widths.append(targets.shape[1])
+            model.train_on_batch(inputs, targets)
+        return widths, weights_of(model)
+
+    (short, exact), (long, padded) = trained(1), trained(16)
+    assert max(short) < 16 == min(long) == max(long)
+    for one, other in zip(exact, padded, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -308,6 +322,9 @@ def test_training_stops_early_with_the_best_weights():
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match=r"validation=.*early_stopping=2"):
         ka.fine_tune(model, batches, early_stopping=2)
+    watched = {"early_stopping": 2, "monitor": "val_f1", "verbose": False}
+    with pytest.raises(ValueError, match=r"val_accuracy.*Received: monitor='val_f1'"):
+        ka.fine_tune(model, batches, validation=wrong, **watched)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_before_anything_is_saved(tmp_path):

@@ -26,6 +26,8 @@ class Graph:
         nodes: Name to node of the main graph.
         functions: Name to function.
         bodies: Name to the nodes of a function; "" to those of the main graph.
+        calls: Name to the functions that the nodes of a body call.
+        operators: Name to the operators of a body; a function's name is one of them.
     """
 
     def __init__(self, meta: Any) -> None:
@@ -37,8 +39,14 @@ class Graph:
         }
         self.bodies[""] = list(meta.graph_def.node)  # no function has this name
         self.nodes = {node.name: node for node in self.bodies[""]}
-        self._called: dict[int, list[str]] = {}
+        self.operators = {
+            name: {node.op for node in body} for name, body in self.bodies.items()
+        }
+        self._called: dict[int, list[str]] = {}  # the nodes are kept, so are their ids
         self._missing: set[str] = set()
+        self.calls = {
+            name: self._find_calls(body) for name, body in self.bodies.items()
+        }
         self._exchangeable: dict[bytes, set[str]] = {}
         for name, one in self.functions.items():
             if EXCHANGEABLE in one.attr:
@@ -55,36 +63,42 @@ class Graph:
             problems.append("two operators with the same name")
         if len(self.functions) != len(graph.library.function):
             problems.append("two functions with the same name")
-        calls = {
-            name: {called for node in body for called in self.called(node)}
-            for name, body in self.bodies.items()
-        }
         # The loader's error about it can take minutes to be made.
         problems += [f"function {name} is not there" for name in self._missing]
         try:
-            TopologicalSorter(calls).prepare()
+            TopologicalSorter(self.calls).prepare()
         except CycleError as error:
             problems.append(f"function {error.args[1][0]} calls itself")
         return problems
 
-    def called(self, node: Any) -> list[str]:
-        """Returns the functions that a node calls, or gives to its operator."""
-        known = self._called.get(id(node))  # the nodes are kept, and so are their ids
-        if known is not None:
-            return known
-        found = [node.op]
-        for value in node.attr.values():
-            kind = value.WhichOneof("value")
-            if kind == "func":
-                found.append(value.func.name)
-            elif kind == "list":
-                found += [one.name for one in value.list.func]
-        self._called[id(node)] = names = [x for x in found if x in self.functions]
-        self._missing |= {x for x in found[1:] if x and x not in self.functions}
-        return names
+    def _find_calls(self, body: Iterable[Any]) -> set[str]:
+        """Returns the functions that nodes call, and keeps those of each node."""
+        calls: set[str] = set()
+        for node in body:
+            found = [node.op]
+            for value in node.attr.values():
+                kind = value.WhichOneof("value")
+                if kind == "func":
+                    found.append(value.func.name)
+                elif kind == "list":
+                    found += [one.name for one in value.list.func]
+            names = [name for name in found if name in self.functions]
+            if names:
+                self._called[id(node)] = names
+                calls.update(names)
+            self._missing |= {x for x in found[1:] if x and x not in self.functions}
+        return calls
 
-    def reached(self, names: Iterable[str]) -> list[Any]:
-        """Returns every node that runs if these operators are run.
+    def called(self, node: Any) -> list[str]:
+        """Returns the functions that a node calls, or gives to its operator.
+
+        Args:
+            node: A node of one of the `bodies`.
+        """
+        return self._called.get(id(node), [])
+
+    def reached(self, names: Iterable[str]) -> set[str]:
+        """Returns every operator that runs if these are run.
 
         Args:
             names: Names of operators or of their outputs, in the main graph.
@@ -92,21 +106,21 @@ class Graph:
         waiting = [operator_of(name) for name in names]
         seen: set[str] = set()
         functions: set[str] = set()
-        found = []
+        found: set[str] = set()
         while waiting:
             name = waiting.pop()
             if name in seen or name not in self.nodes:
                 continue
             seen.add(name)
             node = self.nodes[name]
-            found.append(node)
+            found.add(node.op)
             waiting += [operator_of(one) for one in node.input]
-            found += self._bodies(self.called(node), functions)
+            found |= self._in_functions(self.called(node), functions)
         return found
 
-    def _bodies(self, names: Iterable[str], seen: set[str]) -> Iterator[Any]:
-        """Yields the nodes of functions, and of the functions that they call."""
-        waiting = list(names)
+    def _in_functions(self, names: Iterable[str], seen: set[str]) -> set[str]:
+        """Returns the operators of functions, and of the functions that they call."""
+        waiting, found = list(names), set()
         while waiting:
             name = waiting.pop()
             if name in seen:
@@ -115,9 +129,9 @@ class Graph:
             one = self.functions[name]
             if EXCHANGEABLE in one.attr:
                 waiting += self._exchangeable[one.attr[EXCHANGEABLE].s]
-            for node in self.bodies[name]:
-                yield node
-                waiting += self.called(node)
+            found |= self.operators[name]
+            waiting += self.calls[name]
+        return found
 
     def initial(self) -> list[str]:
         """Returns the operators that run once, when the SavedModel is loaded."""
@@ -158,11 +172,15 @@ class Graph:
         while scopes:
             nodes, given, body = scopes.pop()
             for node in body:
+                if node.op not in operators and not self.called(node):
+                    continue
                 inputs = [one for one in node.input if not one.startswith("^")]
                 is_path = [_is_handed_on(one, nodes, given) for one in inputs]
                 if node.op in operators and not (is_path and is_path[0]):
                     found.append(node.name)
                 for name in self.called(node):
+                    if operators.isdisjoint(self._in_functions([name], set())):
+                        continue
                     one = self.functions[name]
                     arguments = [argument.name for argument in one.signature.input_arg]
                     known: frozenset[str] = frozenset()

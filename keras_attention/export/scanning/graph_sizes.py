@@ -181,12 +181,8 @@ def _numbers(tensor: Any) -> list[float] | None:
 
 def _order(graph: Graph) -> list[str]:
     """Returns the functions, each after those that it calls; empty if in a circle."""
-    calls = {
-        name: {one for node in body for one in graph.called(node)}
-        for name, body in graph.bodies.items()
-    }
     try:
-        return list(TopologicalSorter(calls).static_order())
+        return list(TopologicalSorter(graph.calls).static_order())
     except CycleError:
         return []
 
@@ -226,8 +222,9 @@ def _is_endless(node: Any, graph: Graph) -> bool:
         return False
     names = [one.name for one in body.signature.input_arg]
     results = [body.ret.get(one.name, "") for one in body.signature.output_arg]
-    scope = _Scope(body.node_def, {})
-    nodes = {one.name: one for one in body.node_def}
+    steps = graph.bodies[body.signature.name]
+    scope = _Scope(steps, {})
+    nodes = {one.name: one for one in steps}
     constant = {
         index
         for index, pair in enumerate(zip(names, results, strict=False))
@@ -264,7 +261,7 @@ def _needed(result: str, function: Any, graph: Graph) -> set[str] | None:
 
     What a function depends on, that is called, is all that it is given.
     """
-    nodes = {one.name: one for one in function.node_def}
+    nodes = {one.name: one for one in graph.bodies[function.signature.name]}
     waiting, seen, found = [result], set(), set()
     while waiting:
         name = operator_of(waiting.pop())

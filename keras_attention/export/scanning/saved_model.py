@@ -60,7 +60,7 @@ def inspect_saved_model(
 def _inspect_graph(meta: Any, most: int) -> tuple[set[str], list[str]]:
     graph = Graph(meta)
     functions = graph.functions.keys()
-    operators = {node.op for body in graph.bodies.values() for node in body}
+    operators = set().union(*graph.operators.values())
     # A node may call a function by its name, as if it were an operator.
     operators -= functions
     saving = allowed.SAVING | allowed.RESTORING
@@ -70,14 +70,14 @@ def _inspect_graph(meta: Any, most: int) -> tuple[set[str], list[str]]:
     problems += [
         f"function {name} uses files and can be exchanged with another"
         for name, one in graph.functions.items()
-        if EXCHANGEABLE in one.attr and any(x.op in saving for x in graph.bodies[name])
+        if EXCHANGEABLE in one.attr and not saving.isdisjoint(graph.operators[name])
     ]
     saver = meta.saver_def
     save = operator_of(saver.save_tensor_name)
     load = operator_of(saver.restore_op_name)
     for kind, caller in ((allowed.SAVING, save), (allowed.RESTORING, load)):
         own = {
-            n for n, nodes in graph.bodies.items() if any(x.op in kind for x in nodes)
+            name for name, used in graph.operators.items() if not kind.isdisjoint(used)
         }
         if "" in own:
             problems.append(f"one of {sorted(kind)} outside the saver's functions")
@@ -128,10 +128,10 @@ def _role_problems(graph: Graph) -> list[str]:
         ("restoring", [load], allowed.SAVING | LOOPS),
         ("initialising", graph.initial(), files | LOOPS),
     ):
-        used = {node.op for node in graph.reached(names)}
+        used = graph.reached(names)
         problems += [f"operator {name} in {role}" for name in used & refused]
     for key, names in graph.signatures():
-        used = {node.op for node in graph.reached(names)}
+        used = graph.reached(names)
         problems += [f"operator {name} in the signature {key}" for name in used & files]
         problems += [
             f"operator {name} in the signature {key}: it keeps a state between calls"
@@ -169,10 +169,14 @@ def _asset_problems(meta: Any) -> list[str]:
 def _callers(graph: Graph, own: set[str]) -> set[str]:
     """Returns the nodes of the main graph and the functions that refer to `own`."""
     found = set()
-    for name, body in graph.bodies.items():
-        calling = [node.name for node in body if not own.isdisjoint(graph.called(node))]
-        if calling:
-            found |= {f"function {name}"} if name else set(calling)
+    for name, calls in graph.calls.items():
+        if own.isdisjoint(calls):
+            continue
+        if name:
+            found.add(f"function {name}")
+            continue
+        body = graph.bodies[name]
+        found |= {one.name for one in body if not own.isdisjoint(graph.called(one))}
     return found
 
 

@@ -1,0 +1,1 @@
+"""Training from files of examples: reading, running and reporting."""
