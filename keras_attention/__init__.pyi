@@ -139,6 +139,8 @@ from keras_attention.training.fine_tuning import fine_tune as fine_tune
 from keras_attention.training.fine_tuning import (
     fine_tuning_optimizer as fine_tuning_optimizer,
 )
+from keras_attention.training.lora import enable_lora as enable_lora
+from keras_attention.training.lora import merge_lora as merge_lora
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay
 from keras_attention.weights.pretrained import from_pretrained as from_pretrained
 from keras_attention.weights.pretrained import save_pretrained as save_pretrained
