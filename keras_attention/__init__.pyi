@@ -142,6 +142,8 @@ from keras_attention.training.fine_tuning import (
 from keras_attention.training.lora import enable_lora as enable_lora
 from keras_attention.training.lora import merge_lora as merge_lora
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay
+from keras_attention.weights.peft_hf import load_adapter as load_adapter
+from keras_attention.weights.peft_hf import save_adapter as save_adapter
 from keras_attention.weights.pretrained import from_pretrained as from_pretrained
 from keras_attention.weights.pretrained import save_pretrained as save_pretrained
 

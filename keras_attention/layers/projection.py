@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ from keras import ops
 from keras_attention.layers.low_rank_update import LowRankUpdate
 from keras_attention.ops.linear import linear
 
+_STORED: ContextVar[bool] = ContextVar("stored_kernels", default=False)
 _LORA = "lora"  # the entry of saved variables that holds the settings of an update
 
 
@@ -72,6 +75,11 @@ class Projection(keras.layers.EinsumDense):
         super().build((None, *(self.input_axes or input_shape[-1:])))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.kernel.matrix_shape = self._matrix_shape  # for `ops/backend/compiled.py`
+
+    @property
+    def kernel(self):
+        """The kernel; of an int4 one the unpacked integers, as in Keras."""
+        return self._kernel if _STORED.get() else super().kernel
 
     @property
     def _matrix_shape(self):
@@ -236,6 +244,19 @@ class Projection(keras.layers.EinsumDense):
             "input_axes": self.input_axes,
             "use_bias": self.use_bias,
         }
+
+
+@contextlib.contextmanager
+def stored_kernels() -> Iterator[None]:
+    """Inside it the kernel of a projection is the variable, quantised or not.
+
+    So a rule for a kernel tells which projection it belongs to.
+    """
+    token = _STORED.set(True)
+    try:
+        yield
+    finally:
+        _STORED.reset(token)
 
 
 def dtype_config(layer: keras.layers.Layer) -> dict[str, Any]:

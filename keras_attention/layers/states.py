@@ -83,6 +83,46 @@ def change_projections(model: Any, changed: Mapping[str, Mapping[str, Any]]) -> 
             part.add_lora(**state["lora"])
 
 
+def backbone_of(model: Any) -> Any:
+    """Returns the backbone of a task, and any other model itself.
+
+    Args:
+        model: A task or another model.
+    """
+    for name in ("backbone", "encoder"):
+        if isinstance(part := getattr(model, name, None), keras.Model):
+            return part
+    return model
+
+
+def projections(model: Any) -> Iterator[Projection]:
+    """Yields the projections of a model.
+
+    Args:
+        model: A model whose layers are built.
+    """
+    for part in model._flatten_layers():
+        if isinstance(part, Projection):
+            yield part
+
+
+def freeze_all_but(layer: Any, kept: Sequence[Projection]) -> None:
+    """Freezes what is not in one of some projections.
+
+    Args:
+        layer: A layer or a model.
+        kept: The projections, which have frozen their own weights.
+    """
+    inside = {id(part) for part in layer._flatten_layers()}
+    if not any(id(part) in inside for part in kept):
+        layer.trainable = False
+    elif layer not in kept:
+        for variable in layer._trainable_variables:
+            variable.trainable = False
+        for part in layer._flatten_layers(include_self=False, recursive=False):
+            freeze_all_but(part, kept)
+
+
 def _own(part: Any) -> list[tuple[str, Any]]:
     return [(variable.name, variable) for variable in part._trainable_variables]
 

@@ -1,13 +1,12 @@
 """LoRA for whole models: few weights are trained, and the others stay as they are."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 
 from keras_attention.layers.checks import check_sizes
-from keras_attention.layers.projection import Projection
+from keras_attention.layers.states import backbone_of, freeze_all_but, projections
 from keras_attention.untrusted import clip
 
 TARGETS = ("query", "value")  # PEFT's for most families, and the paper's
@@ -107,43 +106,3 @@ def merge_lora(model: keras.Model) -> None:
         )
     for part in sorted(found, key=lambda part: not part.quantization_mode):
         part.merge_lora()  # a quantised one is refused before another has changed
-
-
-def backbone_of(model: Any) -> Any:
-    """Returns the backbone of a task, and any other model itself.
-
-    Args:
-        model: A task or another model.
-    """
-    for name in ("backbone", "encoder"):
-        if isinstance(part := getattr(model, name, None), keras.Model):
-            return part
-    return model
-
-
-def projections(model: Any) -> Iterator[Projection]:
-    """Yields the projections of a model.
-
-    Args:
-        model: A model whose layers are built.
-    """
-    for part in model._flatten_layers():
-        if isinstance(part, Projection):
-            yield part
-
-
-def freeze_all_but(layer: Any, kept: Sequence[Projection]) -> None:
-    """Freezes what is not in one of some projections.
-
-    Args:
-        layer: A layer or a model.
-        kept: The projections, which have frozen their own weights.
-    """
-    inside = {id(part) for part in layer._flatten_layers()}
-    if not any(id(part) in inside for part in kept):
-        layer.trainable = False
-    elif layer not in kept:
-        for variable in layer._trainable_variables:
-            variable.trainable = False
-        for part in layer._flatten_layers(include_self=False, recursive=False):
-            freeze_all_but(part, kept)
