@@ -39,10 +39,11 @@ RANK = {
 }
 LEAVES = {"text"}
 FOUNDATIONS = {"untrusted"}  # only the standard library; a leaf may import it too
+BACKENDS = {f"ops.backend.{name}" for name in ("kernels", "compiled", "recompute")}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
     "tensorflow": {"text", "export", "serving", "ops.backend.compiled"}
-    | {"weights.tf_checkpoint"},
+    | {"weights.tf_checkpoint", "ops.backend.recompute"},
     "tensorflow_serving": {"export", "serving"},
     "grpc": {"serving"},
     "starlette": {"serving"},
@@ -56,8 +57,8 @@ ONLY_IN = {
     "ai_edge_litert": {"export"},
     "matplotlib": {"explain"},
     "jinja2": {"text"},
-    "jax": {"ops.backend.kernels", "ops.backend.compiled"},
-    "torch": {"ops.backend.kernels", "ops.backend.compiled"},
+    "jax": BACKENDS,
+    "torch": BACKENDS,
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
@@ -90,12 +91,12 @@ _FILE = "what a tokenizer's file can say, one argument each; saved in .keras fil
 WIDE_CONSTRUCTORS = {
     "MultiHeadAttention": (23, "those of Keras' two multi-head layers, and ours"),
     "MonotonicAttention": (9, "three of them are those of every attention layer"),
-    "BertEncoder": (13, _FLAT),
-    "GPTDecoder": (18, _FLAT),
-    "Seq2SeqTransformer": (18, _FLAT),
-    "T5EncoderDecoder": (15, _FLAT),
-    "T5Encoder": (12, _FLAT),
-    "VisionTransformer": (12, _FLAT),
+    "BertEncoder": (14, _FLAT),
+    "GPTDecoder": (19, _FLAT),
+    "Seq2SeqTransformer": (19, _FLAT),
+    "T5EncoderDecoder": (16, _FLAT),
+    "T5Encoder": (13, _FLAT),
+    "VisionTransformer": (13, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
     "Seq2SeqLM": (9, "its ids of tokens, and the settings of a checkpoint"),

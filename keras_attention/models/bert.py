@@ -56,6 +56,9 @@ class BertEncoder(keras.Model):
             one.
         layer_norm_epsilon: The epsilon of the layer normalisations.
         pooler: Whether the model has a pooler.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -102,6 +105,7 @@ class BertEncoder(keras.Model):
         activation: Any = "gelu",
         layer_norm_epsilon: float = 1e-12,
         pooler: bool = True,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -124,6 +128,7 @@ class BertEncoder(keras.Model):
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
         self.pooler_wanted = pooler
+        self.remat = remat
         self._make_embeddings()
         self.blocks = [self._make_block(index) for index in range(num_layers)]
         self.pooler = None
@@ -219,7 +224,8 @@ class BertEncoder(keras.Model):
         )
         x = self._embed(inputs, training)
         mask = inputs["padding_mask"]
-        states = run_encoder(self.blocks, x, padding_mask=mask, training=training)
+        how = {"training": training, "remat": self.remat}
+        states = run_encoder(self.blocks, x, padding_mask=mask, **how)
         outputs: dict[str, Any] = {"sequence_output": states[-1]}  # [B, T, E]
         if self.pooler is not None:
             outputs["pooled_output"] = self.pooler(states[-1])  # [B, E]
@@ -260,6 +266,7 @@ class BertEncoder(keras.Model):
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "pooler": self.pooler_wanted,
+            "remat": self.remat,
         }
         return {**base_config(self), **config}
 

@@ -12,6 +12,7 @@ from keras_attention.layers.states import (
     freeze_parts,
     frozen_parts,
 )
+from keras_attention.ops.backend.recompute import recomputed
 from keras_attention.ops.positions import positions_of_tokens
 
 T = TypeVar("T")
@@ -67,7 +68,12 @@ def check_divisible(hidden_dim: int, num_heads: int) -> None:
 
 
 def run_encoder(
-    blocks: Sequence[Any], x: Any, *, padding_mask: Any, training: bool | None
+    blocks: Sequence[Any],
+    x: Any,
+    *,
+    padding_mask: Any,
+    training: bool | None,
+    remat: bool = False,
 ) -> list[Any]:
     """Runs encoder blocks one after the other.
 
@@ -76,14 +82,30 @@ def run_encoder(
         x: The token vectors `[B, S, E]`.
         padding_mask: Bool `[B, S]`, `True` at non-padding tokens, or `None`.
         training: Whether dropout is active.
+        remat: Whether the blocks are computed again in the backward pass.
 
     Returns:
         The vectors `[B, S, E]` before the first block and after each block.
     """
     states = [x]
     for block in blocks:
-        states.append(block(states[-1], padding_mask=padding_mask, training=training))
+        how = {"padding_mask": padding_mask, "training": training}
+        states.append(run_block(block, states[-1], remat=remat, **how))
     return states
+
+
+def run_block(block: Any, *args: Any, remat: bool, **kwargs: Any) -> Any:
+    """Calls a block.
+
+    Args:
+        block: The block.
+        *args: The arguments of its call.
+        remat: Whether it is computed again in the backward pass, if `training`.
+        **kwargs: Further arguments of its call.
+    """
+    if remat and kwargs.get("training"):
+        return recomputed(block, *args, **kwargs)
+    return block(*args, **kwargs)
 
 
 def token_positions(token_ids: Any, padding_mask: Any, cache: Any = None) -> Any:

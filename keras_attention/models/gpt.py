@@ -17,6 +17,7 @@ from keras_attention.models.common import (
     base_config,
     from_base_config,
     initializer,
+    run_block,
     table_rows,
     token_positions,
 )
@@ -74,6 +75,9 @@ class GPTDecoder(keras.Model):
             vectors, `"own"` for a separate matrix, `None` for no logits.
         attention_dropout: The dropout rate on attention weights; `dropout` when
             `None`.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -127,6 +131,7 @@ class GPTDecoder(keras.Model):
         sliding_window: int | list[int | None] | None = None,
         head: Literal["tied", "own"] | None = "tied",
         attention_dropout: float | None = None,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -147,6 +152,7 @@ class GPTDecoder(keras.Model):
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         self.key_dim = head_size(key_dim, hidden_dim, num_heads)
         self.position, self.rotary = position, rotary_settings(position)
         self.normalization: Literal["layer", "rms"] = normalization
@@ -275,12 +281,14 @@ class GPTDecoder(keras.Model):
         states, new_caches = [], []
         for block, past in zip(self.blocks, caches, strict=True):
             states.append(x)
-            x = block(
+            x = run_block(
+                block,
                 x,
                 padding_mask=padding_mask,
                 cache=past,
                 positions=positions,
                 training=training,
+                remat=self.remat and past is None,
             )
             if past is not None:
                 x, past = x  # noqa: PLW2901
@@ -318,6 +326,7 @@ class GPTDecoder(keras.Model):
             "sliding_window": plain(self.sliding_window),
             "head": self.head,
             "attention_dropout": self.attention_dropout,
+            "remat": self.remat,
         }
         return {**base_config(self), **config}
 

@@ -42,6 +42,9 @@ class T5Encoder(keras.Model):
         gated: Whether the feed-forward networks have a gate.
         dropout: The dropout rate, in all places.
         layer_norm_epsilon: The epsilon of the normalisations.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -76,6 +79,7 @@ class T5Encoder(keras.Model):
         gated: bool = False,
         dropout: float = 0.1,
         layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -96,6 +100,7 @@ class T5Encoder(keras.Model):
         self.activation, self.gated = activation, gated
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
             hidden_dim,
@@ -132,7 +137,11 @@ class T5Encoder(keras.Model):
         x = self.outer_dropout(x, training=training)
         mask = inputs["padding_mask"]
         states = run_encoder(
-            self.encoder_blocks, x, padding_mask=mask, training=training
+            self.encoder_blocks,
+            x,
+            padding_mask=mask,
+            training=training,
+            remat=self.remat,
         )
         x = self.encoder_normalization(states[-1])
         x = self.outer_dropout(x, training=training)
@@ -155,6 +164,7 @@ class T5Encoder(keras.Model):
             "gated",
             "dropout",
             "layer_norm_epsilon",
+            "remat",
         )
         return {**base_config(self), **{name: getattr(self, name) for name in names}}
 
