@@ -117,6 +117,8 @@ from keras_attention.tasks.metrics import Perplexity as Perplexity
 from keras_attention.tasks.next_sentence import NextSentence as NextSentence
 from keras_attention.tasks.question_answerer import QuestionAnswerer as QuestionAnswerer
 from keras_attention.tasks.sentence_encoder import SentenceEncoder as SentenceEncoder
+from keras_attention.tasks.sentence_losses import MatryoshkaLoss as MatryoshkaLoss
+from keras_attention.tasks.sentence_losses import TripletLoss as TripletLoss
 from keras_attention.tasks.seq2seq_lm import Seq2SeqLM as Seq2SeqLM
 from keras_attention.tasks.text_classifier import TextClassifier as TextClassifier
 from keras_attention.tasks.text_scorer import TextScorer as TextScorer
@@ -155,7 +157,11 @@ from keras_attention.training.fine_tuning import (
 from keras_attention.training.from_files.files import file_batches as file_batches
 from keras_attention.training.launcher import launch as launch
 from keras_attention.training.layouts import layout_map as layout_map
+from keras_attention.training.lora import enable_lora as enable_lora
+from keras_attention.training.lora import merge_lora as merge_lora
 from keras_attention.training.schedules import WarmupLinearDecay as WarmupLinearDecay
+from keras_attention.weights.peft_hf import load_adapter as load_adapter
+from keras_attention.weights.peft_hf import save_adapter as save_adapter
 from keras_attention.weights.pretrained import from_pretrained as from_pretrained
 from keras_attention.weights.pretrained import save_pretrained as save_pretrained
 

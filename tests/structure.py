@@ -39,10 +39,11 @@ RANK = {
 }
 LEAVES = {"text"}
 FOUNDATIONS = {"untrusted"}  # only the standard library; a leaf may import it too
+BACKENDS = {f"ops.backend.{name}" for name in ("kernels", "compiled", "recompute")}
 # Third-party packages that only some of ours may import, even inside a function.
 ONLY_IN = {
     "tensorflow": {"text", "export", "serving", "ops.backend.compiled"}
-    | {"weights.tf_checkpoint", "ops.backend.replicas"},
+    | {"weights.tf_checkpoint", "ops.backend.replicas", "ops.backend.recompute"},
     "tensorflow_serving": {"export", "serving"},
     "grpc": {"serving"},
     "starlette": {"serving"},
@@ -57,8 +58,8 @@ ONLY_IN = {
     "matplotlib": {"explain"},
     "jinja2": {"text"},
     "sacrebleu": {"training"},
-    "jax": {"ops.backend.kernels", "ops.backend.compiled"},
-    "torch": {"ops.backend.kernels", "ops.backend.compiled"},
+    "jax": BACKENDS,
+    "torch": BACKENDS,
 }
 # Slow to import and not in every installation: imported by the function in need.
 ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"} | {
@@ -84,7 +85,7 @@ WIDE_FUNCTIONS = {
     ),
     "export/api.py:export_model": (17, "one keyword per option of a user's export"),
     "training/fine_tuning.py:fine_tune": (
-        20,
+        21,
         "one keyword per setting of a training, as in transformers",
     ),
     "cli/serve.py:serve": (16, "one keyword per option of the command"),
@@ -95,12 +96,12 @@ _FILE = "what a tokenizer's file can say, one argument each; saved in .keras fil
 WIDE_CONSTRUCTORS = {
     "MultiHeadAttention": (23, "those of Keras' two multi-head layers, and ours"),
     "MonotonicAttention": (9, "three of them are those of every attention layer"),
-    "BertEncoder": (13, _FLAT),
-    "GPTDecoder": (18, _FLAT),
-    "Seq2SeqTransformer": (18, _FLAT),
-    "T5EncoderDecoder": (15, _FLAT),
-    "T5Encoder": (12, _FLAT),
-    "VisionTransformer": (12, _FLAT),
+    "BertEncoder": (14, _FLAT),
+    "GPTDecoder": (19, _FLAT),
+    "Seq2SeqTransformer": (19, _FLAT),
+    "T5EncoderDecoder": (16, _FLAT),
+    "T5Encoder": (13, _FLAT),
+    "VisionTransformer": (13, _FLAT),
     "WordPieceTokenizer": (13, _FILE),
     "BytePairTokenizer": (14, _FILE),
     "Seq2SeqLM": (9, "its ids of tokens, and the settings of a checkpoint"),

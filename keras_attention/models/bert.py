@@ -58,6 +58,9 @@ class BertEncoder(ReplicaTraining, keras.Model):
             one.
         layer_norm_epsilon: The epsilon of the layer normalisations.
         pooler: Whether the model has a pooler.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -107,6 +110,7 @@ class BertEncoder(ReplicaTraining, keras.Model):
         activation: Any = "gelu",
         layer_norm_epsilon: float = 1e-12,
         pooler: bool = True,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -129,6 +133,7 @@ class BertEncoder(ReplicaTraining, keras.Model):
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
         self.pooler_wanted = pooler
+        self.remat = remat
         self._make_embeddings()
         self.blocks = [self._make_block(index) for index in range(num_layers)]
         self.pooler = None
@@ -232,6 +237,7 @@ class BertEncoder(ReplicaTraining, keras.Model):
             padding_mask=inputs["padding_mask"],
             attention_mask=documents_mask(inputs["document_ids"]),
             training=training,
+            remat=self.remat,
         )
         outputs: dict[str, Any] = {"sequence_output": states[-1]}  # [B, T, E]
         if self.pooler is not None:
@@ -276,6 +282,7 @@ class BertEncoder(ReplicaTraining, keras.Model):
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "pooler": self.pooler_wanted,
+            "remat": self.remat,
         }
         return {**base_config(self), **config}
 

@@ -1,67 +1,57 @@
 """What several models share: their config, the initializer, positions, checks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
 from keras import ops
 
+from keras_attention.layers.states import (
+    change_projections,
+    changed_projections,
+    freeze_parts,
+    frozen_parts,
+)
 from keras_attention.ops import masks
+from keras_attention.ops.backend.recompute import recomputed
 from keras_attention.ops.positions import positions_in_documents, positions_of_tokens
 
 T = TypeVar("T")
 
 
 def base_config(model: keras.Model) -> dict:
-    """Returns the part of a config that every Keras layer has, and what is frozen.
+    """Returns the part of a config that every Keras layer has, and the parts' states.
 
     Args:
         model: A model of this library.
     """
     config = keras.layers.Layer.get_config(model)
-    frozen = [path for path, layer in _topmost(model) if not layer.trainable]
-    return {**config, "frozen": frozen} if frozen and model.trainable else config
+    frozen = frozen_parts(model) if model.trainable else ()
+    states = {"frozen": frozen, "projections": changed_projections(model)}
+    return {**config, **{name: state for name, state in states.items() if state}}
 
 
 def from_base_config(kind: Callable[..., T], config: Mapping[str, Any]) -> T:
-    """Makes a model of a config; what was frozen is frozen again.
+    """Makes a model of a config; what was frozen or quantised is so again.
 
-    A constructor makes its layers anew, so that their `trainable` is in no other
-    config than the model's.
+    A constructor makes its layers anew, so that their `trainable`, quantisation and
+    LoRA are in no other config than the model's.
 
     Args:
         kind: The class.
         config: A config with the entries of `base_config`.
     """
     arguments = dict(config)
-    frozen = set(arguments.pop("frozen", ()))
+    frozen = arguments.pop("frozen", ())
+    projections = arguments.pop("projections", {})
     model: Any = kind(**arguments)
+    change_projections(model, projections)
     if not arguments.get("trainable", True):
         # Its layers too, which Keras changes only where its own flag changes.
         model.trainable = True
         model.trainable = False
-    for path, layer in [*_topmost(model)] if frozen else ():
-        if path in frozen:
-            layer.trainable = False
+    freeze_parts(model, frozen)
     return model
-
-
-def _topmost(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the path and the layer of all parts that are inside no frozen one.
-
-    A part is named by its class and its number among those of its class: names that
-    Keras gives differ from one model to the next.
-    """
-    counts: dict[str, int] = {}
-    for part in layer._flatten_layers(include_self=False, recursive=False):
-        name = type(part).__name__
-        number = counts.get(name, 0)
-        counts[name] = number + 1
-        if part.variables:
-            place = f"{path}{name}:{number}"
-            yield place, part
-            if part.trainable:
-                yield from _topmost(part, f"{place}/")
 
 
 def initializer() -> keras.initializers.Initializer:
@@ -85,6 +75,7 @@ def run_encoder(
     padding_mask: Any,
     training: bool | None,
     attention_mask: Any = None,
+    remat: bool = False,
 ) -> list[Any]:
     """Runs encoder blocks one after the other.
 
@@ -94,6 +85,7 @@ def run_encoder(
         padding_mask: Bool `[B, S]`, `True` at non-padding tokens, or `None`.
         training: Whether dropout is active.
         attention_mask: A mask of the blocks' attention, or `None`.
+        remat: Whether the blocks are computed again in the backward pass.
 
     Returns:
         The vectors `[B, S, E]` before the first block and after each block.
@@ -103,8 +95,22 @@ def run_encoder(
     if attention_mask is not None:
         call["attention_mask"] = attention_mask
     for block in blocks:
-        states.append(block(states[-1], **call))
+        states.append(run_block(block, states[-1], remat=remat, **call))
     return states
+
+
+def run_block(block: Any, *args: Any, remat: bool, **kwargs: Any) -> Any:
+    """Calls a block.
+
+    Args:
+        block: The block.
+        *args: The arguments of its call.
+        remat: Whether it is computed again in the backward pass, if `training`.
+        **kwargs: Further arguments of its call.
+    """
+    if remat and kwargs.get("training"):
+        return recomputed(block, *args, **kwargs)
+    return block(*args, **kwargs)
 
 
 def documents_mask(document_ids: Any) -> masks.Mask | None:

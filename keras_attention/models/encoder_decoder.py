@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_attention.models.common import (
     from_base_config,
+    run_block,
     run_encoder,
     table_rows,
     token_positions,
@@ -180,6 +181,7 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
     `[B, T, E]`.
     """
 
+    remat: bool
     encoder_blocks: Sequence[Any]
     decoder_blocks: Sequence[Any]
 
@@ -204,7 +206,11 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
         x = self._before("encoder", token_ids, None, training)
         blocks = self.encoder_blocks
         *states, x = run_encoder(
-            blocks, x, padding_mask=padding_mask, training=training
+            blocks,
+            x,
+            padding_mask=padding_mask,
+            training=training,
+            remat=self.remat,
         )
         return {"encoder_sequence_output": self._after("encoder", x, training)}, states
 
@@ -225,7 +231,8 @@ class EncoderDecoderOfBlocks(EncoderDecoder):
                 continue
             sequence = encoded["encoder_sequence_output"]
             mask = encoded["encoder_padding_mask"]
-            x = block(x, sequence, encoder_padding_mask=mask, **own)
+            own |= {"encoder_padding_mask": mask, "remat": self.remat}
+            x = run_block(block, x, sequence, **own)
         return *states, self._after("decoder", x, training), new
 
     def _before(self, side, token_ids, positions, training):

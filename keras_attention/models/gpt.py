@@ -18,6 +18,7 @@ from keras_attention.models.common import (
     documents_mask,
     from_base_config,
     initializer,
+    run_block,
     table_rows,
     token_positions,
 )
@@ -76,6 +77,9 @@ class GPTDecoder(ReplicaTraining, keras.Model):
             vectors, `"own"` for a separate matrix, `None` for no logits.
         attention_dropout: The dropout rate on attention weights; `dropout` when
             `None`.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -133,6 +137,7 @@ class GPTDecoder(ReplicaTraining, keras.Model):
         sliding_window: int | list[int | None] | None = None,
         head: Literal["tied", "own"] | None = "tied",
         attention_dropout: float | None = None,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -153,6 +158,7 @@ class GPTDecoder(ReplicaTraining, keras.Model):
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         self.key_dim = head_size(key_dim, hidden_dim, num_heads)
         self.position, self.rotary = position, rotary_settings(position)
         self.normalization: Literal["layer", "rms"] = normalization
@@ -285,13 +291,15 @@ class GPTDecoder(ReplicaTraining, keras.Model):
         mask = documents_mask(document_ids)
         for block, past in zip(self.blocks, caches, strict=True):
             states.append(x)
-            x = block(
+            x = run_block(
+                block,
                 x,
                 padding_mask=padding_mask,
                 attention_mask=mask,
                 cache=past,
                 positions=positions,
                 training=training,
+                remat=self.remat and past is None,
             )
             if past is not None:
                 x, past = x  # noqa: PLW2901
@@ -329,6 +337,7 @@ class GPTDecoder(ReplicaTraining, keras.Model):
             "sliding_window": plain(self.sliding_window),
             "head": self.head,
             "attention_dropout": self.attention_dropout,
+            "remat": self.remat,
         }
         return {**base_config(self), **config}
 

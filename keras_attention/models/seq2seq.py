@@ -62,6 +62,9 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         activation_dropout: The dropout rate inside the feed-forward networks.
         activation: The activation of the feed-forward networks.
         layer_norm_epsilon: The epsilon of the layer normalisations.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -122,6 +125,7 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         activation_dropout: float = 0.0,
         activation: Any = "relu",
         layer_norm_epsilon: float = 1e-5,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -152,6 +156,7 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
         self.activation_dropout = activation_dropout
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         sizes = self._sizes()
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
@@ -315,6 +320,7 @@ class Seq2SeqTransformer(EncoderDecoderOfBlocks):
             "activation_dropout",
             "activation",
             "layer_norm_epsilon",
+            "remat",
         )
         config = {name: getattr(self, name) for name in names}
         return {**base_config(self), **config, "decoder": dict(self.decoder)}

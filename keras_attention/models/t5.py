@@ -52,6 +52,9 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
         scale_output: Whether the head's input is divided by sqrt(hidden_dim).
         dropout: The dropout rate, in all places.
         layer_norm_epsilon: The epsilon of the normalisations.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -105,6 +108,7 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
         scale_output: bool = True,
         dropout: float = 0.1,
         layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -128,6 +132,7 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
         self.tied_head, self.scale_output = tied_head, scale_output
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
             hidden_dim,
@@ -207,6 +212,7 @@ class T5EncoderDecoder(EncoderDecoderOfBlocks):
             "scale_output",
             "dropout",
             "layer_norm_epsilon",
+            "remat",
         )
         return {**base_config(self), **{name: getattr(self, name) for name in names}}
 

@@ -43,6 +43,9 @@ class T5Encoder(ReplicaTraining, keras.Model):
         gated: Whether the feed-forward networks have a gate.
         dropout: The dropout rate, in all places.
         layer_norm_epsilon: The epsilon of the normalisations.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -77,6 +80,7 @@ class T5Encoder(ReplicaTraining, keras.Model):
         gated: bool = False,
         dropout: float = 0.1,
         layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -97,6 +101,7 @@ class T5Encoder(ReplicaTraining, keras.Model):
         self.activation, self.gated = activation, gated
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
             hidden_dim,
@@ -133,7 +138,11 @@ class T5Encoder(ReplicaTraining, keras.Model):
         x = self.outer_dropout(x, training=training)
         mask = inputs["padding_mask"]
         states = run_encoder(
-            self.encoder_blocks, x, padding_mask=mask, training=training
+            self.encoder_blocks,
+            x,
+            padding_mask=mask,
+            training=training,
+            remat=self.remat,
         )
         x = self.encoder_normalization(states[-1])
         x = self.outer_dropout(x, training=training)
@@ -156,6 +165,7 @@ class T5Encoder(ReplicaTraining, keras.Model):
             "gated",
             "dropout",
             "layer_norm_epsilon",
+            "remat",
         )
         return {**base_config(self), **{name: getattr(self, name) for name in names}}
 

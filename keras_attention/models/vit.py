@@ -46,6 +46,9 @@ class VisionTransformer(ReplicaTraining, keras.Model):
             one.
         layer_norm_epsilon: The epsilon of the layer normalisations.
         pooler: Whether the model has a pooler.
+        remat: Whether the blocks are computed a second time in the backward pass of a
+            training, which saves most of its memory. It can be set later too:
+            `model.remat = True`.
         **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -90,6 +93,7 @@ class VisionTransformer(ReplicaTraining, keras.Model):
         activation: Any = "gelu",
         layer_norm_epsilon: float = 1e-12,
         pooler: bool = True,
+        remat: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -108,6 +112,7 @@ class VisionTransformer(ReplicaTraining, keras.Model):
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
         self.pooler_wanted = pooler
+        self.remat = remat
         self.max_sequence_length = 1 + self._num_patches()
         named = {"dtype": self.dtype_policy}
         self.patch_embedding = PatchEmbedding(
@@ -183,7 +188,8 @@ class VisionTransformer(ReplicaTraining, keras.Model):
         first = ops.broadcast_to(first, (ops.shape(x)[0], 1, self.hidden_dim))
         x = ops.concatenate([first, x], axis=1)  # [B, 1 + P, E]
         x = self.embedding_dropout(self.position_embedding(x), training=training)
-        states = run_encoder(self.blocks, x, padding_mask=None, training=training)
+        how = {"training": training, "remat": self.remat}
+        states = run_encoder(self.blocks, x, padding_mask=None, **how)
         x = self.final_normalization(states[-1])
         outputs: dict[str, Any] = {"sequence_output": x}
         if self.pooler is not None:
@@ -223,6 +229,7 @@ class VisionTransformer(ReplicaTraining, keras.Model):
             "attention_dropout",
             "activation",
             "layer_norm_epsilon",
+            "remat",
         )
         config = {name: getattr(self, name) for name in names}
         return {**base_config(self), **config, "pooler": self.pooler_wanted}

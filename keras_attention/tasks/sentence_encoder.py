@@ -277,12 +277,13 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
         texts_pair: Sequence[str],
         scores: Sequence[float] | None = None,
         *,
+        negatives: Sequence[str] | None = None,
         batch_size: int = 32,
         shuffle: bool = True,
         seed: int = 0,
         pad_to_multiple_of: int | None = None,
     ) -> GroupBatches:
-        """Returns pairs of texts as batches for `ka.fine_tune`.
+        """Returns pairs or triplets of texts as batches for `ka.fine_tune`.
 
         Without scores, the texts of a pair belong together (a question and its answer),
         and the second texts of the other pairs of a batch are wrong answers: large
@@ -293,7 +294,10 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
             texts: The first text of each pair.
             texts_pair: The second text of each pair.
             scores: How similar the texts of a pair are, from -1 to 1, or `None`.
-            batch_size: The number of pairs per batch.
+            negatives: A third text for each pair, which is a wrong answer for it, or
+                `None`. It is one for the other pairs too; with
+                `fine_tune(…, loss=ka.TripletLoss())` for its own pair only.
+            batch_size: The number of pairs or triplets per batch.
             shuffle: Whether the order of the pairs changes each epoch.
             seed: The seed of the order.
             pad_to_multiple_of: As for the other tasks: few lengths when `None`; 1 pads
@@ -301,10 +305,19 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
         """
         texts = check_texts(self, texts, "texts", "batches")
         texts_pair = check_texts(self, texts_pair, "texts_pair", "batches")
-        check_same_number(texts=texts, texts_pair=texts_pair, scores=scores)
-        both = [text for pair in zip(texts, texts_pair, strict=True) for text in pair]
-        both, skipped = self._prompted(both)
-        rows = tokenized(self.tokenizer, both)
+        groups = [texts, texts_pair]
+        if negatives is not None:
+            groups.append(check_texts(self, negatives, "negatives", "batches"))
+            if scores is not None:
+                raise ValueError(
+                    "Triplets have no scores: pass `scores` or `negatives`. "
+                    "Received: both"
+                )
+        others = {"scores": scores, "negatives": negatives}
+        check_same_number(texts=texts, texts_pair=texts_pair, **others)
+        given = [text for group in zip(*groups, strict=True) for text in group]
+        given, skipped = self._prompted(given)
+        rows = tokenized(self.tokenizer, given)
         check_lengths(rows, self.encoder)
         for row in rows if skipped else ():
             row["pooling_mask"] = np.arange(len(row["token_ids"])) >= skipped
@@ -317,7 +330,7 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
                 )
         return GroupBatches(
             rows,
-            2,
+            len(groups),
             scores,
             batch_size=batch_size,
             shuffle=shuffle,

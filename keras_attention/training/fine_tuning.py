@@ -18,6 +18,7 @@ from keras_attention.training.settings import (
     computing_in,
     early_stopping_of,
     loss_with,
+    replaced,
     steps_of,
 )
 
@@ -96,6 +97,7 @@ def fine_tune(
     epochs: int = 3,
     learning_rate: float = 5e-5,
     validation: Any = None,
+    loss: Any = None,
     freeze_backbone: bool | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.1,
@@ -127,6 +129,7 @@ def fine_tune(
         learning_rate: The learning rate at its peak: about 5e-5 for a whole model, 1e-3
             for a head.
         validation: Other batches that are evaluated after each epoch, or `None`.
+        loss: A loss instead of the task's own, e.g. `ka.TripletLoss()`.
         freeze_backbone: `True` trains the head only: `model.backbone.trainable` becomes
             `False`, and stays so afterwards. If the head reads one vector per row, the
             backbone then runs once and not once per epoch. `False` trains all layers,
@@ -178,7 +181,7 @@ def fine_tune(
     settings = getattr(batches, "compile_settings", {})
     arguments = model.compile_arguments(**settings)
     arguments["loss"] = loss_with(
-        arguments["loss"],
+        replaced(arguments["loss"], loss),
         label_smoothing,
         class_weight,
         getattr(model, "labels", None),

@@ -34,6 +34,18 @@ def steps_of(batches: Any, steps_per_epoch: int | None) -> int:
     return int(found)
 
 
+def replaced(loss: Any, other: Any) -> Any:
+    """Returns another loss in the form of a task's own; that one if there is none.
+
+    Args:
+        loss: The loss of `compile_arguments`: one, or a dict with the output's name.
+        other: The loss that the user passed, or `None`.
+    """
+    if other is None:
+        return loss
+    return dict.fromkeys(loss, other) if isinstance(loss, dict) else other
+
+
 def loss_with(
     loss: Any,
     label_smoothing: float,

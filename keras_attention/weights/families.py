@@ -15,6 +15,7 @@ A family is a module of this folder, imported when it is needed, with
 and, if it needs them,
 
     OUTSIDE         names in `rules` that never have the prefix ("lm_head.weight")
+    MODULE_NAMES    parts of names that transformers' modules have otherwise
     writes(model)   whether it writes this model, if several families share a class
 """
 

@@ -129,6 +129,23 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
         folder: The path of a folder, which must not hold a model.safetensors. Weights
             of more than 5 GB are written to several files.
     """
+    check_float(model)
+    config, rules = described(model)
+    others = {"generation_config.json": heads_hf.generation_config_of(model)}
+    parts: dict[str, list[Rule]] = {}
+    if isinstance(model, SentenceEncoder):
+        others |= sentence_hf.files_of(model)
+        parts = sentence_hf.parts_of(model)
+    tokenizer = getattr(model, "tokenizer", None)
+    write_folder(Path(folder), config, rules, tokenizer, others=others, parts=parts)
+
+
+def described(model: keras.Model) -> tuple[dict[str, Any], list[Rule]]:
+    """Returns the config.json of a model, and its rules with the names in the file.
+
+    Args:
+        model: What `save_pretrained` takes.
+    """
     head = heads_hf.of_model(model)
     backbone = model
     if isinstance(model, SentenceEncoder):
@@ -155,13 +172,22 @@ def save_pretrained(model: keras.Model, folder: str | Path) -> None:
         rules = [families.prefixed(family, rule) for rule in rules]
     if head is not None:
         rules += head.rules(model)
-    others = {"generation_config.json": heads_hf.generation_config_of(model)}
-    parts: dict[str, list[Rule]] = {}
-    if isinstance(model, SentenceEncoder):
-        others |= sentence_hf.files_of(model)
-        parts = sentence_hf.parts_of(model)
-    tokenizer = getattr(model, "tokenizer", None)
-    write_folder(Path(folder), config, rules, tokenizer, others=others, parts=parts)
+    return config, rules
+
+
+def check_float(model: Any) -> None:
+    """Refuses a quantised model, whose kernels are no weights without their scales.
+
+    Args:
+        model: A model.
+    """
+    for part in model._flatten_layers():
+        if mode := getattr(part, "quantization_mode", None):
+            raise ValueError(
+                "A quantised model cannot be written as a folder of float weights. "
+                "Save it as `.keras`, or only its LoRA with `ka.save_adapter`. "
+                f"Received: layer '{part.path}' with quantization_mode={mode!r}"
+            )
 
 
 @contextlib.contextmanager

@@ -115,11 +115,18 @@ class Rule:
 
     def write(self) -> np.ndarray:
         """Returns the tensor of the variables' values."""
-        parts = [
-            self.layout.write(keras.ops.convert_to_numpy(variable))
-            for variable in self.variables
-        ]
+        parts = [self.layout.write(_merged(variable)) for variable in self.variables]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, self.axis)
+
+
+def _merged(variable: Any) -> np.ndarray:
+    """Returns a variable's value, with the LoRA of its projection."""
+    value = keras.ops.convert_to_numpy(variable)
+    update = getattr(variable, "low_rank_update", None)
+    if update is None:
+        return value
+    added = keras.ops.convert_to_numpy(update.matrix()).reshape(value.shape)
+    return (value + added).astype(value.dtype)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,16 @@ PREFIXES = ("vit.",)
 IGNORED = {
     "embeddings.mask_token": "of masked image modelling, which is not supported here"
 }
+# Parts of names in checkpoints -> in the modules of transformers 5, for adapters.
+MODULE_NAMES = {
+    "encoder.layer.": "layers.",
+    "attention.query": "q_proj",
+    "attention.key": "k_proj",
+    "attention.value": "v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
 # config.json entry -> constructor argument.
 ARGUMENTS = {
     "image_size": "image_size",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_attention.weights import files
 from keras_attention.weights.rules import Rule, dump
 
@@ -64,7 +66,8 @@ def write_folder(
 
 
 def _bytes(rule: Rule) -> int:
-    digits = re.search(r"\d+$", rule.variables[0].dtype)
+    dtype = keras.backend.standardize_dtype(rule.variables[0].dtype)
+    digits = re.search(r"\d+$", dtype)
     return math.prod(rule.shape) * (int(digits[0]) // 8 if digits else 1)
 
 

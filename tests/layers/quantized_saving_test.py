@@ -63,13 +63,15 @@ MODELS = {
     "user's": lambda: functional(UsersBlock()),
     "bert": bert,
     "gpt": gpt,
+    # A head of one column: packed to int4 it has the shape of an int8 kernel.
+    "scorer": lambda: ka.TextScorer(bert()),
 }
 
 
 def outputs_of(model):
-    if isinstance(model, ka.BertEncoder | ka.GPTDecoder):
+    if isinstance(model, ka.BertEncoder | ka.GPTDecoder | ka.TextScorer):
         outputs = model(np.array([[3, 4, 5, 6]]))
-        return np.asarray(next(iter(outputs.values())))
+        return np.asarray(keras.tree.flatten(outputs)[0])
     x = np.random.default_rng(0).normal(size=(2, 5, 32)).astype("float32")
     return np.asarray(model(x))
 
@@ -88,6 +90,42 @@ def test_a_quantised_model_answers_the_same_after_it_was_loaded(name, mode, tmp_
     again.save(tmp_path / "again.keras")
     once_more = keras.saving.load_model(tmp_path / "again.keras")
     np.testing.assert_array_equal(outputs_of(once_more), quantized)
+
+
+CONFIGS = {
+    "groups of 4": keras.quantizers.Int4QuantizationConfig(block_size=4),
+    "no groups": keras.quantizers.Int4QuantizationConfig(block_size=-1),
+    "only weights": keras.quantizers.Int8QuantizationConfig(activation_quantizer=None),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_settings_of_a_quantisation_are_kept(name, tmp_path):
+    model = bert()
+    model.quantize(config=CONFIGS[name])
+    quantized = outputs_of(model)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(outputs_of(again), quantized)
+    if "groups" in name:  # a user's model tells only by what was saved
+        x = keras.Input((None, 32))
+        model = keras.Model(x, ka.FeedForward(16)(x))
+        model.quantize(config=CONFIGS[name])
+        model.save(tmp_path / "users.keras")
+        again = keras.saving.load_model(tmp_path / "users.keras")
+        np.testing.assert_array_equal(outputs_of(again), outputs_of(model))
+
+
+def test_a_compiled_quantised_model_has_its_optimizer_again(tmp_path):
+    model = ka.TextClassifier(bert(), ["a", "b"], dropout=0.0)
+    model.quantize("int8")
+    model.compile(ka.AdamW(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(np.array([[3, 4, 5, 6]]), np.array([1]))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")  # a warning is an error
+    pairs = zip(again.optimizer.variables, model.optimizer.variables, strict=True)
+    for ours, saved in pairs:
+        np.testing.assert_array_equal(ours, saved)
 
 
 def test_a_model_that_is_not_quantised_stays_as_it_is(tmp_path):
