@@ -194,6 +194,7 @@ def fine_tune(
         trained = model
         if _reads_features(model, batches, validation):
             trained = keras.Sequential([model.head])
+            trained.dtype_policy = model.dtype_policy  # float16 needs a scaled loss
             batches = _features(model, batches, verbose)
             if validation is not None:
                 validation = _features(model, validation, verbose)
