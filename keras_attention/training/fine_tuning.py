@@ -204,6 +204,7 @@ def fine_tune(
         trained = model
         if _reads_features(model, batches, validation):
             trained = HeadTraining([model.head])  # pyright: ignore[reportCallIssue]
+            trained.dtype_policy = model.dtype_policy  # float16 needs a scaled loss
             batches = _features(model, batches, verbose)
             if validation is not None:
                 validation = _features(model, validation, verbose)

@@ -90,6 +90,7 @@ def test_each_task_of_an_encoder_is_trained_and_saved(task, source, tmp_path):
     assert found.exit_code == 0, found.output
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert type(ka.from_pretrained(report["path"])).__name__ == report["model"]
+    assert report["settings"]["batch_size"] == (8 if task == "fill" else 32)
     assert score[task] in report["scores"]
     assert f"val_{score[task]}" in report["history"]
 

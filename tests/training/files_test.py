@@ -192,8 +192,8 @@ def test_held_out_examples_are_the_same_each_time_and_no_others(tmp_path):
 
 
 def test_files_are_read_row_by_row(tmp_path):
-    path = written(tmp_path, "a.jsonl", '{"text": "a"}\n' * 100_000 + "{")
-    assert len(list(itertools.islice(rows_of_file(path), 100_000))) == 100_000
+    path = written(tmp_path, "a.jsonl", '{"text": "a"}\n' * 10_000 + "{")
+    assert len(list(itertools.islice(rows_of_file(path), 10_000))) == 10_000
 
 
 WRONG = [
@@ -234,6 +234,7 @@ VALUES += [
 ]
 
 
+@pytest.mark.slow
 def test_any_value_in_any_column_is_taken_or_refused_with_its_line(parts, tmp_path):
     right = {
         ka.TextClassifier: {"text": "a b", "label": "good", "text_pair": "c"},

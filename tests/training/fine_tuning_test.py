@@ -259,6 +259,15 @@ def test_a_training_in_half_precision_leaves_the_model_as_it_was(dtype):
     assert logits.dtype == "float32"
     assert model.dtype_policy.name == model.backbone.dtype_policy.name == "float32"
     np.testing.assert_allclose(logits, other(model.tokenizer(["a"])), atol=0.05)
+    scales = []
+
+    class Scale(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            scales.append(hasattr(self.model.optimizer, "dynamic_scale"))
+
+    head = {"freeze_backbone": True, "dtype": dtype, "callbacks": [Scale()]}
+    ka.fine_tune(model, batches, **head, **settings)
+    assert {*scales} == {dtype == "mixed_float16"}
     with pytest.raises(ValueError, match=r"keep their dtype.*Received: dtype='bfloat"):
         ka.fine_tune(model, batches, dtype="bfloat16")
 

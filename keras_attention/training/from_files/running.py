@@ -93,9 +93,10 @@ def run_fine_tuning(
         `history` by epoch, `curve` (batch and mean loss since the beginning of its
         epoch) and `seconds`.
     """
-    chosen = _settings(settings or {})
+    chosen, kind = _settings(settings or {}), _kind(task)
+    if kind in (CausalLM, MaskedLM) and "batch_size" not in (settings or {}):
+        chosen["batch_size"] = 8  # the logits of every token take memory
     of_batches = {name: chosen[name] for name in OF_BATCHES}
-    kind = _kind(task)
     if validation is None and not 0 < hold_out < 1:
         raise ValueError(
             "The report needs examples that are not trained on: pass a file of them, "
