@@ -3,7 +3,7 @@
     python -m benchmarks.remat                12 layers, 4 x 512 tokens; minutes, 8 GB
     python -m benchmarks.remat --layers 4     a smaller model
 
-Each model trains in a fresh process, by `train_on_batch`, which is a step of `fit`. Both
+Each model trains in a fresh process, by `train_on_batch`, a step of `fit`. Both
 processes take their steps in turn, so that the ratio is not one of the machine's load.
 """
 
@@ -70,7 +70,8 @@ def main() -> None:
         )
     for _ in range(given.rounds + 1):  # the first step traces
         for name, child in children.items():
-            assert child.stdin is not None and child.stdout is not None
+            assert child.stdin is not None
+            assert child.stdout is not None
             child.stdin.write("\n")
             child.stdin.flush()
             line = child.stdout.readline()
