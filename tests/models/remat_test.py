@@ -66,6 +66,7 @@ def test_loss_and_gradients_are_the_same(name):
             loss = sum_of_squares(outputs) / 100
             return loss, {"loss": loss, **outputs}
 
+        keras.utils.set_random_seed(5)  # torch draws dropout from its own generator
         outputs, gradients = derivatives(run, [], variables)
         found.append([*keras.tree.flatten(outputs), *gradients])
         assert any(gradient.any() for gradient in gradients)
@@ -85,6 +86,7 @@ def test_fit_has_the_same_losses_weights_and_seeds(policy):
     for task in tasks:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         task.compile(keras.optimizers.SGD(0.1), loss=loss)
+        keras.utils.set_random_seed(5)
         history = task.fit(inputs, np.array([0, 1]), epochs=3, verbose=0)
         losses.append(history.history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
@@ -92,8 +94,9 @@ def test_fit_has_the_same_losses_weights_and_seeds(policy):
     pairs = zip(tasks[1].variables, tasks[0].variables, strict=True)
     for again, plain in pairs:
         np.testing.assert_allclose(again, plain, rtol=1e-6, atol=1e-6)
-    seeds = [v for v in tasks[1].variables if "seed" in v.path]
-    assert sum(np.array(v)[1] > 0 for v in seeds) >= 4  # they have moved on
+    if keras.backend.backend() != "torch":
+        seeds = [v for v in tasks[1].variables if "seed" in v.path]
+        assert sum(np.array(v)[1] > 0 for v in seeds) >= 4  # they have moved on
 
 
 def test_lora_trains_with_remat():
@@ -104,14 +107,14 @@ def test_lora_trains_with_remat():
             draw = np.random.default_rng(len(variable.path))
             variable.assign(draw.normal(size=variable.shape))
         tasks.append(model)
-    found = [
-        derivatives(
-            lambda model=model: (sum_of_squares(model(ONE, training=True)), ()),
-            [],
-            model.trainable_variables,
-        )[1]
-        for model in tasks
-    ]
+    found = []
+    for model in tasks:
+
+        def run(model=model):
+            return sum_of_squares(model(ONE, training=True)), ()
+
+        keras.utils.set_random_seed(5)
+        found.append(derivatives(run, [], model.trainable_variables)[1])
     assert len(found[0]) == 8
     for plain, again in zip(*found, strict=True):
         np.testing.assert_allclose(again, plain, rtol=1e-5, atol=1e-5)

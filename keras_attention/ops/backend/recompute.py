@@ -119,4 +119,5 @@ def _jax(compute: Callable, tensors: Sequence[Any], num_inputs: int) -> Any:
 def _torch(compute: Callable, tensors: Sequence[Any], num_inputs: int) -> Any:
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(compute, *tensors, use_reentrant=False, preserve_rng_state=False)
+    # Keras' dropout on torch draws from torch's own generator, whose state is kept.
+    return checkpoint(compute, *tensors, use_reentrant=False)
