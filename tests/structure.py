@@ -69,7 +69,7 @@ ONLY_INSIDE_FUNCTIONS = {"onnxruntime", "openvino", "matplotlib", "jax", "torch"
 
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
-MAX_PACKAGE_CODE_LINES = 32500  # docs/design.md says why
+MAX_PACKAGE_CODE_LINES = 36000  # docs/design.md says why
 MAX_FILES = 14  # of a folder, with __init__.py
 # Folders in which each file is one of a kind: a reader looks one up by its name.
 ONE_OF_A_KIND = {"layers", "weights", "tasks", "cli"}
