@@ -39,10 +39,10 @@ def onnx_folder(model, tmp_path_factory):
     return ka.export_model(model, folder, format="onnx")
 
 
-def assert_verified(folder):
+def assert_verified(folder, at_least=3):
     """Every case passed when the export verified itself."""
     results = json.loads((folder / "manifest.json").read_text())["verification"]
-    assert len(results) >= 3
+    assert len(results) >= at_least
     assert all(result["passed"] for result in results)
 
 
@@ -354,7 +354,8 @@ def small_pair(kind):
 @pytest.mark.parametrize("kind", ["vit", "bart", "t5", "original"])
 def test_image_encoders_and_encoder_decoders_export_too(tmp_path, kind, format):
     folder = ka.export_model(small_pair(kind), tmp_path / "out", format=format)
-    assert_verified(folder)
+    # Images have one size: only the batches differ.
+    assert_verified(folder, at_least=2 if kind == "vit" else 3)
 
 
 def test_onnx_returns_the_attention_maps(model, tmp_path):

@@ -19,13 +19,13 @@ STOCK = {
 }
 
 
-def small():
+def small(activation):
     """Many kinds of layers in one small model."""
     image = keras.Input((16, 16, 3), name="image")
     ids = keras.Input((None,), dtype="int32", name="ids")
     x = keras.layers.Rescaling(1 / 255)(image)
     x = keras.layers.Resizing(8, 8)(x)
-    x = keras.layers.SeparableConv2D(5, 3, padding="same", activation="gelu")(x)
+    x = keras.layers.SeparableConv2D(5, 3, padding="same", activation=activation)(x)
     x = keras.layers.Conv2DTranspose(4, 3, strides=2)(x)
     x = keras.layers.ZeroPadding2D(1)(keras.layers.GroupNormalization(2)(x))
     x = keras.layers.UpSampling2D(2)(x)
@@ -41,7 +41,8 @@ def small():
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
 def test_a_model_of_many_layers_is_in_order(format, tmp_path):
     path = tmp_path / ("m.onnx" if format == "onnx" else "1")
-    model = small()
+    # Keras writes TensorFlow's exact GELU with an operator that ONNX does not have.
+    model = small("relu" if format == "onnx" else "gelu")
     model([np.ones((2, 16, 16, 3)), np.ones((2, 5), "int32")])  # for ONNX
     model.export(str(path), format=format, verbose=False)
     runner = ka.open_artifact(path, allow_unverified=True)
@@ -73,7 +74,11 @@ def test_a_stock_model_is_in_order(name, format, tmp_path):
     else:
         model(np.ones((1, size, size, 3)))
         model.export(str(path), format=format, verbose=False)
-        ka.open_artifact(path, allow_unverified=True).close()
+        if (name, format) == ("ConvNeXtTiny", "onnx"):
+            with pytest.raises(ValueError, match=r"operator ai\.onnx\.Erfc"):
+                ka.open_artifact(path, allow_unverified=True)
+        else:
+            ka.open_artifact(path, allow_unverified=True).close()
 
 
 LOOPS = {
