@@ -271,6 +271,10 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
         """The encoder, under the name that every task has for its model."""
         return self.encoder
 
+    def __dir__(self):
+        # Keras stores weights under the first name that it finds here: `encoder`.
+        return [name for name in super().__dir__() if name != "backbone"]
+
     def batches(
         self,
         texts: Sequence[str],

@@ -140,7 +140,7 @@ def test_ids_offsets_and_texts_are_those_of_sentencepiece(model):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_any_text_is_split_alike(model):
     @settings(max_examples=3000, deadline=None, derandomize=True)
     @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
