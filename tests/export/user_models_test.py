@@ -14,13 +14,20 @@ import keras_attention as ka
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("verified_here")]
 QUICK = {"cross_attention", "text_vectorization"}
+# Keras 3.15.1 and TensorFlow 2.21: in any graph of unknown length, without this library
+# too, TimeDistributed(Dense) returns one step. The export is refused, as it should be.
+WRONG_IN_KERAS = {"named_entities": "TimeDistributed returns one step in a graph"}
+
+
+def marks_of(name):
+    marks = [] if name in QUICK else [pytest.mark.slow]
+    if name in WRONG_IN_KERAS:
+        marks.append(pytest.mark.xfail(reason=WRONG_IN_KERAS[name], strict=True))
+    return marks
+
+
 CASES = [
-    pytest.param(
-        name,
-        format,
-        id=f"{name}-{format}",
-        marks=[] if name in QUICK else [pytest.mark.slow],
-    )
+    pytest.param(name, format, id=f"{name}-{format}", marks=marks_of(name))
     for name, idiom in IDIOMS.items()
     for format in idiom.formats
 ]
