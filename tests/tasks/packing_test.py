@@ -101,7 +101,14 @@ def loss_and_gradients(model, rows, targets):
     return loss, [new - old for new, old in zip(after, before, strict=True)], logits
 
 
-@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS])
+QUICK = ("windows", "roberta")  # restarting positions, in a window and behind an offset
+KINDS = [
+    kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in (*DECODERS, *ENCODERS)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_and_the_gradients_are_those_of_the_texts_alone(kind):
     rows, targets = texts()
     loss, gradients, _ = loss_and_gradients(task(kind), rows, targets)

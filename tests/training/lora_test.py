@@ -196,7 +196,7 @@ def test_artifacts_answer_as_the_model_with_lora(trained, format, merged, tmp_pa
     np.testing.assert_allclose(served["scores"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_a_quantised_base_is_trained_saved_and_loaded(mode, tmp_path):
     model = classifier()
     model.quantize(mode)
