@@ -154,7 +154,8 @@ def train_with_checkpoints(out, lost):
         def on_train_batch_end(self, batch, logs=None):
             self.steps += bool(logs)
             if self.steps == 1 and logs:
-                print("begins with", int(self.model.optimizer.iterations) - 1)
+                done = self.model.optimizer.iterations.value.numpy()
+                print("begins with", int(done) - 1)
             if self.steps == lost and strategy.cluster_resolver.task_id == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
