@@ -254,10 +254,10 @@ class SentenceEncoder(ReplicaTraining, keras.Model):
         """Returns texts behind their prompt, and the number of tokens not pooled."""
         if prompt is None:
             prompt = self.prompt_of(self.default_prompt_name if name is None else name)
-        texts = [prompt + text for text in texts] if prompt else texts
-        return texts, self._length_of(prompt) * (prompt > "") * (
-            not self.include_prompt
-        )
+        if not prompt:
+            return texts, 0
+        skipped = 0 if self.include_prompt else self._length_of(prompt)
+        return [prompt + text for text in texts], skipped
 
     def _length_of(self, prompt: str) -> int:
         """Returns the number of a prompt's tokens, without the one that ends a text."""
