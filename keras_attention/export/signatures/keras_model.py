@@ -132,11 +132,15 @@ def _refuse_empty(inner: keras.Model | None, arrays: list[np.ndarray]) -> None:
     """
     if inner is None or all(min(x.shape[1:], default=_SHORT) >= _SHORT for x in arrays):
         return
-    try:  # with strides, TensorFlow makes any number of a negative size
-        inner.compute_output_spec([keras.KerasTensor(x.shape, x.dtype) for x in arrays])
-    except ValueError as error:
-        if "negative" in str(error).lower():
-            raise
+    if any(hasattr(layer, "strides") for layer in inner._flatten_layers()):
+        # TensorFlow makes any number of a negative size when it computes, and an error
+        # when it only builds, which takes longer.
+        specs = [keras.KerasTensor(x.shape, x.dtype) for x in arrays]
+        try:
+            inner.compute_output_spec(specs)
+        except ValueError as error:
+            if "negative" in str(error).lower():
+                raise
     given = [keras.ops.convert_to_tensor(x) for x in arrays]
     if any(0 in tuple(one.shape) for one in keras.tree.flatten(inner(given))):
         raise ValueError("A layer leaves nothing of a sequence as short as this one.")
